@@ -1,0 +1,136 @@
+"""The algorithm, one page.
+
+:class:`Hapo` is Algorithm 1 of "Hindsight-Anchored Policy Optimization" (Wu et al., arXiv 2603.11321) from sampling to
+credit; the gradient is in ``module.py``.  GRPO, LUFFY and others are the same page with other parts plugged in.
+
+Kept from the paper: all rollouts first, the gate after them and from the current group, one verified solution in the
+place of the worst rollout, advantages recomputed on the augmented group.  Left out: its convergence theorems, which do
+not hold as stated.  Ours: a teacher that the verifier rejects is never injected.
+
+:class:`Supervised` learns from teachers alone and samples nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from hapo_lit.protocols import (
+    AdvantageEstimator,
+    Decode,
+    Gate,
+    Injector,
+    Ranks,
+    RolloutEngine,
+    Score,
+    TokenWeighting,
+    Verifier,
+)
+from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
+
+
+class Hapo:
+    """Group policy optimisation with a gated teacher.
+
+    Args:
+        group_size: G, rows per group, teacher included.
+        engine, verifier, gate, injector, advantage, weighting: the parts; see ``protocols.py``.
+    """
+
+    def __init__(
+        self,
+        group_size: int,
+        engine: RolloutEngine,
+        verifier: Verifier,
+        gate: Gate,
+        injector: Injector,
+        advantage: AdvantageEstimator,
+        weighting: TokenWeighting,
+    ) -> None:
+        if group_size < 2 or injector.rollouts(group_size) < 1:
+            raise ValueError(
+                f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "
+                f"set group_size to 2 or more (4 is the default)"
+            )
+        self.group_size = group_size
+        self.engine, self.verifier = engine, verifier
+        self.gate, self.injector = gate, injector
+        self.advantage, self.weighting = advantage, weighting
+
+    @torch.no_grad()
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+        """Algorithm 1: turn prompts into credited experience."""
+        size = self.injector.rollouts(self.group_size)
+        rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
+        verdicts = self.verifier(decode(rollouts), prompts.answers_repeated(size))
+        rollouts = rollouts.with_rewards(verdicts.to(rollouts.rewards))                # 2  r ∈ {0, 1}
+        counts = rollouts.success_counts()
+        self.gate.observe(*map(ranks.gather, (rollouts.prompt_ids, *counts)))          # 3  Beta posterior
+        decision = self.gate(rollouts.prompt_ids, rollouts.rewards)                    # 4  gate
+        group = self.injector(rollouts, prompts, decision.open)                        # 5  hindsight
+        return Experience(
+            group=group,
+            advantages=self.advantage(group.rewards, group.is_teacher, group.present), # 6  credit
+            token_weights=self.weighting(group, ranks.mean),                           # 7  share of each token
+            decision=decision,
+            rollouts=rollouts,
+            **score(group),                                                            # 8  log π_old, log π_ref
+        )
+
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Let the engine sample from these weights."""
+        self.engine.sync(policy)
+
+    def metrics(self) -> dict[str, float]:
+        gate = {f"gate/{name}": value for name, value in self.gate.metrics().items()}
+        return {**gate, **self.engine.metrics(), **self.verifier.metrics()}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"gate": self.gate.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.gate.load_state_dict(state["gate"])
+
+
+class Supervised:
+    """Supervised fine-tuning on verified teachers: groups of one row, which nobody sampled, with advantage 1."""
+
+    def __init__(self, weighting: TokenWeighting) -> None:
+        self.weighting = weighting
+
+    @torch.no_grad()
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+        """The teachers of the batch as experience; prompts without a usable teacher are absent rows."""
+        usable = prompts.teacher_usable
+        group = RolloutGroup(
+            prompt_ids=prompts.prompt_ids,
+            prompt_tokens=prompts.tokens,
+            prompt_mask=prompts.mask,
+            tokens=prompts.teacher_tokens[:, None],
+            mask=prompts.teacher_mask[:, None],
+            rewards=prompts.teacher_rewards[:, None],
+            finished=usable[:, None],
+            is_teacher=usable[:, None],
+            present=usable[:, None],
+        )
+        return Experience(
+            group=group,
+            advantages=usable[:, None].to(group.rewards),
+            token_weights=self.weighting(group, ranks.mean),
+            decision=GateDecision(open=torch.ones_like(usable), confidence=torch.ones_like(group.rewards[:, 0])),
+        )
+
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Nothing samples here."""
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state:
+            raise ValueError(f"supervised learning keeps no state, but the checkpoint holds {sorted(state)}")

@@ -1,0 +1,119 @@
+"""Run folders -> tables and figures.  Reads what a run wrote; needs neither the run's parts nor its configuration."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+
+
+def read_run(run: Path | str) -> pd.DataFrame:
+    """``metrics.csv`` as one row per step; held-out accuracy stands on the step it was measured after."""
+    path = Path(run) / "metrics.csv"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist: {run} is not the folder of a run")
+    return pd.read_csv(path).groupby("step").first()
+
+
+def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
+    """The run in a few numbers, also written to ``summary.json``; see :data:`LABELS` for their meaning.
+
+    Args:
+        run: the run's folder.
+        data: what the datamodule says of itself.
+    """
+    table = read_run(run)
+    tenth = max(1, len(table) // 10)
+    steps = table.dropna(subset=["time/step"])
+    summary: dict[str, float] = {}
+    for name in ("greedy", "sampled"):
+        if f"heldout/{name}" in table:
+            measured = table[f"heldout/{name}"].dropna()
+            summary |= {f"{name}_before": measured.iloc[0], f"{name}_after": measured.iloc[-1]}
+    summary["teacher_accepted"] = data["teacher_accepted"]
+    summary["teacher_use_first"] = steps["teacher/use"].iloc[:tenth].mean()
+    summary["teacher_use_last"] = steps["teacher/use"].iloc[-tenth:].mean()
+    summary["demonstrations"] = steps["teacher/rows"].sum()
+    if "signal/flat_before" in steps:
+        summary["flat_before_last"] = steps["signal/flat_before"].iloc[-tenth:].mean()
+        summary["flat_last"] = steps["signal/flat"].iloc[-tenth:].mean()
+        summary["tokens_per_second"] = steps["rollout/tokens"].sum() / steps["time/rollout"].sum()
+    for name in ("rollout", "verify", "update", "step"):
+        if f"time/{name}" in steps:
+            summary[f"seconds_{name}"] = steps[f"time/{name}"].sum()
+    summary["steps"] = len(steps)
+    plain = {name: float(value) for name, value in summary.items()}
+    (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
+    return plain
+
+
+LABELS = {
+    "greedy_before": ("held-out accuracy, greedy, before", "{:.1%}"),
+    "greedy_after": ("held-out accuracy, greedy, after", "{:.1%}"),
+    "sampled_before": ("held-out accuracy, sampled, before", "{:.1%}"),
+    "sampled_after": ("held-out accuracy, sampled, after", "{:.1%}"),
+    "teacher_accepted": ("teacher solutions that may be used", "{:.1%}"),
+    "teacher_use_first": ("groups with a teacher, first 10 % of steps", "{:.1%}"),
+    "teacher_use_last": ("groups with a teacher, last 10 % of steps", "{:.1%}"),
+    "demonstrations": ("demonstrations consumed", "{:,.0f}"),
+    "flat_before_last": ("groups without signal before injection, last 10 %", "{:.1%}"),
+    "flat_last": ("groups without signal after injection, last 10 %", "{:.1%}"),
+    "tokens_per_second": ("sampled tokens per second of rollout", "{:,.0f}"),
+    "seconds_rollout": ("seconds in rollout", "{:.1f}"),
+    "seconds_verify": ("seconds in verification", "{:.1f}"),
+    "seconds_update": ("seconds in updates", "{:.1f}"),
+    "seconds_step": ("seconds in all training steps", "{:.1f}"),
+    "steps": ("training steps", "{:.0f}"),
+}
+"""Name in ``summary.json`` -> what it means, and how it is printed."""
+
+
+def show(summary: Mapping[str, float]) -> None:
+    """Print a summary as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the run", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, (label, form) in LABELS.items():
+        if name in summary:
+            table.add_row(label, form.format(summary[name]))
+    Console().print(table)
+
+
+def plot_anneal(run: Path | str, window: int = 15) -> Path:
+    """``anneal.png`` in the run's folder: held-out accuracy, teacher use and groups without signal over steps.
+
+    Args:
+        run: the run's folder.
+        window: steps of the running mean over noisy per-step shares.
+    """
+    from matplotlib.figure import Figure
+
+    table = read_run(run)
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    curves = {  # the Okabe-Ito colours, told apart by everyone
+        "teacher/use": ("groups with a teacher", "#D55E00", "-"),
+        "signal/flat_before": ("groups without signal of their own", "#999999", "--"),
+    }
+    for name, (label, colour, style) in curves.items():
+        if name in table:
+            share = 100 * table[name].dropna().rolling(window, min_periods=1).mean()
+            axes.plot(share.index, share, style, color=colour, label=label, linewidth=1.5)
+    for name, label, colour, marker in (
+        ("heldout/greedy", "held-out accuracy, greedy", "#0072B2", "o"),
+        ("heldout/sampled", "held-out accuracy, sampled", "#009E73", "s"),
+    ):
+        if name in table:
+            measured = 100 * table[name].dropna()
+            axes.plot(measured.index, measured, marker=marker, markersize=3.5, color=colour, label=label)
+    axes.set(xlabel="training step", ylabel="%", ylim=(-2, 102), xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2, frameon=False, fontsize=9)
+    path = Path(run) / "anneal.png"
+    figure.savefig(path, dpi=160)
+    return path

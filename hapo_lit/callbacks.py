@@ -1,0 +1,64 @@
+"""What a run shows and writes besides its metrics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+
+
+class Progress(RichProgressBar):
+    """A progress bar with reward, gate open rate and time left."""
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        metrics.pop("v_num", None)
+        return dict(metrics)
+
+
+class Completions(Callback):
+    """Writes some groups as JSON lines: prompt, responses, who wrote them, verdicts, advantages.
+
+    Args:
+        path: the file; lines are appended, so a resumed run goes on in it.
+        every: steps between two records.
+        prompts: groups per record.
+    """
+
+    def __init__(self, path: str, every: int, prompts: int = 4) -> None:
+        self.path, self.every, self.prompts = Path(path), every, prompts
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        experience = pl_module.experience
+        if not trainer.is_global_zero or experience is None or (pl_module.step - 1) % self.every:
+            return
+        group = experience.group
+        size = group.tokens.shape[1]
+        texts = pl_module.decode(group)
+        prompts = pl_module.tokenizer.batch_decode(
+            [tokens[mask].tolist() for tokens, mask in zip(group.prompt_tokens, group.prompt_mask, strict=True)],
+            skip_special_tokens=True,
+        )
+        with self.path.open("a") as file:
+            for index, prompt in enumerate(prompts[: self.prompts]):
+                record = {
+                    "step": pl_module.step,
+                    "prompt": prompt,
+                    "answer": batch.answers[index],
+                    "gate_open": bool(experience.decision.open[index]),
+                    "responses": [
+                        {
+                            "text": texts[index * size + row],
+                            "by": "teacher" if group.is_teacher[index, row] else "policy",
+                            "reward": float(group.rewards[index, row]),
+                            "advantage": round(float(experience.advantages[index, row]), 6),
+                            "finished": bool(group.finished[index, row]),
+                        }
+                        for row in range(size)
+                        if group.present[index, row]
+                    ],
+                }
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")

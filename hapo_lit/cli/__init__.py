@@ -1,0 +1,39 @@
+"""The doors: one command, ``hapo VERB [overrides]``.
+
+A door reads the configuration, builds the parts and starts them; nothing below a door knows Hydra.  Whatever is wrong
+with a configuration is said in one line; with ``HAPO_FRAMES=1`` in the environment the frames are shown instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+VERBS = {
+    "train": "train a policy (by default: HAPO on the embedded experiment)",
+    "pretrain": "build the base policy of the embedded experiment, unless it is there",
+}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the ``hapo`` command."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    verb = arguments[0] if arguments else "--help"
+    if verb in ("-h", "--help"):
+        print("usage: hapo VERB [key=value ...]\n\nverbs:")
+        print("\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items()))
+        print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
+        return
+    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, in_one_line, stop
+
+    if verb not in VERBS:
+        stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and what is printed is ours
+    sys.argv = [f"hapo {verb}", *arguments[1:]]
+    try:
+        importlib.import_module(f"hapo_lit.cli.{verb}").main()
+    except CONFIGURATION_ERRORS as error:
+        if os.environ.get("HAPO_FRAMES") == "1":
+            raise
+        stop(in_one_line(error))

@@ -1,0 +1,131 @@
+"""What the doors share: finding ``conf/``, building parts, and saying in one line what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import logging
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import torch
+from hydra.errors import HydraException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from transformers.utils import logging as transformers_logging
+
+
+Result = TypeVar("Result")
+
+
+class SetupError(Exception):
+    """Something the user gave cannot be used; the message names it and the fix."""
+
+
+CONFIGURATION_ERRORS = (SetupError, HydraException, OmegaConfBaseException)
+
+
+def config_folder() -> str:
+    """``conf/``, inside the installed package or beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "conf"
+    return str(inside if inside.is_dir() else package.parent / "conf")
+
+
+@contextmanager
+def setting_up() -> Iterator[None]:
+    """What goes wrong in here before training starts is the user's to fix, and said in one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise SetupError(str(error)) from error
+
+
+def build(config: DictConfig, *parts: str) -> list[Any]:
+    """Build the named parts of the configuration, and refuse keys that nothing reads."""
+    OmegaConf.resolve(config)
+    if unknown := set(config) - KEYS:
+        name = sorted(map(str, unknown))[0]
+        raise SetupError(f"nothing reads the key {name!r}{_nearest(name, map(str, KEYS))}")
+    torch.set_num_threads(config.threads)
+    _quieten()
+    return [instantiate(config[part], _convert_="all") for part in parts]
+
+
+def _quieten() -> None:
+    """Keep the terminal for what the run says: no tips, no bars for loading a file, no advice that does not apply."""
+    transformers_logging.disable_progress_bar()
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+KEYS = {
+    *("algorithm", "advantage", "data", "evaluators", "gate", "injector", "learning_rate", "loss", "model", "module"),
+    *("optim", "paths", "phases", "rollout", "teacher", "teacher_check", "teacher_errors", "trainer", "verifier", "weighting"),
+    *("seed", "threads", "steps", "group_size", "prompts_per_step", "max_prompt_tokens", "max_response_tokens"),
+    *("eval_every", "save_every", "resume"),
+}
+"""Every top-level key of ``conf/core.yaml``; a test compares them."""
+
+
+def stop(message: str) -> NoReturn:
+    """Say what is wrong and leave."""
+    print(f"hapo: error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
+    """Turns a configuration error inside a door's job into one line; with ``HAPO_FRAMES=1`` the frames are shown."""
+
+    @functools.wraps(main)
+    def wrapped(config: DictConfig) -> Result:
+        try:
+            return main(config)
+        except CONFIGURATION_ERRORS as error:
+            if os.environ.get("HAPO_FRAMES") == "1":
+                raise
+            stop(in_one_line(error))
+
+    return wrapped
+
+
+def in_one_line(error: BaseException) -> str:
+    """The message of a configuration error, without frames, with the nearest valid name where one was misspelt."""
+    cause = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = " ".join(str(cause).split())
+    if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
+        return f"there is no key {match[2] or match[1]!r}{_nearest(match[1], _all_keys())}; `--cfg job` prints all keys"
+    if match := re.search(r"Could not find '(\w+)/([\w/-]+)' Available options in '\w+': (.*?) Config search", text):
+        options = match[3].split()
+        return f"there is no {match[1]}={match[2]}{_nearest(match[2], options)}; there are: {', '.join(options)}"
+    if match := re.search(r"got an unexpected keyword argument '(\w+)'", text):
+        if target := re.search(r"Error in call to target '([\w.]+)'", str(error)):
+            known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
+            return f"{target[1]} has no parameter {match[1]!r}{_nearest(match[1], known)}; it has: {', '.join(known)}"
+    if where := re.search(r"full_key: (\S+)", str(error)):
+        return f"{text} (in {where[1]})" if where[1] not in text else text
+    return text
+
+
+def _all_keys() -> set[str]:
+    """Every key that occurs anywhere in ``conf/``."""
+    text = "\n".join(path.read_text() for path in Path(config_folder()).rglob("*.yaml"))
+    return set(re.findall(r"^[ \t-]*(\w+):", text, re.MULTILINE))
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

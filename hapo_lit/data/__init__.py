@@ -1,0 +1,1 @@
+"""Problems with paired teacher solutions: generators, files, prompts, batches."""

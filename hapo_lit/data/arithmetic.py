@@ -1,0 +1,192 @@
+"""The embedded default: column arithmetic with worked solutions, in NuminaMath's fields.
+
+``Compute 7547-2293.`` is solved digit by digit from the right, each column as *top, bottom, incoming borrow =
+outgoing borrow, digit*::
+
+    7-3-0=04;4-9-0=15;5-2-1=02;7-2-0=05;\\boxed{5254}
+
+A policy that can subtract up to three digits and add up to five has both skills that five-digit subtraction needs,
+but samples a right answer about once in a thousand tries: groups are all wrong and GRPO has no gradient.  The teacher
+is another program that makes mistakes of a chosen kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from hapo_lit.data.problems import Problem
+
+VERSION = 1
+"""Raised when the same arguments start to give other problems: part of every fingerprint."""
+
+HELDOUT_SHARE = 16
+"""One problem in this many, by hash, is held out, whatever the source, the seed or the teacher."""
+
+
+class TeacherErrors(Protocol):
+    """How the teacher goes wrong."""
+
+    def covers(self, draw: np.random.Generator) -> bool:
+        """Whether there is a solution to this problem at all."""
+
+    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        """``(outgoing carry, digit)`` as the teacher writes them, given the right ones and the top digit."""
+
+
+class NoErrors:
+    """A teacher that is always right."""
+
+    def covers(self, draw: np.random.Generator) -> bool:
+        return True
+
+    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        return carry, digit
+
+
+class IndependentErrors(NoErrors):
+    """Each column's digit is off by one with probability ``rate``."""
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+
+    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        slips, up = draw.random() < self.rate, draw.random() < 0.5
+        return carry, (digit + (1 if up else -1)) % 10 if slips else digit
+
+
+class SystematicErrors(NoErrors):
+    """Forgets the outgoing borrow or carry wherever the top digit is in ``when_top``."""
+
+    def __init__(self, when_top: Sequence[int] = (0, 1)) -> None:
+        self.when_top = frozenset(when_top)
+
+    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        return (0 if top in self.when_top else carry), digit
+
+
+class Coverage:
+    """Only a ``share`` of the problems has a solution; where there is one, ``errors`` apply."""
+
+    def __init__(self, share: float, errors: TeacherErrors) -> None:
+        self.share, self.errors = share, errors
+
+    def covers(self, draw: np.random.Generator) -> bool:
+        return draw.random() < self.share and self.errors.covers(draw)
+
+    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        return self.errors.column(draw, top, carry, digit)
+
+
+class Level:
+    """A difficulty: one operation on numbers of ``digits`` digits, drawn with a relative ``weight``."""
+
+    def __init__(self, operation: str, digits: int, weight: float = 1.0) -> None:
+        if operation not in ("+", "-"):
+            raise ValueError(f"operation must be '+' or '-', got {operation!r}")
+        self.operation, self.digits, self.weight = operation, digits, weight
+
+    def draw(self, draw: np.random.Generator) -> tuple[int, str, int]:
+        low = 10 ** (self.digits - 1) if self.digits > 1 else 0
+        first, second = (int(value) for value in draw.integers(low, 10**self.digits, 2))
+        if self.operation == "-":
+            first, second = max(first, second), min(first, second)
+        return first, self.operation, second
+
+
+class Arithmetic:
+    """A seeded source of column arithmetic; see the module's text.
+
+    Args:
+        levels: what to draw from.
+        train_size, heldout_size: how many problems.
+        errors: the teacher's mistakes, in training solutions only.
+        seed: of the problems and of the mistakes.
+        repeats: True = training problems may occur more than once (levels with few distinct problems).
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        train_size: int,
+        heldout_size: int,
+        errors: TeacherErrors,
+        seed: int,
+        repeats: bool = False,
+    ) -> None:
+        self.levels, self.errors, self.seed, self.repeats = list(levels), errors, seed, repeats
+        self.train_size, self.heldout_size = train_size, heldout_size
+
+    def train(self) -> list[Problem]:
+        return self._take(self.train_size, stream=0, held_out=False, errors=self.errors, repeats=self.repeats)
+
+    def heldout(self) -> list[Problem]:
+        return self._take(self.heldout_size, stream=1, held_out=True, errors=NoErrors(), repeats=self.repeats)
+
+    def _take(
+        self, size: int, stream: int, held_out: bool, errors: TeacherErrors, repeats: bool
+    ) -> list[Problem]:
+        taken: list[Problem] = []
+        seen: set[str] = set()
+        for tries, problem in enumerate(self._draws(stream, errors)):
+            if len(taken) == size:
+                return taken
+            if tries > 100 * (size + 100):
+                raise ValueError(f"these levels have no {size} distinct problems; ask for fewer or set repeats: true")
+            if (problem.prompt_id % HELDOUT_SHARE == 0) != held_out or (problem.problem in seen and not repeats):
+                continue
+            seen.add(problem.problem)
+            taken.append(problem)
+        raise AssertionError("the stream of draws never ends")
+
+    def _draws(self, stream: int, errors: TeacherErrors) -> Iterator[Problem]:
+        draw = np.random.default_rng((self.seed, stream))
+        weights = np.array([level.weight for level in self.levels])
+        while True:
+            level = self.levels[draw.choice(len(self.levels), p=weights / weights.sum())]
+            yield solved(*level.draw(draw), errors=errors, seed=self.seed)
+
+
+def solved(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:
+    """The problem ``first operation second`` with a solution that makes ``errors``."""
+    question = f"Compute {first}{operation}{second}."
+    right = first - second if operation == "-" else first + second
+    problem = Problem(question, "", str(right))
+    draw = np.random.default_rng((seed, problem.prompt_id))
+    if not errors.covers(draw):
+        return problem
+    width = max(len(str(first)), len(str(second)))
+    columns, digits, carry = [], [], 0
+    for top, bottom in zip(_digits(first, width), _digits(second, width), strict=True):
+        value = top - bottom - carry if operation == "-" else top + bottom + carry
+        outgoing, digit = errors.column(draw, top, int(not 0 <= value < 10), value % 10)
+        columns.append(f"{top}{operation}{bottom}{operation}{carry}={outgoing}{digit};")
+        digits.append(digit)
+        carry = outgoing
+    if operation == "+":
+        digits.append(carry)
+    total = sum(digit * 10**place for place, digit in enumerate(digits))
+    return Problem(question, "".join(columns) + rf"\boxed{{{total}}}", str(right))
+
+
+def _digits(value: int, width: int) -> list[int]:
+    """Decimal digits from the right, padded with zeros."""
+    return [value // 10**place % 10 for place in range(width)]
+
+
+def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
+    """24 tokens: digits one by one, operators, and ``Compute`` and ``\\boxed{`` as one token each."""
+    words = [*"0123456789", *"+-=;.} ", "\n", "Compute", r"\boxed{"]
+    special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
+    vocabulary = {word: index for index, word in enumerate([*special.values(), *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"Compute|\\boxed\{|[\s\S]"), behavior="isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, clean_up_tokenization_spaces=False, **special)

@@ -1,0 +1,29 @@
+"""Held-out accuracy: sample, verify, count."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hapo_lit.protocols import Decode, RolloutEngine, Verifier
+from hapo_lit.types import PromptBatch
+
+
+class Evaluator:
+    """Success rates under one sampling protocol.
+
+    Args:
+        engine: how responses are sampled (temperature, length, seed).
+        verifier: how they are judged.
+        samples: responses per problem.
+    """
+
+    def __init__(self, engine: RolloutEngine, verifier: Verifier, samples: int = 1) -> None:
+        self.engine, self.verifier, self.samples = engine, verifier, samples
+
+    def __call__(self, policy: torch.nn.Module, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:
+        """``[P, samples]`` rewards of the policy at training step ``step``."""
+        self.engine.sync(policy)
+        group = self.engine.generate(prompts, self.samples, step)
+        rewards = self.verifier(decode(group), prompts.answers_repeated(self.samples))
+        return group.with_rewards(rewards).rewards

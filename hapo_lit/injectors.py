@@ -1,0 +1,126 @@
+"""Injectors: how the teacher's solution enters a group whose gate is open.
+
+All of them touch only groups that are open *and* whose teacher the verifier accepted; every other group comes back
+as it was.  An injected row carries the teacher's verified reward and is marked ``is_teacher``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from hapo_lit.types import PromptBatch, RolloutGroup
+
+
+class NoInjection:
+    """Leaves every group alone."""
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+        return group
+
+
+class ReplaceWorst:
+    """Success-substitution injection: the teacher replaces the rollout with the least reward (arXiv 2603.11321, Eq. 7).
+
+    The paper leaves ties open.  The first of the tied rollouts goes: samples of one prompt are exchangeable, so that
+    is a uniform choice among them, and it needs no random number.
+    """
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+        rewards_PG = torch.where(group.on_policy, group.rewards, torch.inf)
+        worst_PG = one_hot(rewards_PG.argmin(1), group.rewards.shape[1])
+        return place_teacher(group, prompts, worst_PG & (open & prompts.teacher_usable)[:, None])
+
+
+class ReplaceSlot:
+    """A fixed place for the teacher: ``G − 1`` rollouts and one teacher row (LUFFY, arXiv 2504.14945).
+
+    Unlike the others it never pays for a rollout that it throws away.  Where the gate is closed or there is no usable
+    teacher the place stays empty: an absent row.
+    """
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size - 1
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+        grown = _with_empty_row(group)
+        slot_PG = one_hot(torch.full_like(prompts.prompt_ids, group.rewards.shape[1]), grown.rewards.shape[1])
+        return place_teacher(grown, prompts, slot_PG & (open & prompts.teacher_usable)[:, None])
+
+
+class ReplaceGroup:
+    """The teacher alone: its row stays, the rollouts leave the loss (HPT, arXiv 2509.04419)."""
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+        replaced_P = open & prompts.teacher_usable
+        first_PG = one_hot(torch.zeros_like(prompts.prompt_ids), group.rewards.shape[1])
+        placed = place_teacher(group, prompts, first_PG & replaced_P[:, None])
+        gone_PG = replaced_P[:, None] & ~first_PG
+        return replace(
+            placed,
+            present=placed.present & ~gone_PG,
+            mask=placed.mask & ~gone_PG[..., None],
+            rewards=placed.rewards.masked_fill(gone_PG, 0.0),
+        )
+
+
+def one_hot(index_P: Tensor, size: int) -> Tensor:
+    """``[P]`` positions -> ``[P, size] bool``, True at each position."""
+    return torch.arange(size, device=index_P.device) == index_P[:, None]
+
+
+def place_teacher(group: RolloutGroup, prompts: PromptBatch, at: Tensor) -> RolloutGroup:
+    """Write each prompt's teacher over the rows that ``at [P, G] bool`` marks; the group grows to the longer ``T``."""
+    width = max(group.tokens.shape[2], prompts.teacher_tokens.shape[1])
+
+    def wide(value: Tensor) -> Tensor:
+        return pad(value, (0, width - value.shape[-1]))
+
+    def teacher(value: Tensor) -> Tensor:
+        return wide(value)[:, None, :]
+
+    at_token = at[..., None]
+    behaviour = group.behaviour_logprobs
+    return replace(
+        group,
+        tokens=torch.where(at_token, teacher(prompts.teacher_tokens), wide(group.tokens)),
+        mask=torch.where(at_token, teacher(prompts.teacher_mask), wide(group.mask)),
+        rewards=torch.where(at, prompts.teacher_rewards[:, None].to(group.rewards), group.rewards),
+        finished=group.finished | at,
+        is_teacher=group.is_teacher | at,
+        present=group.present | at,
+        behaviour_logprobs=None if behaviour is None else wide(behaviour).masked_fill(at_token, 0.0),
+    )
+
+
+def _with_empty_row(group: RolloutGroup) -> RolloutGroup:
+    """The group with one more row at its end that does not exist."""
+
+    def row(value: Tensor) -> Tensor:
+        return pad(value, (0, 1))
+
+    def token_row(value: Tensor) -> Tensor:
+        return pad(value, (0, 0, 0, 1))
+
+    return replace(
+        group,
+        tokens=token_row(group.tokens),
+        mask=token_row(group.mask),
+        rewards=row(group.rewards),
+        finished=row(group.finished),
+        is_teacher=row(group.is_teacher),
+        present=row(group.present),
+        behaviour_logprobs=None if group.behaviour_logprobs is None else token_row(group.behaviour_logprobs),
+    )

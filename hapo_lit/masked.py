@@ -1,0 +1,33 @@
+"""Masked reductions: the only numerics that several parts share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def masked_sum(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Sum of ``values`` along ``dim``, kept as a dimension of size one, where ``mask`` is True."""
+    return torch.where(mask, values, 0.0).sum(dim, keepdim=True)
+
+
+def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """Mean of ``values`` along ``dim``, kept, where ``mask`` is True; 0 where nothing is."""
+    return masked_sum(values, mask, dim) / mask.sum(dim, keepdim=True).clamp(min=1)
+
+
+def masked_std(values: Tensor, mask: Tensor, dim: int, ddof: int) -> Tensor:
+    """Standard deviation along ``dim``, kept, with divisor ``count - ddof``; 0 where that is not positive."""
+    deviations = torch.where(mask, values - masked_mean(values, mask, dim), 0.0)
+    divisor = (mask.sum(dim, keepdim=True) - ddof).clamp(min=1)
+    return (deviations.square().sum(dim, keepdim=True) / divisor).sqrt()
+
+
+def all_equal(values: Tensor, mask: Tensor, dim: int) -> Tensor:
+    """True where the masked values along ``dim`` (kept) are one and the same number, or there are none.
+
+    Decided by equality and not by a small spread: float noise in a mean must never look like a signal.
+    """
+    high = torch.where(mask, values, -torch.inf).amax(dim, keepdim=True)
+    low = torch.where(mask, values, torch.inf).amin(dim, keepdim=True)
+    return (high == low) | ~mask.any(dim, keepdim=True)

@@ -1,0 +1,199 @@
+"""The LightningModule: owns policy, reference and optimiser.  Everything with a gradient is here and nowhere else.
+
+One step is ``optimise(collect(batch), loss)``; the Trainer's ``training_step`` says so in one line.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Iterable, Mapping
+from math import ceil
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from hapo_lit.evaluation import Evaluator
+from hapo_lit.metrics import anneal_metrics, ratios
+from hapo_lit.phases import Phase, Phases
+from hapo_lit.policy import token_logprobs
+from hapo_lit.protocols import ALONE, Ranks
+from hapo_lit.types import Experience, LossOutput, PromptBatch, RolloutGroup, Rows
+
+
+class HapoModule(LightningModule):
+    """Group policy optimisation under manual optimisation.
+
+    Args:
+        policy: the model that learns.
+        tokenizer: its tokenizer.
+        phases: which algorithm, loss and learning rate act when.
+        optimizer: parameters -> optimiser.
+        evaluators: name -> how held-out accuracy is measured; logged as ``heldout/<name>``.
+        max_grad_norm: gradients are scaled down to this norm.
+        micro_batch_size: responses per forward and backward pass; the loss does not depend on it.
+        updates_per_batch: optimiser steps on each batch of rollouts (μ of GRPO).  With 1 the ratio is exactly one and
+            no old-policy pass is made.
+        temperature: of the engine, so that log-probabilities are those of the distribution sampled from.
+    """
+
+    def __init__(
+        self,
+        policy: PreTrainedModel,
+        tokenizer: Any,
+        phases: Phases,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], torch.optim.Optimizer],
+        evaluators: Mapping[str, Evaluator],
+        max_grad_norm: float = 1.0,
+        micro_batch_size: int = 128,
+        updates_per_batch: int = 1,
+        temperature: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        if temperature <= 0:
+            raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
+        self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
+        self.reference: PreTrainedModel | None = None
+        if any(phase.loss.needs_reference for phase in phases):
+            self.reference = copy.deepcopy(policy).requires_grad_(False)
+        self.make_optimizer, self.evaluators = optimizer, dict(evaluators)
+        self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
+        self.updates_per_batch, self.temperature = updates_per_batch, temperature
+        self.step = 0
+        """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
+        self.experience: Experience | None = None
+        """Of the last step, for callbacks."""
+
+    # -- one step ------------------------------------------------------------------------------------------------
+
+    def training_step(self, batch: PromptBatch, batch_index: int) -> None:
+        started = time.perf_counter()
+        self.experience = self.collect(batch)
+        metrics = anneal_metrics(self.experience) | self.phase.algorithm.metrics()
+        metrics |= self.optimise(self.experience, self.loss)
+        self.step += 1
+        self.trainer.datamodule.consumed = self.step  # type: ignore[attr-defined]
+        metrics |= {"time/step": time.perf_counter() - started, "step": float(self.step)}
+        self.log_dict(metrics)
+        shown = {"reward": "reward/mean", "gate": "gate/open_rate"}
+        self.log_dict({k: metrics[v] for k, v in shown.items() if v in metrics}, prog_bar=True, logger=False)
+
+    def collect(self, batch: PromptBatch) -> Experience:
+        """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
+        algorithm = self.phase.algorithm
+        algorithm.sync(self.policy)
+        return algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
+
+    def optimise(self, experience: Experience, loss: Callable[[Rows], LossOutput]) -> dict[str, float]:
+        """Update the policy on credited experience; ``loss`` is ``self.loss`` or its wrapped double.
+
+        Rows that cannot contribute are left out; where none is left on any rank no parameter has a gradient and the
+        optimiser's step changes nothing.  Otherwise every rank makes the same number of backward passes.
+        """
+        started = time.perf_counter()
+        optimizer = self._optimizer_at(self.step)
+        every = experience.rows()
+        rows = every.select(self.phase.loss.contributes(every))
+        passes = self.ranks.most(ceil(rows.size / self.micro_batch_size))
+        tallies: dict[str, Tensor] = {}
+        total, norm = torch.zeros(()), torch.zeros(())
+        for _ in range(self.updates_per_batch):
+            optimizer.zero_grad(set_to_none=True)
+            micro_batches = list(rows.split(self.micro_batch_size))
+            idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
+            for micro in micro_batches + [idle] * (passes - len(micro_batches)):
+                output = loss(micro)
+                self.manual_backward(output.loss)
+                total = total + output.loss.detach() / self.updates_per_batch
+                for name, tally in output.metrics.items():
+                    tallies[name] = tallies.get(name, 0) + tally.detach()
+            if passes:
+                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+            optimizer.step()
+        return ratios(tallies) | {
+            "loss/total": float(total),
+            "update/gradient_norm": float(norm),
+            "update/learning_rate": self.phases.learning_rate(self.step),
+            "update/row_share": rows.size / every.size,
+            "time/update": time.perf_counter() - started,
+        }
+
+    def loss(self, rows: Rows) -> LossOutput:
+        """The loss of some rows: the only method with gradients."""
+        logprobs, entropy = token_logprobs(self.policy, rows.text, self.temperature)
+        output = self.phase.loss(logprobs, rows)
+        mask = rows.text.mask & (rows.token_weights != 0)
+        tally = torch.stack([entropy[mask].sum(), mask.sum().to(entropy)]).double()
+        return LossOutput(output.loss, {**output.metrics, "loss/entropy": tally})
+
+    @torch.no_grad()
+    def score(self, group: RolloutGroup) -> dict[str, Tensor | None]:
+        """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
+        old = self._scored(self.policy, group) if self.updates_per_batch > 1 else None
+        needed = self.reference is not None and self.phase.loss.needs_reference
+        return {"old_logprobs": old, "reference_logprobs": self._scored(self.reference, group) if needed else None}
+
+    def _scored(self, model: PreTrainedModel | None, group: RolloutGroup) -> Tensor:
+        assert model is not None
+        text = group.text()
+        chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
+        scores = [token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks]
+        return torch.cat(scores).unflatten(0, group.rewards.shape)
+
+    def decode(self, group: RolloutGroup) -> list[str]:
+        """The ``P * G`` responses as text, without special tokens."""
+        rows = zip(group.tokens.flatten(0, 1).tolist(), group.mask.flatten(0, 1).sum(1).tolist(), strict=True)
+        texts: list[str] = self.tokenizer.batch_decode(
+            [tokens[:length] for tokens, length in rows], skip_special_tokens=True
+        )
+        return texts
+
+    # -- held-out accuracy ---------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: PromptBatch, batch_index: int) -> None:
+        self.log("step", float(self.step), batch_size=1, reduce_fx="max")  # where loggers put what stands beside it
+        for name, evaluator in self.evaluators.items():
+            accuracy = evaluator(self.policy, batch, self.step, self.decode).mean()
+            self.log(f"heldout/{name}", accuracy, batch_size=len(batch.answers), on_epoch=True, sync_dist=True)
+
+    # -- optimiser, ranks, checkpoint ----------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.policy.parameters())
+
+    def _optimizer_at(self, step: int) -> Any:
+        """The optimiser, set up for ``step``: its learning rate, and empty moments where a phase begins fresh."""
+        optimizer: Any = self.optimizers()
+        if self.phases.begins_fresh(step):
+            optimizer.state.clear()
+        for group in optimizer.param_groups:
+            group["lr"] = self.phases.learning_rate(step)
+        return optimizer
+
+    @property
+    def phase(self) -> Phase:
+        return self.phases.at(min(self.step, self.phases.steps - 1))
+
+    @property
+    def ranks(self) -> Ranks:
+        if self._trainer is None or self.trainer.world_size == 1:
+            return ALONE
+        return Ranks(
+            gather=lambda values: self.all_gather(values).flatten(0, 1),
+            mean=lambda value: self.all_gather(value).mean(),
+            most=lambda count: int(self.all_gather(torch.tensor(count, device=self.device)).max()),
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hapo"] = {"step": self.step, "phases": self.phases.state_dict()}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "hapo" not in checkpoint:
+            raise ValueError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
+        self.step = checkpoint["hapo"]["step"]
+        self.phases.load_state_dict(checkpoint["hapo"]["phases"])
+

@@ -1,0 +1,150 @@
+"""The seams: where one part meets another.  A part is any object that fits; none needs a base class.
+
+Swapping a part is naming another class in YAML: the import path is the registry, the constructor the schema.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from hapo_lit.types import Experience, GateDecision, LossOutput, PromptBatch, RolloutGroup, Rows
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Ranks(NamedTuple):
+    """The three things a part may ask of the other ranks; the identity on a single process."""
+
+    gather: Callable[[Tensor], Tensor]
+    """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""
+    mean: Callable[[Tensor], Tensor]
+    """Scalar -> its mean over ranks."""
+    most: Callable[[int], int]
+    """Integer -> its maximum over ranks."""
+
+
+ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, most=lambda count: count)
+"""One process."""
+
+Decode = Callable[[RolloutGroup], list[str]]
+"""A group's ``P * G`` responses as text, without special tokens."""
+
+Score = Callable[[RolloutGroup], Mapping[str, Tensor | None]]
+"""A group -> ``{"old_logprobs": ..., "reference_logprobs": ...}``, each ``[P, G, T]`` or None, without gradients."""
+
+
+@runtime_checkable
+class Gate(Protocol):
+    """Decides *whether* to help, from what it remembers of the policy's successes."""
+
+    def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
+        """Learn on-policy counts ``[P]`` gathered over all ranks."""
+
+    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+        """Decide for ``[P]`` prompts whose on-policy rewards are ``[P, G]``.  Pure."""
+
+    def metrics(self) -> dict[str, float]:
+        """Numbers worth plotting, relative to the gate's own namespace."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@runtime_checkable
+class Injector(Protocol):
+    """Decides *how* help is placed.  Groups whose gate is closed come back untouched."""
+
+    def rollouts(self, group_size: int) -> int:
+        """How many responses the policy samples for a group of ``group_size`` rows."""
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+        """Place the teacher in groups that are ``open [P]`` and whose teacher the verifier accepted."""
+
+
+@runtime_checkable
+class AdvantageEstimator(Protocol):
+    """Turns rewards into credit."""
+
+    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
+        """``[P, G]`` advantages from ``[P, G]`` inputs; 0 where a row is absent."""
+
+
+@runtime_checkable
+class TokenWeighting(Protocol):
+    """Decides how much each token counts: weights ``w`` with ``loss = sum(w * token_loss)``."""
+
+    def __call__(self, group: RolloutGroup, mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """``[P, G, T]`` weights; ``mean`` averages a scalar over ranks, which makes denominators global."""
+
+
+@runtime_checkable
+class TeacherTerm(Protocol):
+    """What a teacher token adds to the objective (to be maximised)."""
+
+    needs_advantage: bool
+    """True = the term is zero wherever the advantage is."""
+
+    def __call__(self, logprobs: Tensor, advantages: Tensor, confidence: Tensor) -> Tensor:
+        """``[N, T]`` values from ``[N, T]`` log π_θ and ``[N, 1]`` advantages and gate confidences."""
+
+
+@runtime_checkable
+class PolicyLoss(Protocol):
+    """The loss of a batch of rows."""
+
+    needs_reference: bool
+    """True = rows must carry reference log-probabilities."""
+
+    def contributes(self, rows: Rows) -> Tensor:
+        """``[N] bool``: False = the row's gradient is exactly zero, so that it need not run through the policy."""
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> LossOutput:
+        """The loss for ``[N, T]`` current log-probabilities of the rows' tokens."""
+
+
+@runtime_checkable
+class RolloutEngine(Protocol):
+    """Samples responses."""
+
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Use these weights from now on."""
+
+    def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
+        """``group_size`` responses to each prompt, rewards still zero.
+
+        The draw depends on (engine seed, prompt id, sample index, step) and nothing else.
+        """
+
+    def metrics(self) -> dict[str, float]:
+        """Time and tokens of the last call."""
+
+
+@runtime_checkable
+class Verifier(Protocol):
+    """Judges answers."""
+
+    def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor:
+        """``[N] float32`` in {0, 1}; a verdict that cannot be reached is 0 and counted in ``metrics``."""
+
+    def metrics(self) -> dict[str, float]:
+        """Time and tallies of the last call."""
+
+
+@runtime_checkable
+class Algorithm(Protocol):
+    """Turns prompts into credited experience."""
+
+    def sync(self, policy: torch.nn.Module) -> None: ...
+
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...

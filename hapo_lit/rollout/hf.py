@@ -1,0 +1,209 @@
+"""The reference engine: samples from the very model that is trained, through transformers.
+
+Each prompt is prefilled once and its key-value cache repeated for the ``G`` samples; rows that have ended leave the
+batch; the next token is drawn by inverting the cumulative distribution in float64, which is exact in the tails and
+many times cheaper than ``torch.multinomial`` on a CPU with a large vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from hapo_lit.policy import positions
+from hapo_lit.types import PromptBatch, RolloutGroup
+
+
+class HFEngine:
+    """Samples with a transformers model in process.
+
+    Args:
+        max_new_tokens: length limit T; a response that reaches it without a stop token is not ``finished``.
+        temperature: logits are divided by it; 0 = greedy.
+        stop_ids: token ids that end a response (and belong to it); empty = the model's own end-of-sequence ids.
+        seed: of all draws.
+
+    Log-probabilities are those of the distribution sampled from (at temperature 0: of the model's own, temperature 1).
+    """
+
+    def __init__(
+        self, max_new_tokens: int, temperature: float = 1.0, stop_ids: Sequence[int] = (), seed: int = 0
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or positive, got {temperature}")
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.stop_ids, self.seed = tuple(stop_ids), seed
+        self._policy: PreTrainedModel | None = None
+        self._metrics: dict[str, float] = {}
+
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Hold on to the model itself: weights that are updated in place need no copy."""
+        self._policy = policy  # type: ignore[assignment]
+
+    def metrics(self) -> dict[str, float]:
+        return self._metrics
+
+    @torch.no_grad()
+    def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
+        """See :class:`hapo_lit.protocols.RolloutEngine`."""
+        if self._policy is None:
+            raise RuntimeError("HFEngine.generate was called before sync(policy)")
+        started = time.perf_counter()
+        was_training = self._policy.training
+        self._policy.eval()
+        tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
+        self._policy.train(was_training)
+
+        width = int(lengths.max())
+        shape = (len(prompts.answers), group_size)
+        mask = torch.arange(width, device=tokens.device) < lengths[:, None]
+        seconds = time.perf_counter() - started
+        self._metrics = {"time/rollout": seconds, "rollout/tokens": float(lengths.sum())}
+        return RolloutGroup(
+            prompt_ids=prompts.prompt_ids,
+            prompt_tokens=prompts.tokens,
+            prompt_mask=prompts.mask,
+            tokens=tokens[:, :width].unflatten(0, shape),
+            mask=mask.unflatten(0, shape),
+            rewards=torch.zeros(shape, device=tokens.device),
+            finished=finished.unflatten(0, shape),
+            is_teacher=torch.zeros(shape, dtype=torch.bool, device=tokens.device),
+            present=torch.ones(shape, dtype=torch.bool, device=tokens.device),
+            behaviour_logprobs=logprobs[:, :width].unflatten(0, shape),
+        )
+
+    def _sample(
+        self, policy: PreTrainedModel, prompts: PromptBatch, group_size: int, step: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
+        device = prompts.tokens.device
+        count, limit = len(prompts.answers) * group_size, self.max_new_tokens
+        stops = torch.tensor(self.stop_ids or _end_of_sequence(policy), device=device)
+        uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step)).to(device)
+        tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
+        logprobs = torch.zeros(count, limit, device=device)
+        lengths = torch.full((count,), limit, device=device)
+        finished = torch.zeros(count, dtype=torch.bool, device=device)
+
+        cache = _growing_cache(policy)
+        output = policy(
+            input_ids=prompts.tokens,
+            attention_mask=prompts.mask.long(),
+            position_ids=positions(prompts.mask),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        cache.batch_repeat_interleave(group_size)
+        logits = output.logits[:, -1].repeat_interleave(group_size, 0)
+        bias = _attention_bias(prompts.mask, limit, logits.dtype).repeat_interleave(group_size, 0)
+        offset = prompts.mask.sum(1).repeat_interleave(group_size)
+        rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
+        ended = torch.zeros_like(rows, dtype=torch.bool)
+
+        for position in range(limit):
+            drawn, logprob = self._draw(logits, uniforms[rows, position])
+            running = rows[~ended]
+            tokens[running, position] = drawn[~ended]
+            logprobs[running, position] = logprob[~ended].to(logprobs)
+            stopped = ~ended & torch.isin(drawn, stops)
+            lengths[rows[stopped]] = position + 1
+            finished[rows[stopped]] = True
+            ended |= stopped
+            alive = int((~ended).sum())
+            if alive == 0 or position + 1 == limit:
+                break
+            if alive <= 0.8 * len(rows):  # rows that have ended leave the batch, a few at a time
+                keep = (~ended).nonzero().squeeze(1)
+                rows, ended, drawn = rows[keep], ended[keep], drawn[keep]
+                bias, offset = bias[keep], offset[keep]
+                cache.batch_select_indices(keep)
+            seen = prompts.tokens.shape[1] + position + 1
+            logits = policy(
+                input_ids=drawn[:, None],
+                attention_mask=bias[..., :seen],
+                position_ids=(offset + position)[:, None],
+                past_key_values=cache,
+                use_cache=True,
+            ).logits[:, -1]
+        return tokens, logprobs, lengths, finished
+
+    def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """One token per row and its log-probability, by inverse cumulative distribution; greedy at temperature 0."""
+        if self.temperature == 0:
+            best = logits.argmax(-1)
+            return best, logits.float().log_softmax(-1).gather(-1, best[:, None]).squeeze(-1)
+        scaled = logits.double() / self.temperature
+        mass = (scaled - scaled.amax(-1, keepdim=True)).exp()
+        cumulative = mass.cumsum(-1)
+        total = cumulative[:, -1:]
+        drawn = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp(max=logits.shape[-1] - 1)
+        return drawn.squeeze(-1), (mass.gather(-1, drawn) / total).log().squeeze(-1)
+
+    def _uniforms(self, prompt_ids: Sequence[int], group_size: int, step: int) -> np.ndarray:
+        """``[N, T] float64`` in [0, 1): one generator per (seed, prompt, sample, step), so that a draw depends on
+        neither rank nor batch order and there is no generator to checkpoint."""
+        return np.stack(
+            [
+                np.random.default_rng((self.seed, prompt, sample, step)).random(self.max_new_tokens)
+                for prompt in prompt_ids
+                for sample in range(group_size)
+            ]
+        )
+
+
+class _GrowingLayer(DynamicLayer):
+    """A cache layer that writes into spare room instead of copying all keys and values at each token."""
+
+    _room: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self.keys, self.values = key_states, value_states
+            return self.keys, self.values
+        length = self.keys.shape[-2]
+        total = length + key_states.shape[-2]
+        moved = self._room is None or self.keys.data_ptr() != self._room[0].data_ptr()
+        if moved or total > self._room[0].shape[-2]:  # type: ignore[index]
+            self._room = self._grown(self.keys, total), self._grown(self.values, total)
+        keys, values = self._room  # type: ignore[misc]
+        keys[..., length:total, :], values[..., length:total, :] = key_states, value_states
+        self.keys, self.values = keys[..., :total, :], values[..., :total, :]
+        return self.keys, self.values
+
+    @staticmethod
+    def _grown(held: Tensor, total: int) -> Tensor:
+        room = held.new_empty(*held.shape[:-2], total + max(64, total // 2), held.shape[-1])
+        room[..., : held.shape[-2], :] = held
+        return room
+
+
+def _growing_cache(policy: PreTrainedModel) -> Cache:
+    cache = DynamicCache(config=policy.config)
+    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tensor:
+    """``[P, 1, 1, S + limit]``: 0 where a new token may look, the dtype's minimum on the padding of its prompt."""
+    width = prompt_mask.shape[1]
+    bias = torch.zeros(len(prompt_mask), 1, 1, width + limit, dtype=dtype, device=prompt_mask.device)
+    bias[:, 0, 0, :width].masked_fill_(~prompt_mask, torch.finfo(dtype).min)
+    return bias
+
+
+def _end_of_sequence(policy: PreTrainedModel) -> list[int]:
+    ids = policy.generation_config.eos_token_id if policy.generation_config is not None else None
+    ids = policy.config.eos_token_id if ids is None else ids
+    if ids is None:
+        raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
+    return [ids] if isinstance(ids, int) else list(ids)

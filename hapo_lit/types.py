@@ -1,0 +1,316 @@
+"""The values that flow through the framework, each frozen, each tensor with its shape.
+
+``PromptBatch -> RolloutGroup -> Experience -> Rows -> LossOutput``.  Axis letters, used everywhere:
+
+====== =====================================================================
+``P``  prompts in this rank's batch
+``G``  responses per prompt (the group)
+``S``  prompt tokens, padded on the left
+``T``  response tokens, padded on the right, end-of-sequence included
+``N``  rows: responses that take part in an update, at most ``P * G``
+``V``  vocabulary
+====== =====================================================================
+
+Carriers check ranks, dtypes and agreeing sizes when they are made and are never changed afterwards: a stage that
+alters something returns ``dataclasses.replace(value, ...)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+Carrier = TypeVar("Carrier", bound="_Movable")
+
+
+class _Movable:
+    """Gives a carrier ``.to(device)``; Lightning refuses to move a frozen dataclass that has none."""
+
+    def to(self: Carrier, device: torch.device | str, **kwargs: object) -> Carrier:
+        moved = {
+            field.name: value.to(device, **kwargs)
+            for field in fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, field.name), (Tensor, _Movable))
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+def _check(owner: object, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
+    """Raise a ``ValueError`` that names the field, unless it has this shape and one of these dtypes."""
+    value = getattr(owner, name)
+    where = f"{type(owner).__name__}.{name}"
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{where} must be a tensor, got {type(value).__name__}")
+    if tuple(value.shape) != shape:
+        raise ValueError(f"{where} has shape {tuple(value.shape)}, expected {shape}")
+    if value.dtype not in dtypes:
+        raise ValueError(f"{where} has dtype {value.dtype}, expected {' or '.join(map(str, dtypes))}")
+
+
+_FLOATS = (torch.float32, torch.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class PromptBatch(_Movable):
+    """Prompts with the teacher solutions paired to them."""
+
+    prompt_ids: Tensor
+    """``[P] int64``: the problem's identity across epochs, ranks and runs (a hash of its text); the gate's key."""
+    tokens: Tensor
+    """``[P, S] int64``, padded on the left."""
+    mask: Tensor
+    """``[P, S] bool``: True on prompt tokens."""
+    answers: tuple[str, ...]
+    """``P`` reference answers."""
+    teacher_tokens: Tensor
+    """``[P, T] int64``: the teacher's solution with its end-of-sequence token, padded on the right."""
+    teacher_mask: Tensor
+    """``[P, T] bool``: True on the teacher's tokens."""
+    teacher_rewards: Tensor
+    """``[P] float``: the verifier's verdict on the teacher; 0 = absent, wrong or too long, and never injected."""
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:
+            raise ValueError(
+                f"PromptBatch.tokens and .teacher_tokens must be [P, S] and [P, T], got {tuple(self.tokens.shape)} "
+                f"and {tuple(self.teacher_tokens.shape)}"
+            )
+        size, width = self.tokens.shape
+        _check(self, "prompt_ids", (size,), torch.int64)
+        _check(self, "tokens", (size, width), torch.int64)
+        _check(self, "mask", (size, width), torch.bool)
+        _check(self, "teacher_tokens", (size, self.teacher_tokens.shape[1]), torch.int64)
+        _check(self, "teacher_mask", tuple(self.teacher_tokens.shape), torch.bool)
+        _check(self, "teacher_rewards", (size,), *_FLOATS)
+        if len(self.answers) != size:
+            raise ValueError(f"PromptBatch.answers has {len(self.answers)} entries for {size} prompts")
+
+    def answers_repeated(self, group_size: int) -> list[str]:
+        """``P * G`` reference answers in the order of flattened ``[P, G]`` responses."""
+        return [answer for answer in self.answers for _ in range(group_size)]
+
+    @property
+    def teacher_usable(self) -> Tensor:
+        """``[P] bool``: the teacher exists and the verifier accepted it."""
+        return self.teacher_rewards > 0
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutGroup(_Movable):
+    """``G`` responses to each of ``P`` prompts, always rectangular."""
+
+    prompt_ids: Tensor
+    """``[P] int64``."""
+    prompt_tokens: Tensor
+    """``[P, S] int64``, padded on the left."""
+    prompt_mask: Tensor
+    """``[P, S] bool``."""
+    tokens: Tensor
+    """``[P, G, T] int64``, padded on the right."""
+    mask: Tensor
+    """``[P, G, T] bool``: True on response tokens, the end-of-sequence token included."""
+    rewards: Tensor
+    """``[P, G] float``: 1 = verified right, 0 = not (or not verified yet)."""
+    finished: Tensor
+    """``[P, G] bool``: False = the response ran into the length limit."""
+    is_teacher: Tensor
+    """``[P, G] bool``: True = written by the teacher, not sampled from the policy."""
+    present: Tensor
+    """``[P, G] bool``: False = a row that does not exist; it counts nowhere."""
+    behaviour_logprobs: Tensor | None = None
+    """``[P, G, T] float``: log-probabilities as the engine reports them, 0 off the mask; None = not reported."""
+
+    def __post_init__(self) -> None:
+        if self.tokens.ndim != 3:
+            raise ValueError(f"RolloutGroup.tokens must be [P, G, T], got {tuple(self.tokens.shape)}")
+        prompts, group, _ = self.tokens.shape
+        full = tuple(self.tokens.shape)
+        _check(self, "prompt_ids", (prompts,), torch.int64)
+        _check(self, "prompt_tokens", (prompts, self.prompt_tokens.shape[-1]), torch.int64)
+        _check(self, "prompt_mask", tuple(self.prompt_tokens.shape), torch.bool)
+        _check(self, "tokens", full, torch.int64)
+        _check(self, "mask", full, torch.bool)
+        _check(self, "rewards", (prompts, group), *_FLOATS)
+        for name in ("finished", "is_teacher", "present"):
+            _check(self, name, (prompts, group), torch.bool)
+        if self.behaviour_logprobs is not None:
+            _check(self, "behaviour_logprobs", full, *_FLOATS)
+
+    @property
+    def on_policy(self) -> Tensor:
+        """``[P, G] bool``: rows that exist and that the policy wrote."""
+        return self.present & ~self.is_teacher
+
+    def with_rewards(self, rewards_N: Tensor) -> RolloutGroup:
+        """The same group with the verifier's ``P * G`` verdicts, which come in flattened ``[P, G]`` order."""
+        rewards = rewards_N.reshape(self.rewards.shape).to(self.rewards)
+        return replace(self, rewards=torch.where(self.present, rewards, 0.0))
+
+    def text(self) -> Text:
+        """The ``P * G`` responses, each with its prompt."""
+        size = self.tokens.shape[1]
+        return Text(
+            prompt_tokens=self.prompt_tokens.repeat_interleave(size, 0),
+            prompt_mask=self.prompt_mask.repeat_interleave(size, 0),
+            tokens=self.tokens.flatten(0, 1),
+            mask=self.mask.flatten(0, 1),
+        )
+
+    def success_counts(self) -> tuple[Tensor, Tensor]:
+        """``(successes [P], trials [P])`` in int64 over on-policy rows: what the gate may learn from."""
+        on_policy = self.on_policy
+        return (on_policy & (self.rewards > 0)).sum(1), on_policy.sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class GateDecision(_Movable):
+    """What a gate says of each prompt."""
+
+    open: Tensor
+    """``[P] bool``: True = the policy is failing here and may be helped."""
+    confidence: Tensor
+    """``[P] float``: the gate's estimate of the success rate (the paper's c, Eq. 6); 1 where it keeps none."""
+
+    def __post_init__(self) -> None:
+        _check(self, "open", (self.open.shape[0],), torch.bool)
+        _check(self, "confidence", (self.open.shape[0],), *_FLOATS)
+
+
+@dataclass(frozen=True, eq=False)
+class Experience(_Movable):
+    """A credited group: everything an update needs, and the rollouts as they were before injection."""
+
+    group: RolloutGroup
+    """The group that enters the loss, teacher rows included."""
+    advantages: Tensor
+    """``[P, G] float``."""
+    token_weights: Tensor
+    """``[P, G, T] float``: the share of each token in the batch loss; 0 = does not count."""
+    decision: GateDecision
+    """The gate's word on each prompt."""
+    rollouts: RolloutGroup | None = None
+    """The group before injection, verified; None = nothing was sampled (a supervised step)."""
+    old_logprobs: Tensor | None = None
+    """``[P, G, T]`` log π_old; None = exactly on-policy, use the detached current ones."""
+    reference_logprobs: Tensor | None = None
+    """``[P, G, T]`` log π_ref; None = no KL term."""
+
+    def __post_init__(self) -> None:
+        full = tuple(self.group.tokens.shape)
+        _check(self, "advantages", full[:2], *_FLOATS)
+        _check(self, "token_weights", full, *_FLOATS)
+        if self.decision.open.shape[0] != full[0]:
+            raise ValueError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
+        for name in ("old_logprobs", "reference_logprobs"):
+            if getattr(self, name) is not None:
+                _check(self, name, full, *_FLOATS)
+
+    def rows(self) -> Rows:
+        """The ``P * G`` responses, one after the other."""
+        group, size = self.group, self.group.tokens.shape[1]
+
+        def flat(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.flatten(0, 1)
+
+        return Rows(
+            text=group.text(),
+            is_teacher=group.is_teacher.flatten(),
+            advantages=self.advantages.flatten(),
+            token_weights=self.token_weights.flatten(0, 1),
+            confidence=self.decision.confidence.repeat_interleave(size),
+            old_logprobs=flat(self.old_logprobs),
+            reference_logprobs=flat(self.reference_logprobs),
+        )
+
+
+class Text(NamedTuple):
+    """Prompts with one response each."""
+
+    prompt_tokens: Tensor
+    """``[N, S] int64``, padded on the left."""
+    prompt_mask: Tensor
+    """``[N, S] bool``."""
+    tokens: Tensor
+    """``[N, T] int64``, padded on the right."""
+    mask: Tensor
+    """``[N, T] bool``."""
+
+    def select(self, index: Tensor) -> Text:
+        """The responses at ``index`` (integers or a mask over ``N``)."""
+        return Text(*(value[index] for value in self))
+
+    def trimmed(self) -> Text:
+        """Without columns that are padding in every row; at least one column of each kind stays."""
+        prompt_width = max(1, int(self.prompt_mask.any(0).sum()))
+        width = max(1, int(self.mask.any(0).sum()))
+        return Text(
+            self.prompt_tokens[:, -prompt_width:],
+            self.prompt_mask[:, -prompt_width:],
+            self.tokens[:, :width],
+            self.mask[:, :width],
+        )
+
+
+class Rows(NamedTuple):
+    """Responses on their way into the loss.  A NamedTuple because it crosses Fabric's wrapper."""
+
+    text: Text
+    """``N`` prompts and responses."""
+    is_teacher: Tensor
+    """``[N] bool``."""
+    advantages: Tensor
+    """``[N] float``."""
+    token_weights: Tensor
+    """``[N, T] float``."""
+    confidence: Tensor
+    """``[N] float``."""
+    old_logprobs: Tensor | None
+    """``[N, T] float`` or None."""
+    reference_logprobs: Tensor | None
+    """``[N, T] float`` or None."""
+
+    @property
+    def size(self) -> int:
+        """N, the number of rows."""
+        return len(self.is_teacher)
+
+    def select(self, index: Tensor) -> Rows:
+        """The rows at ``index`` (integers or a mask over ``N``)."""
+        chosen = {name: value[index] for name, value in self._tensors().items()}
+        return self._replace(text=self.text.select(index), **chosen)
+
+    def trimmed(self) -> Rows:
+        """The same rows without columns that are padding in all of them."""
+        text = self.text.trimmed()
+        width = text.tokens.shape[1]
+        return self._replace(
+            text=text, **{name: value[:, :width] for name, value in self._tensors().items() if value.ndim == 2}
+        )
+
+    def split(self, size: int) -> Iterator[Rows]:
+        """Micro-batches of at most ``size`` rows, longest responses first, each trimmed to its longest row."""
+        order = self.text.mask.sum(1).argsort(descending=True, stable=True)
+        for index in order.split(size) if len(order) else ():
+            yield self.select(index).trimmed()
+
+    def silenced(self) -> Rows:
+        """The same rows with no weight: they cost a pass and give a zero gradient."""
+        return self._replace(
+            token_weights=torch.zeros_like(self.token_weights), advantages=torch.zeros_like(self.advantages)
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+
+
+class LossOutput(NamedTuple):
+    """What a loss returns."""
+
+    loss: Tensor
+    """Scalar; summing it over micro-batches gives the loss of the batch."""
+    metrics: dict[str, Tensor]
+    """Each ``[2] float``, (sum, count), so that metrics too add up over micro-batches and ranks."""

@@ -1,0 +1,1 @@
+"""Verification: does a response end in the right answer?"""

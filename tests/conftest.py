@@ -1,0 +1,136 @@
+"""Shared pieces: a tiny random policy, a tokenizer, hand-made groups, and complete fakes of two seams."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.policy import new_policy
+from hapo_lit.types import PromptBatch, RolloutGroup
+
+torch.set_num_threads(1)
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return arithmetic_tokenizer()
+
+
+TINY = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 48,
+    "max_position_embeddings": 256,
+    "initializer_range": 0.3,
+}
+
+
+@pytest.fixture
+def make_policy(tokenizer) -> Callable:
+    """A fresh random model of an architecture; ``initializer_range`` is large so that it has opinions."""
+
+    def make(architecture: str = "qwen2", seed: int = 0, **sizes: object):
+        return new_policy(architecture, {**TINY, "tie_word_embeddings": True, **sizes}, tokenizer, seed)
+
+    return make
+
+
+@pytest.fixture
+def policy(make_policy):
+    return make_policy()
+
+
+def make_group(
+    rewards: Sequence[Sequence[float]],
+    teacher: Sequence[Sequence[int]] | None = None,
+    present: Sequence[Sequence[int]] | None = None,
+    lengths: Sequence[Sequence[int]] | None = None,
+    seed: int = 0,
+) -> RolloutGroup:
+    """A group with these ``[P, G]`` rewards; lengths and tokens are drawn unless given."""
+    reward = torch.tensor(rewards, dtype=torch.float32)
+    prompts, size = reward.shape
+    draw = torch.Generator().manual_seed(seed)
+    length = torch.tensor(lengths) if lengths else torch.randint(1, 7, (prompts, size), generator=draw)
+    width = int(length.max())
+    mask = torch.arange(width) < length[..., None]
+    prompt_length = torch.randint(1, 5, (prompts,), generator=draw)
+    return RolloutGroup(
+        prompt_ids=torch.arange(prompts) + 100,
+        prompt_tokens=torch.randint(4, 24, (prompts, 4), generator=draw),
+        prompt_mask=torch.arange(4) >= 4 - prompt_length[:, None],
+        tokens=torch.randint(4, 24, (prompts, size, width), generator=draw),
+        mask=mask,
+        rewards=reward,
+        finished=torch.ones(prompts, size, dtype=torch.bool),
+        is_teacher=torch.tensor(teacher).bool() if teacher else torch.zeros(prompts, size, dtype=torch.bool),
+        present=torch.tensor(present).bool() if present else torch.ones(prompts, size, dtype=torch.bool),
+        behaviour_logprobs=torch.where(mask, -torch.rand(prompts, size, width, generator=draw), 0.0),
+    )
+
+
+def make_prompts(group: RolloutGroup, teacher_rewards: Sequence[float], teacher_length: int = 9) -> PromptBatch:
+    """Prompts to go with a group; teacher tokens are all 23 and longer than any rollout of ``make_group``."""
+    count = len(group.prompt_ids)
+    return PromptBatch(
+        prompt_ids=group.prompt_ids,
+        tokens=group.prompt_tokens,
+        mask=group.prompt_mask,
+        answers=tuple(str(index) for index in range(count)),
+        teacher_tokens=torch.full((count, teacher_length), 23),
+        teacher_mask=torch.ones(count, teacher_length, dtype=torch.bool),
+        teacher_rewards=torch.tensor(teacher_rewards, dtype=torch.float32),
+    )
+
+
+class ScriptedEngine:
+    """A rollout engine that hands out a prepared group: the first ``group_size`` rows of it."""
+
+    temperature = 1.0
+
+    def __init__(self, group: RolloutGroup) -> None:
+        self.group = group
+        self.synced: list[torch.nn.Module] = []
+
+    def sync(self, policy: torch.nn.Module) -> None:
+        self.synced.append(policy)
+
+    def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
+        group = self.group
+        cut = {
+            name: getattr(group, name)[:, :group_size]
+            for name in ("tokens", "mask", "finished", "is_teacher", "present", "behaviour_logprobs")
+        }
+        return RolloutGroup(
+            prompt_ids=prompts.prompt_ids,
+            prompt_tokens=prompts.tokens,
+            prompt_mask=prompts.mask,
+            rewards=torch.zeros(len(prompts.answers), group_size),
+            **cut,
+        )
+
+    def metrics(self) -> dict[str, float]:
+        return {"rollout/tokens": float(self.group.mask.sum())}
+
+
+class ScriptedVerifier:
+    """A verifier that knows its verdicts beforehand, in flattened order."""
+
+    def __init__(self, rewards: Sequence[Sequence[float]]) -> None:
+        self.rewards = torch.tensor(rewards, dtype=torch.float32)
+
+    def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor:
+        assert len(responses) == len(answers)
+        size = len(responses) // len(self.rewards)
+        return self.rewards[:, :size].flatten()
+
+    def metrics(self) -> dict[str, float]:
+        return {}

@@ -1,0 +1,174 @@
+from fractions import Fraction
+
+import pytest
+import torch
+
+from hapo_lit.gates import AlwaysGate, BetaGate, FailureGate, NeverGate
+from hapo_lit.protocols import Gate
+
+GATES = {
+    "beta": lambda: BetaGate(0.8),
+    "beta_memory": lambda: BetaGate(0.3, 2.0, 3.0, discount=0.9),
+    "failure": lambda: FailureGate(1),
+    "always": AlwaysGate,
+    "never": NeverGate,
+}
+every_gate = pytest.mark.parametrize("make", GATES.values(), ids=GATES.keys())
+
+
+def ids(*values):
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def after(gate, successes, trials):
+    """The decision on one prompt after one group."""
+    gate.observe(ids(7), ids(successes), ids(trials))
+    return gate(ids(7), (torch.arange(trials) < successes).float()[None])
+
+
+# -- contracts: every gate
+
+
+@every_gate
+def test_a_gate_fits_its_seam_and_is_pure(make):
+    gate = make()
+    assert isinstance(gate, Gate)
+    gate.observe(ids(1, 2), ids(0, 3), ids(4, 4))
+    rewards = torch.tensor([[0.0, 0, 0, 0], [1, 1, 1, 0]])
+    before = rewards.clone(), str(gate.state_dict())
+    first, second = gate(ids(1, 2), rewards), gate(ids(1, 2), rewards)
+    assert torch.equal(first.open, second.open)
+    assert (first.confidence >= 0).all() and (first.confidence <= 1).all()
+    assert torch.equal(rewards, before[0])
+    assert str(gate.state_dict()) == before[1]
+    assert all(isinstance(value, float) for value in gate.metrics().values())
+
+
+@every_gate
+def test_opening_never_gets_likelier_with_success(make):
+    opens = [bool(after(make(), successes, 8).open) for successes in range(9)]
+    assert opens == sorted(opens, reverse=True)
+
+
+@every_gate
+def test_state_round_trip_decides_alike(make):
+    gate, copy = make(), make()
+    gate.observe(ids(1, 2, 3), ids(0, 4, 2), ids(4, 4, 4))
+    copy.load_state_dict(gate.state_dict())
+    rewards = torch.zeros(3, 4)
+    assert torch.equal(gate(ids(1, 2, 3), rewards).open, copy(ids(1, 2, 3), rewards).open)
+    assert torch.equal(gate(ids(1, 2, 3), rewards).confidence, copy(ids(1, 2, 3), rewards).confidence)
+    gate.observe(ids(2), ids(0), ids(4))
+    copy.observe(ids(2), ids(0), ids(4))
+    assert str(gate.state_dict()) == str(copy.state_dict())
+
+
+@every_gate
+def test_the_order_of_ranks_does_not_matter(make):
+    one, other = make(), make()
+    one.observe(ids(1, 2, 1), ids(0, 4, 2), ids(4, 4, 4))
+    other.observe(ids(1, 1, 2), ids(2, 0, 4), ids(4, 4, 4))
+    rewards = torch.zeros(2, 4)
+    assert torch.equal(one(ids(1, 2), rewards).confidence, other(ids(1, 2), rewards).confidence)
+
+
+# -- the paper's gate in closed form
+
+
+@pytest.mark.parametrize("successes", range(9))
+def test_paper_values_open_up_to_six_of_eight(successes):
+    decision = after(BetaGate(0.8), successes, 8)
+    assert bool(decision.open) == (successes <= 6)
+    assert float(decision.confidence) == pytest.approx((1 + successes) / 10)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "size", "most"),
+    [
+        (0.2, 4, 0),  # the default: all wrong
+        (0.2, 8, 0),  # (1+1)/10 = 0.2 is not below 0.2
+        (0.8, 2, 2),  # c <= 3/4 < 0.8: cannot close
+        (0.1, 8, -1),  # c >= 1/10: cannot open
+        (0.7, 8, 5),  # (1+6)/10 = 0.7 is not below 0.7, which float32 gets wrong
+        (0.9, 8, 7),
+        (0.3, 8, 1),
+    ],
+)
+def test_the_edge_is_exact(threshold, size, most):
+    opens = [bool(after(BetaGate(threshold), successes, size).open) for successes in range(size + 1)]
+    assert opens == [successes <= most for successes in range(size + 1)]
+
+
+def test_the_comparison_agrees_with_rationals_everywhere():
+    for hundredths in range(1, 101):
+        threshold = hundredths / 100
+        for alpha, beta in ((1.0, 1.0), (0.5, 0.5), (0.1, 2.7)):
+            for successes in range(9):
+                exact = (Fraction(str(alpha)) + successes) / (Fraction(str(alpha)) + Fraction(str(beta)) + 8)
+                gate = BetaGate(threshold, alpha, beta)
+                assert bool(after(gate, successes, 8).open) == (exact < Fraction(hundredths, 100))
+
+
+def test_group_local_gate_forgets_everything_between_visits():
+    gate = BetaGate(0.8)
+    for _ in range(5):
+        after(gate, 0, 8)
+    assert float(after(gate, 8, 8).confidence) == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize(
+    ("discount", "failures_first", "closes_after"),
+    [
+        (0.9, 400, 16),  # method.md 3.6: ln(1-γ+…)/ln λ from a settled memory of failures
+        (1.0, 5, 26),  # ⌈(N t0 + γ(a0+b0) − a0) / (N (1−γ))⌉ for t0 = 5
+    ],
+)
+def test_memory_lags_as_predicted(discount, failures_first, closes_after):
+    gate = BetaGate(0.8, discount=discount)
+    for _ in range(failures_first):
+        after(gate, 0, 8)
+    visits = 0 if discount < 1 else failures_first
+    while bool(after(gate, 8, 8).open):
+        visits += 1
+    assert visits + 1 == closes_after
+
+
+def test_a_prompt_never_observed_is_judged_by_the_prior():
+    assert float(BetaGate(0.5, 3.0, 1.0)(ids(9), torch.zeros(1, 4)).confidence) == 0.75
+
+
+def test_two_groups_of_one_prompt_in_a_batch_are_one_visit():
+    gate = BetaGate(0.5, discount=0.5)
+    gate.observe(ids(1), ids(0), ids(4))
+    gate.observe(ids(1, 1), ids(4, 2), ids(4, 4))
+    # 1 + 0.5·0 + 6 over 2 + 0.5·4 + 8
+    assert float(gate(ids(1), torch.zeros(1, 4)).confidence) == pytest.approx(7 / 12)
+
+
+def test_failure_gate_counts_successes():
+    rewards = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    assert FailureGate(1)(ids(1, 2, 3), rewards).open.tolist() == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"threshold": 0.0}, "threshold must be in"),
+        ({"threshold": 1.5}, "threshold must be in"),
+        ({"threshold": 0.5, "prior_alpha": 0}, "prior must be positive"),
+        ({"threshold": 0.5, "discount": 1.5}, "discount must be in"),
+    ],
+)
+def test_nonsense_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        BetaGate(**arguments)
+
+
+def test_a_checkpoint_of_another_gate_is_refused():
+    beta = BetaGate(0.5)
+    with pytest.raises(ValueError, match="had another gate"):
+        beta.load_state_dict({})
+    with pytest.raises(ValueError, match=r"prior is \(1.0, 1.0\), but the checkpoint was written with \(2.0, 1.0\)"):
+        beta.load_state_dict(BetaGate(0.5, 2.0).state_dict())
+    with pytest.raises(ValueError, match="NeverGate keeps no state"):
+        NeverGate().load_state_dict(beta.state_dict())

@@ -1,0 +1,107 @@
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+import torch
+from conftest import make_group, make_prompts
+
+from hapo_lit.types import Experience, GateDecision
+
+
+def experience(group):
+    return Experience(
+        group=group,
+        advantages=torch.arange(group.rewards.numel(), dtype=torch.float32).reshape(group.rewards.shape),
+        token_weights=group.mask.float(),
+        decision=GateDecision(torch.ones(len(group.rewards), dtype=torch.bool), torch.rand(len(group.rewards))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("rewards", torch.zeros(2, 4), r"RolloutGroup.rewards has shape \(2, 4\), expected \(2, 3\)"),
+        ("mask", torch.zeros(2, 3, 6), r"RolloutGroup.mask has dtype torch.float32, expected torch.bool"),
+        ("prompt_ids", torch.zeros(2), r"prompt_ids has dtype torch.float32, expected torch.int64"),
+        ("present", [1], "RolloutGroup.present must be a tensor, got list"),
+        ("tokens", torch.zeros(2, 3), r"must be \[P, G, T\], got \(2, 3\)"),
+        ("behaviour_logprobs", torch.zeros(2, 3, 1), r"behaviour_logprobs has shape \(2, 3, 1\), expected \(2, 3, 6\)"),
+    ],
+)
+def test_a_malformed_group_is_refused_with_both_shapes(field, value, message):
+    group = make_group([[0, 1, 0], [0, 0, 0]], lengths=[[6, 2, 3], [1, 1, 1]])
+    with pytest.raises(ValueError, match=message):
+        replace(group, **{field: value})
+
+
+def test_prompt_batch_checks_answers_and_ranks():
+    prompts = make_prompts(make_group([[0, 1], [0, 0]]), [1, 1])
+    with pytest.raises(ValueError, match="3 entries for 2 prompts"):
+        replace(prompts, answers=("1", "2", "3"))
+    with pytest.raises(ValueError, match=r"must be \[P, S\] and \[P, T\]"):
+        replace(prompts, tokens=torch.zeros(2, dtype=torch.int64))
+
+
+def test_carriers_are_frozen_and_move_whole():
+    value = experience(make_group([[0, 1], [0, 0]]))
+    with pytest.raises(FrozenInstanceError):
+        value.advantages = value.advantages + 1
+    moved = value.to("meta")
+    assert moved.advantages.is_meta
+    assert moved.group.tokens.is_meta
+    assert moved.decision.open.is_meta
+    assert moved.old_logprobs is None
+
+
+def test_success_counts_leave_out_teachers_and_absent_rows():
+    group = make_group([[1, 1, 0, 1]], teacher=[[1, 0, 0, 0]], present=[[1, 1, 1, 0]])
+    successes, trials = group.success_counts()
+    assert (successes.tolist(), trials.tolist()) == ([1], [2])
+
+
+def test_verdicts_come_back_in_flattened_order_and_absent_rows_earn_nothing():
+    group = make_group([[0, 0], [0, 0]], present=[[1, 1], [1, 0]])
+    assert group.with_rewards(torch.tensor([1.0, 0.0, 0.0, 1.0])).rewards.tolist() == [[1, 0], [0, 0]]
+
+
+def test_rows_keep_each_response_beside_its_prompt_and_its_credit():
+    group = make_group([[0, 1, 0], [1, 0, 0]])
+    rows = experience(group).rows()
+    assert rows.size == 6
+    for row in range(6):
+        prompt, sample = divmod(row, 3)
+        assert torch.equal(rows.text.prompt_tokens[row], group.prompt_tokens[prompt])
+        assert torch.equal(rows.text.tokens[row], group.tokens[prompt, sample])
+        assert rows.advantages[row] == row
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 100])
+def test_split_loses_no_row_and_trims_only_padding(size):
+    rows = experience(make_group([[0, 1, 0], [1, 0, 0]], seed=3)).rows()
+    parts = list(rows.split(size))
+    assert sum(part.size for part in parts) == rows.size
+    assert all(part.size <= size for part in parts)
+    assert sum(float(part.token_weights.sum()) for part in parts) == pytest.approx(float(rows.token_weights.sum()))
+    for part in parts:
+        assert part.text.mask.any(0).all()
+        assert part.text.prompt_mask.any(0).all()
+    seen = sorted(float(advantage) for part in parts for advantage in part.advantages)
+    assert seen == sorted(rows.advantages.tolist())
+
+
+def test_split_of_no_rows_is_empty():
+    rows = experience(make_group([[0, 1]])).rows()
+    assert list(rows.select(torch.zeros(2, dtype=torch.bool)).split(4)) == []
+
+
+def test_every_field_of_every_carrier_is_documented():
+    import ast
+    import inspect
+
+    import hapo_lit.types as types
+
+    for node in ast.parse(inspect.getsource(types)).body:
+        if isinstance(node, ast.ClassDef) and node.name in ("PromptBatch", "RolloutGroup", "Experience", "Rows", "Text"):
+            for field, after in zip(node.body, node.body[1:], strict=False):
+                if isinstance(field, ast.AnnAssign):
+                    assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} has no docstring"
+    assert len(fields(Experience)) == 7
