@@ -82,11 +82,14 @@ def one_hot(index_P: Tensor, size: int) -> Tensor:
 
 
 def place_teacher(group: RolloutGroup, prompts: PromptBatch, at: Tensor) -> RolloutGroup:
-    """Write each prompt's teacher over the rows that ``at [P, G] bool`` marks; the group grows to the longer ``T``."""
-    width = max(group.tokens.shape[2], prompts.teacher_tokens.shape[1])
+    """Write each prompt's teacher over the rows that ``at [P, G] bool`` marks; ``T`` grows if a teacher is longer."""
+    if not at.any():
+        return group
+    longest = int(prompts.teacher_mask[at.any(1)].sum(1).max())
+    width = max(group.tokens.shape[2], longest)
 
     def wide(value: Tensor) -> Tensor:
-        return pad(value, (0, width - value.shape[-1]))
+        return pad(value[..., :width], (0, max(0, width - value.shape[-1])))
 
     def teacher(value: Tensor) -> Tensor:
         return wide(value)[:, None, :]

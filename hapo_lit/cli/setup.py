@@ -63,11 +63,16 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
 def _quieten() -> None:
     """Keep the terminal for what the run says: no tips, no bars for loading a file, no advice that does not apply."""
     transformers_logging.disable_progress_bar()
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-    warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    for message in (
+        ".*LeafSpec.*",
+        "Experiment logs directory .* exists and is not empty",
+        ".*does not have many workers.*",
+        "Using ModelCheckpoint with manual optimization",  # after the update is what we want
+        "You're resuming from a checkpoint that ended before",  # the datamodule resumes at the next batch
+    ):
+        warnings.filterwarnings("ignore", message=message)
 
 
 KEYS = {

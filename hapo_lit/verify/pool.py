@@ -44,7 +44,7 @@ class AlgebraPool:
         while waiting or busy:
             while waiting and len(busy) < self.workers:
                 index, task = waiting.pop()
-                worker = self._idle.pop() if self._idle else self._start()
+                worker = self._living()
                 worker.pipe.send(task)
                 busy[worker.pipe] = (worker, index, time.monotonic() + worker.allowance(self.seconds))
             nearest = min(deadline for _, _, deadline in busy.values())
@@ -68,7 +68,13 @@ class AlgebraPool:
         while self._idle:
             self._idle.pop().kill()
 
-    def _start(self) -> _Worker:
+    def _living(self) -> _Worker:
+        """An idle worker that still lives, else a new one."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.is_alive():
+                return worker
+            worker.kill()
         self._context.set_forkserver_preload(["math_verify"])
         return _Worker(self._context, self.memory_mib)
 

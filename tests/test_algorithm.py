@@ -1,0 +1,115 @@
+import pytest
+import torch
+from conftest import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
+
+from hapo_lit.advantages import GroupCentred, GroupNormalised
+from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.gates import AlwaysGate, BetaGate, NeverGate
+from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
+from hapo_lit.protocols import ALONE, Algorithm, Ranks
+from hapo_lit.weighting import TokenMean
+
+
+def hapo(rewards, gate, injector=None, size=None, advantage=None):
+    return Hapo(
+        group_size=size or len(rewards[0]),
+        engine=ScriptedEngine(make_group(rewards)),
+        verifier=ScriptedVerifier(rewards),
+        gate=gate,
+        injector=injector or ReplaceWorst(),
+        advantage=advantage or GroupNormalised(eps=0.0),
+        weighting=TokenMean(),
+    )
+
+
+def collect(algorithm, prompts, ranks=ALONE):
+    """The page runs with lambdas."""
+    return algorithm.collect(
+        prompts,
+        step=0,
+        decode=lambda group: [""] * group.rewards.numel(),
+        score=lambda group: {"old_logprobs": None, "reference_logprobs": None},
+        ranks=ranks,
+    )
+
+
+def test_algorithm_one_by_hand():
+    rewards = [[0, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    algorithm = hapo(rewards, BetaGate(0.2))
+    assert isinstance(algorithm, Algorithm)
+    experience = collect(algorithm, make_prompts(make_group(rewards), [1, 1, 1]))
+    # c = 1/6, 5/6, 2/6 against 0.2: only the first group is helped
+    assert experience.decision.open.tolist() == [True, False, False]
+    assert experience.decision.confidence.tolist() == pytest.approx([1 / 6, 5 / 6, 2 / 6])
+    assert experience.rollouts.rewards.tolist() == rewards
+    assert experience.group.rewards.tolist() == [[1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
+    assert experience.group.is_teacher.int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
+    assert experience.advantages.tolist() == [pytest.approx(row) for row in
+                                              ([1.5, -0.5, -0.5, -0.5], [0] * 4, [1.5, -0.5, -0.5, -0.5])]
+    assert float(experience.token_weights.sum()) == pytest.approx(1.0)
+
+
+def test_the_gate_learns_from_the_policys_answers_before_it_decides():
+    seen = []
+
+    class Witness(BetaGate):
+        def observe(self, prompt_ids, successes, trials):
+            seen.append(("observe", successes.tolist(), trials.tolist()))
+            super().observe(prompt_ids, successes, trials)
+
+        def __call__(self, prompt_ids, rewards):
+            seen.append(("decide",))
+            return super().__call__(prompt_ids, rewards)
+
+    rewards = [[0, 0], [1, 0]]
+    collect(hapo(rewards, Witness(0.8)), make_prompts(make_group(rewards), [1, 1]))
+    assert seen == [("observe", [0, 1], [2, 2]), ("decide",)]
+
+
+def test_counts_are_gathered_over_ranks_before_the_gate_learns_them():
+    rewards = [[0, 0], [1, 0]]
+    gate = BetaGate(0.5, discount=1.0)
+    both = Ranks(gather=lambda values: torch.cat([values, values]), mean=lambda value: value, most=lambda count: count)
+    collect(hapo(rewards, gate), make_prompts(make_group(rewards), [1, 1]), both)
+    assert gate.state_dict()["counts"].tolist() == [[0, 4], [2, 2]]
+
+
+def test_a_rejected_teacher_is_never_injected_even_by_an_open_gate():
+    rewards = [[0, 0], [0, 0]]
+    experience = collect(hapo(rewards, AlwaysGate()), make_prompts(make_group(rewards), [0, 1]))
+    assert experience.group.is_teacher.any(1).tolist() == [False, True]
+    assert (experience.advantages[0] == 0).all()
+
+
+def test_a_gate_that_never_opens_is_the_algorithm_without_a_teacher_bit_for_bit():
+    rewards = [[0, 1, 0], [0, 0, 0]]
+    prompts = make_prompts(make_group(rewards), [1, 1])
+    closed = collect(hapo(rewards, NeverGate(), ReplaceWorst()), prompts)
+    without = collect(hapo(rewards, AlwaysGate(), NoInjection()), prompts)
+    assert torch.equal(closed.advantages, without.advantages)
+    assert torch.equal(closed.token_weights, without.token_weights)
+    assert torch.equal(closed.group.tokens, without.group.tokens)
+
+
+def test_a_fixed_slot_samples_one_response_less():
+    rewards = [[1, 0, 0]]
+    experience = collect(hapo(rewards, AlwaysGate(), ReplaceSlot(), 4, GroupCentred()), make_prompts(make_group(rewards), [1]))
+    assert experience.rollouts.rewards.shape == (1, 3)
+    assert experience.advantages.tolist() == [[0.5, -0.5, -0.5, 0.5]]
+
+
+@pytest.mark.parametrize(("size", "injector"), [(1, NoInjection()), (0, ReplaceWorst()), (1, ReplaceSlot())])
+def test_a_group_of_one_is_refused(size, injector):
+    with pytest.raises(ValueError, match=f"group_size={size} leaves nothing to compare.*set group_size to 2"):
+        Hapo(size, None, None, NeverGate(), injector, GroupNormalised(), TokenMean())
+
+
+def test_supervised_learning_samples_nothing_and_drops_unusable_teachers():
+    prompts = make_prompts(make_group([[0], [0], [0]]), [1, 0, 1])
+    experience = collect(Supervised(TokenMean()), prompts)
+    assert experience.rollouts is None
+    assert experience.group.present[:, 0].tolist() == [True, False, True]
+    assert experience.advantages[:, 0].tolist() == [1, 0, 1]
+    assert float(experience.token_weights.sum()) == pytest.approx(1.0)
+    assert (experience.token_weights[1] == 0).all()
+    assert experience.rows().is_teacher.tolist() == [True, False, True]

@@ -1,0 +1,172 @@
+import json
+
+import pandas as pd
+import pytest
+import torch
+
+from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
+from hapo_lit.data.collate import collate, encode, fingerprint
+from hapo_lit.data.files import ProblemFiles
+from hapo_lit.data.problems import Problem
+from hapo_lit.data.prompts import ChatTemplate, PlainTemplate
+from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
+from hapo_lit.datamodule import MathDataModule
+from hapo_lit.verify.exact import ExactVerifier
+
+PROBLEMS = [
+    Problem("Compute 7-2.", r"7-2-0=05;\boxed{5}", "5"),
+    Problem("Compute 17-12.", r"\boxed{6}", "5"),
+    Problem("Compute 8-2.", "", "6"),
+    Problem("Compute 9-2.", r"9-2-0=07;" * 9 + r"\boxed{7}", "7"),
+]
+
+
+def encoded(tokenizer, check=None, **limits):
+    limits = {"max_prompt_tokens": 30, "max_response_tokens": 60, **limits}
+    return encode(PROBLEMS, tokenizer, PlainTemplate(), check or VerifiedTeachers(ExactVerifier()), **limits)
+
+
+def module(tokenizer, size=10, step=4, **settings):
+    source = Arithmetic([Level("-", 3)], size, 6, IndependentErrors(0.1), seed=0)
+    return MathDataModule(
+        source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), step, 30, 72, heldout_batch=4, **settings
+    )
+
+
+def test_teachers_that_are_wrong_missing_or_too_long_may_not_be_used(tokenizer):
+    assert [item.teacher_reward for item in encoded(tokenizer)] == [1.0, 0.0, 0.0, 0.0]
+    assert [item.teacher_reward for item in encoded(tokenizer, TrustedTeachers())] == [1.0, 1.0, 0.0, 0.0]
+    assert [bool(item.teacher_tokens) for item in encoded(tokenizer)] == [True, True, False, False]
+    assert encoded(tokenizer)[0].teacher_tokens[-1] == tokenizer.eos_token_id
+
+
+def test_long_prompts_are_dropped_and_none_left_is_an_error(tokenizer):
+    assert len(encoded(tokenizer, max_prompt_tokens=8)) == 3
+    with pytest.raises(ValueError, match="all 4 prompts are longer than 3 tokens"):
+        encoded(tokenizer, max_prompt_tokens=3)
+
+
+def test_prompts_are_padded_on_the_left_and_teachers_on_the_right(tokenizer):
+    batch = collate(encoded(tokenizer)[:2], tokenizer.pad_token_id)
+    assert batch.mask[:, -1].all()
+    assert batch.mask.sum(1).tolist() == [8, 10]
+    assert batch.teacher_mask[:, 0].all()
+    for row, problem in enumerate(PROBLEMS[:2]):
+        text = tokenizer.decode(batch.tokens[row][batch.mask[row]].tolist(), skip_special_tokens=True)
+        assert text == problem.problem + "\n"
+        assert tokenizer.decode(batch.teacher_tokens[row].tolist(), skip_special_tokens=True) == problem.solution
+    assert batch.prompt_ids.tolist() == [problem.prompt_id for problem in PROBLEMS[:2]]
+    assert batch.teacher_usable.tolist() == [True, False]
+
+
+def test_a_batch_without_any_teacher_still_has_a_shape(tokenizer):
+    batch = collate(encoded(tokenizer)[2:], tokenizer.pad_token_id)
+    assert batch.teacher_tokens.shape == (2, 1)
+    assert not batch.teacher_mask.any()
+
+
+def test_prompt_ids_depend_on_the_text_alone():
+    assert Problem("a", "x", "1").prompt_id == Problem(" a\n", "y", "2").prompt_id
+    assert Problem("a", "", "").prompt_id != Problem("b", "", "").prompt_id
+    assert 0 <= Problem("a", "", "").prompt_id < 2**63
+
+
+def test_templates(tokenizer):
+    assert tokenizer.decode(PlainTemplate("Q: {problem}").encode(tokenizer, "1")).endswith("1")
+    with pytest.raises(ValueError, match="no {problem} in it"):
+        PlainTemplate("Q:")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    ids = ChatTemplate(system="1").encode(tokenizer, "2")
+    assert tokenizer.decode(ids) == "1;2;="
+
+
+def test_every_epoch_is_a_permutation_of_its_own(tokenizer):
+    data = module(tokenizer, size=10, step=4)
+    ids = torch.cat([data.batch(index).prompt_ids for index in range(5)])  # two epochs of ten
+    first, second = ids[:10].tolist(), ids[10:].tolist()
+    assert sorted(first) == sorted(second)
+    assert len(set(first)) == 10
+    assert first != second
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_ranks_share_each_batch_without_overlap(tokenizer, world):
+    data = module(tokenizer)
+    for index in range(6):
+        shares = [data.batch(index, rank, world).prompt_ids.tolist() for rank in range(world)]
+        assert sorted(sum(shares, [])) == sorted(data.batch(index).prompt_ids.tolist())
+    with pytest.raises(ValueError, match="prompts_per_step=4 is not divisible by 3 processes"):
+        data.batch(0, 0, 3)
+
+
+def test_the_stream_goes_on_at_the_next_batch(tokenizer):
+    data = module(tokenizer)
+    stream = iter(data.train_dataloader())
+    seen = [next(stream).prompt_ids.tolist() for _ in range(7)]
+    data.consumed = 3
+    resumed = module(tokenizer)
+    resumed.load_state_dict(data.state_dict())
+    stream = iter(resumed.train_dataloader())
+    assert [next(stream).prompt_ids.tolist() for _ in range(4)] == seen[3:]
+
+
+def test_changed_data_is_refused_on_resume(tokenizer):
+    state = module(tokenizer).state_dict()
+    with pytest.raises(ValueError, match="training data changed since the checkpoint was written"):
+        module(tokenizer, size=11).load_state_dict(state)
+    with pytest.raises(ValueError, match=r"\(seed 0 then, 1 now\)"):
+        module(tokenizer, seed=1).load_state_dict(state)
+
+
+def test_heldout_comes_once_in_batches(tokenizer):
+    data = module(tokenizer)
+    sizes = [len(batch.answers) for batch in data.val_dataloader()]
+    assert sizes == [4, 2]
+    assert data.describe()["heldout_problems"] == 6
+    assert 0 < data.describe()["teacher_accepted"] <= 1
+
+
+def test_fingerprint_sees_every_field(tokenizer):
+    base = encoded(tokenizer)
+    for change in ({"answer": "9"}, {"teacher_reward": 0.5}, {"tokens": [1]}, {"prompt_id": 3}):
+        assert fingerprint([base[0]._replace(**change), *base[1:]]) != fingerprint(base)
+    assert fingerprint(base[::-1]) != fingerprint(base)
+
+
+# -- files
+
+
+def rows(*problems):
+    return [{"problem": p.problem, "solution": p.solution, "answer": p.answer} for p in problems]
+
+
+def written(path, records):
+    if path.suffix == ".parquet":
+        pd.DataFrame(records).to_parquet(path)
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_files_are_read_and_heldout_problems_leave_the_training_set(tmp_path, suffix):
+    train = written(tmp_path / f"train{suffix}", rows(*PROBLEMS, PROBLEMS[0]))
+    heldout = written(tmp_path / f"heldout{suffix}", rows(PROBLEMS[1]))
+    source = ProblemFiles(train, heldout)
+    assert source.train() == [PROBLEMS[0], *PROBLEMS[2:]]
+    assert source.heldout() == [PROBLEMS[1]]
+
+
+def test_bad_files_are_named(tmp_path):
+    good = written(tmp_path / "good.jsonl", rows(*PROBLEMS))
+    with pytest.raises(FileNotFoundError, match=r"'gone.jsonl' does not exist; set data.source.path"):
+        ProblemFiles("gone.jsonl", good)
+    with pytest.raises(ValueError, match="data.source.heldout_path is not set"):
+        ProblemFiles(good, None)
+    holes = written(tmp_path / "holes.jsonl", [*rows(PROBLEMS[0]), {"problem": "x", "solution": "y", "answer": None}])
+    with pytest.raises(ValueError, match=r"holes.jsonl, row 2: no text in column 'answer'"):
+        ProblemFiles(good, holes).heldout()
+    text = tmp_path / "data.txt"
+    text.write_text("")
+    with pytest.raises(ValueError, match="cannot tell the format of '.txt'"):
+        ProblemFiles(good, str(text)).heldout()

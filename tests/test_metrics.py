@@ -1,0 +1,49 @@
+import pytest
+import torch
+from conftest import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
+
+from hapo_lit.advantages import GroupNormalised
+from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.gates import FailureGate
+from hapo_lit.injectors import ReplaceWorst
+from hapo_lit.metrics import anneal_metrics, ratios
+from hapo_lit.protocols import ALONE
+from hapo_lit.weighting import TokenMean
+
+
+def collect(algorithm, prompts):
+    return algorithm.collect(prompts, 0, lambda group: [""] * group.rewards.numel(), lambda group: {}, ALONE)
+
+
+def test_a_step_by_hand():
+    rewards = [[0, 0], [1, 1], [1, 0], [0, 0]]
+    lengths = [[2, 2], [1, 3], [2, 2], [4, 4]]
+    group = make_group(rewards, lengths=lengths)
+    algorithm = Hapo(2, ScriptedEngine(group), ScriptedVerifier(rewards), FailureGate(1), ReplaceWorst(),
+                     GroupNormalised(), TokenMean())
+    metrics = anneal_metrics(collect(algorithm, make_prompts(group, [1, 1, 1, 0], teacher_length=6)))
+    assert metrics == {
+        "reward/mean": pytest.approx(3 / 8),
+        "gate/open_rate": 0.75,
+        "teacher/use": 0.5,  # the last group is open, but its teacher was rejected
+        "teacher/rows": 2.0,
+        "teacher/beside_success": 0.25,
+        "teacher/token_share": pytest.approx(12 / (6 + 2 + 4 + 2 + 6 + 8)),
+        "signal/all_wrong": 0.5,
+        "signal/all_right": 0.25,
+        "signal/flat_before": 0.75,
+        "signal/flat": 0.75,  # group 2 had one failure: replacing it flattens the group
+        "response/length": 20 / 8,
+        "response/truncated": 0.0,
+    }
+
+
+def test_a_supervised_step_has_no_rollout_metrics():
+    prompts = make_prompts(make_group([[0], [0]]), [1, 0])
+    assert anneal_metrics(collect(Supervised(TokenMean()), prompts)) == {
+        "teacher/use": 0.5, "teacher/rows": 1.0, "teacher/token_share": 1.0,
+    }
+
+
+def test_tallies_become_means_and_empty_ones_zero():
+    assert ratios({"a": torch.tensor([3.0, 2.0]), "b": torch.tensor([0.0, 0.0])}) == {"a": 1.5, "b": 0.0}

@@ -1,0 +1,280 @@
+"""The module on a tiny random policy: gradients, phases, resume.  Rewards come from a verifier that likes a digit."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from hapo_lit.advantages import GroupNormalised, SpareFailures
+from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
+from hapo_lit.data.prompts import PlainTemplate
+from hapo_lit.data.teachers import VerifiedTeachers
+from hapo_lit.datamodule import MathDataModule
+from hapo_lit.evaluation import Evaluator
+from hapo_lit.gates import AlwaysGate, BetaGate, NeverGate
+from hapo_lit.injectors import NoInjection, ReplaceWorst
+from hapo_lit.losses import ClippedSurrogate, k3
+from hapo_lit.module import HapoModule
+from hapo_lit.phases import Phase, Phases
+from hapo_lit.policy import token_logprobs
+from hapo_lit.rollout.hf import HFEngine
+from hapo_lit.schedules import Linear
+from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
+from hapo_lit.verify.exact import ExactVerifier
+from hapo_lit.weighting import TokenMean
+
+STEPS = 6
+
+
+class LikesSevens:
+    """A verifier that is satisfied by a 7 anywhere: about half of a random policy's answers have one."""
+
+    def __call__(self, responses, answers):
+        return torch.tensor([float("7" in response) for response in responses])
+
+    def metrics(self):
+        return {}
+
+
+class LikesNothing(LikesSevens):
+    def __call__(self, responses, answers):
+        return torch.zeros(len(responses))
+
+
+def hapo(gate=None, injector=None, verifier=None, advantage=None):
+    return Hapo(
+        group_size=4,
+        engine=HFEngine(12, seed=3),
+        verifier=verifier or LikesSevens(),
+        gate=gate or BetaGate(0.6, discount=0.5),
+        injector=injector or ReplaceWorst(),
+        advantage=advantage or GroupNormalised(),
+        weighting=TokenMean(),
+    )
+
+
+def phase(algorithm, teacher=None, steps=None, kl=0.0, fresh=True):
+    loss = ClippedSurrogate(teacher or UnitRatio(), kl_coefficient=kl)
+    return Phase(algorithm, loss, Linear(1e-2, 1e-3), steps, fresh)
+
+
+def module(policy, tokenizer, *phases, **settings):
+    named = {str(index): value for index, value in enumerate(phases)}
+    settings = {"max_grad_norm": 1.0, **settings}
+    return HapoModule(
+        policy,
+        tokenizer,
+        Phases(STEPS, named),
+        partial(torch.optim.AdamW, lr=0.1, betas=(0.9, 0.95), weight_decay=0.0),
+        {"greedy": Evaluator(HFEngine(12, 0.0), LikesSevens())},
+        **settings,
+    )
+
+
+def data(tokenizer):
+    source = Arithmetic([Level("-", 2)], 20, 6, IndependentErrors(0.1), seed=0)
+    return MathDataModule(source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), 4, 30, 40)
+
+
+def fit(built, datamodule, folder=None, steps=STEPS, resume=None, every=1):
+    callbacks = [ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)] if folder else []
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=steps,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=bool(folder),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+    )
+    trainer.fit(built, datamodule=datamodule, ckpt_path=resume, weights_only=False if resume else None)
+    return trainer
+
+
+def weights(built):
+    return torch.cat([parameter.detach().flatten() for parameter in built.policy.parameters()])
+
+
+def experience_of(built, tokenizer):
+    return built.collect(data(tokenizer).batch(0))
+
+
+def gradients(built, parts):
+    built.policy.zero_grad()
+    for rows in parts:
+        built.loss(rows).loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in built.policy.parameters()])
+
+
+def test_the_gradient_does_not_depend_on_the_split_nor_on_rows_that_cannot_contribute(make_policy, tokenizer):
+    built = module(make_policy().double(), tokenizer, phase(hapo()))
+    rows = experience_of(built, tokenizer).rows()
+    rows = rows._replace(advantages=torch.where(torch.arange(rows.size) % 3 == 0, 0.0, rows.advantages))
+    whole = gradients(built, [rows])
+    assert whole.abs().max() > 1e-3
+    contributing = rows.select(built.phase.loss.contributes(rows))
+    assert 0 < contributing.size < rows.size
+    for size in (1, 3, 5, 100):
+        torch.testing.assert_close(gradients(built, contributing.split(size)), whole, atol=1e-8, rtol=0)
+    silent = gradients(built, [rows.silenced(), rows])
+    torch.testing.assert_close(silent, whole, atol=1e-8, rtol=0)
+
+
+def test_without_signal_the_policy_and_the_optimiser_stay_exactly_as_they_are(make_policy, tokenizer):
+    policy = make_policy()
+    built = module(policy, tokenizer, phase(hapo(NeverGate(), verifier=LikesNothing())))
+    before = weights(built).clone()
+    trainer = fit(built, data(tokenizer))
+    assert torch.equal(weights(built), before)
+    assert built.step == STEPS
+    assert not trainer.optimizers[0].state
+
+
+def test_hapo_whose_gate_never_opens_is_grpo_bit_for_bit(make_policy, tokenizer):
+    runs = []
+    for gate, injector in ((NeverGate(), ReplaceWorst()), (AlwaysGate(), NoInjection())):
+        built = module(make_policy(), tokenizer, phase(hapo(gate, injector)))
+        before = weights(built).clone()
+        fit(built, data(tokenizer))
+        assert not torch.equal(weights(built), before)
+        runs.append(weights(built))
+    assert torch.equal(*runs)
+    built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate(), ReplaceWorst())))
+    fit(built, data(tokenizer))
+    assert not torch.equal(weights(built), runs[0])  # and the teacher makes a difference where it is let in
+
+
+def test_one_policy_gradient_step_by_hand(make_policy, tokenizer):
+    """Plain SGD on −Σ w·Â·log π with the engine's own rollouts, against the module's step."""
+    built = module(make_policy().double(), tokenizer, phase(hapo(NeverGate())), max_grad_norm=1e9)
+    rows = experience_of(built, tokenizer).rows()
+    text = rows.text
+    ids, mask = torch.cat([text.prompt_tokens, text.tokens], 1), torch.cat([text.prompt_mask, text.mask], 1)
+    logits = built.policy(input_ids=ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0))
+    width = text.tokens.shape[1]
+    logprobs = logits.logits[:, -width - 1 : -1].log_softmax(-1).gather(-1, text.tokens[..., None])[..., 0]
+    objective = (logprobs * rows.advantages[:, None] * text.mask).sum() / text.mask.sum()
+    built.policy.zero_grad()
+    (-objective).backward()
+    by_hand = torch.cat([parameter.grad.flatten() for parameter in built.policy.parameters()])
+    torch.testing.assert_close(gradients(built, [rows]), by_hand, atol=1e-7, rtol=1e-6)
+
+
+def test_several_updates_per_batch_use_the_policy_that_sampled(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(hapo(NeverGate())), updates_per_batch=3)
+    experience = experience_of(built, tokenizer)
+    reported = experience.rollouts.behaviour_logprobs
+    assert (experience.old_logprobs[..., : reported.shape[2]] - reported).abs().max() < 1e-4
+    once = module(make_policy(), tokenizer, phase(hapo(NeverGate())))
+    assert experience_of(once, tokenizer).old_logprobs is None
+    fit(built, data(tokenizer))
+    fit(once, data(tokenizer))
+    assert not torch.equal(weights(built), weights(once))
+
+
+def test_the_reference_policy_stays_where_training_began(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(hapo(), kl=0.5))
+    before = weights(built).clone()
+    fit(built, data(tokenizer))
+    reference = torch.cat([parameter.flatten() for parameter in built.reference.parameters()])
+    assert torch.equal(reference, before)
+    assert not torch.equal(weights(built), before)
+    assert module(make_policy(), tokenizer, phase(hapo())).reference is None
+
+
+def test_kl_alone_pulls_a_strayed_policy_back(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(hapo(NeverGate(), verifier=LikesNothing()), kl=1.0))
+    with torch.no_grad():
+        for parameter in built.policy.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.05)
+
+    def distance():
+        group = experience_of(built, tokenizer).rollouts
+        with torch.no_grad():
+            here, there = (token_logprobs(model, group.text())[0] for model in (built.policy, built.reference))
+        return float(k3(here, there).sum() / group.mask.sum())
+
+    before = distance()
+    fit(built, data(tokenizer))
+    assert distance() < 0.7 * before
+
+
+def test_supervised_learning_lowers_the_loss_on_teachers(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(Supervised(TokenMean()), NegativeLogLikelihood()))
+    rows = experience_of(built, tokenizer).rows()
+    before = float(built.loss(rows).loss.detach())
+    fit(built, data(tokenizer))
+    assert float(built.loss(rows).loss.detach()) < before - 0.3
+    assert built.experience.rollouts is None
+
+
+@pytest.mark.parametrize("fresh", [True, False])
+def test_a_phase_may_begin_with_a_fresh_optimiser(make_policy, tokenizer, fresh):
+    """With fresh moments Adam's first step after the change is the one of a new optimiser: its count is one."""
+    built = module(
+        make_policy(),
+        tokenizer,
+        phase(Supervised(TokenMean()), NegativeLogLikelihood(), steps=3),
+        phase(hapo(), fresh=fresh),
+    )
+    trainer = fit(built, data(tokenizer))
+    counts = {float(state["step"]) for state in trainer.optimizers[0].state.values()}
+    assert counts == {3.0 if fresh else 6.0}
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-2 + (1e-3 - 1e-2) * 2 / 3)
+
+
+def sequences():
+    return {
+        "hapo": lambda: [phase(hapo(advantage=SpareFailures(GroupNormalised())), kl=0.1)],
+        "warmup": lambda: [
+            phase(Supervised(TokenMean()), NegativeLogLikelihood(), steps=2),
+            phase(hapo(BetaGate(0.6, discount=0.9))),
+        ],
+    }
+
+
+@pytest.mark.parametrize("name", sequences())
+def test_stopping_at_any_step_and_resuming_is_the_same_run_to_the_bit(make_policy, tokenizer, tmp_path, name):
+    through = module(make_policy(), tokenizer, *sequences()[name](), updates_per_batch=2)
+    trainer = fit(through, data(tokenizer), tmp_path, every=2)  # two optimiser steps per batch
+    states = trainer.optimizers[0].state_dict()["state"]
+    for stop in range(1, STEPS):
+        resumed = module(make_policy(seed=9), tokenizer, *sequences()[name](), updates_per_batch=2)
+        if resumed.reference is not None:  # the reference is part of the checkpoint too
+            assert not torch.equal(next(resumed.reference.parameters()), next(through.reference.parameters()))
+        datamodule = data(tokenizer)
+        again = fit(resumed, datamodule, resume=tmp_path / f"step={stop}.ckpt")
+        assert resumed.step == STEPS
+        assert datamodule.consumed == STEPS
+        assert torch.equal(weights(resumed), weights(through))
+        assert str(resumed.phases.state_dict()) == str(through.phases.state_dict())
+        for index, state in again.optimizers[0].state_dict()["state"].items():
+            assert all(torch.equal(state[key], states[index][key]) for key in state)
+
+
+def test_a_foreign_checkpoint_is_refused(make_policy, tokenizer):
+    with pytest.raises(ValueError, match="not written by hapo_lit"):
+        module(make_policy(), tokenizer, phase(hapo())).on_load_checkpoint({})
+
+
+def test_greedy_training_is_refused(make_policy, tokenizer):
+    with pytest.raises(ValueError, match="training needs samples"):
+        module(make_policy(), tokenizer, phase(hapo()), temperature=0.0)
+
+
+def test_global_generators_are_not_drawn_from(make_policy, tokenizer):
+    built, datamodule = module(make_policy(), tokenizer, phase(hapo())), data(tokenizer)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    batch = datamodule.batch(0)
+    built.collect(batch)
+    built.evaluators["greedy"](built.policy, batch, 0, built.decode)
+    assert torch.equal(torch.get_rng_state(), state)

@@ -1,0 +1,42 @@
+import pytest
+
+from hapo_lit.algorithm import Supervised
+from hapo_lit.phases import Phase, Phases
+from hapo_lit.schedules import Constant, Linear
+from hapo_lit.weighting import TokenMean
+
+
+def phase(steps=None, rate=None, fresh=True):
+    return Phase(Supervised(TokenMean()), loss=None, learning_rate=rate or Constant(1.0), steps=steps, fresh_optimizer=fresh)
+
+
+def test_phases_follow_one_another_each_with_its_own_schedule():
+    first, second = phase(4, Linear(1.0, 0.0)), phase(rate=Linear(10.0, 0.0))
+    phases = Phases(14, {"first": first, "second": second})
+    assert [phases.at(step) for step in (0, 3, 4, 13)] == [first, first, second, second]
+    assert [phases.learning_rate(step) for step in (0, 1, 3, 4, 5, 13)] == pytest.approx([1, 0.75, 0.25, 10, 9, 1])
+    assert [step for step in range(14) if phases.begins_fresh(step)] == [4]
+
+
+def test_an_optimiser_may_go_on_across_phases():
+    phases = Phases(10, {"first": phase(4), "second": phase(fresh=False)})
+    assert not any(phases.begins_fresh(step) for step in range(10))
+
+
+@pytest.mark.parametrize(
+    "budgets", [(4,), (4, 4), (10, None), (12, None), (None, 4), (None, None), ()], ids=str
+)
+def test_budgets_that_do_not_add_up_are_refused(budgets):
+    with pytest.raises(ValueError, match="do not add up to steps=10"):
+        Phases(10, {str(index): phase(steps) for index, steps in enumerate(budgets)})
+
+
+@pytest.mark.parametrize("steps", ["ten", 0, 1.5])
+def test_steps_must_be_a_count(steps):
+    with pytest.raises(ValueError, match="whole number"):
+        Phases(steps, {"only": phase()})
+
+
+def test_state_of_another_sequence_is_refused():
+    with pytest.raises(ValueError, match="has 1 phases, this run has 2"):
+        Phases(10, {"first": phase(4), "second": phase()}).load_state_dict([{}])
