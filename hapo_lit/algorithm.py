@@ -28,7 +28,7 @@ from hapo_lit.protocols import (
     TokenWeighting,
     Verifier,
 )
-from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
+from hapo_lit.types import Experience, GateDecision, PromptBatch, ResumeError, RolloutGroup
 
 
 class Hapo:
@@ -91,6 +91,8 @@ class Hapo:
         return {"gate": self.gate.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "gate" not in state:
+            raise ResumeError("the checkpoint holds no gate: this phase of its run was supervised")
         self.gate.load_state_dict(state["gate"])
 
 
@@ -133,4 +135,4 @@ class Supervised:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state:
-            raise ValueError(f"supervised learning keeps no state, but the checkpoint holds {sorted(state)}")
+            raise ResumeError(f"supervised learning keeps no state, but the checkpoint holds {sorted(state)}")

@@ -14,7 +14,7 @@ from hapo_lit.data.collate import Encoded, collate, encode, fingerprint
 from hapo_lit.data.problems import ProblemSource
 from hapo_lit.data.prompts import Template
 from hapo_lit.data.teachers import TeacherCheck
-from hapo_lit.types import PromptBatch
+from hapo_lit.types import PromptBatch, ResumeError
 
 
 class MathDataModule(LightningDataModule):
@@ -120,7 +120,7 @@ class MathDataModule(LightningDataModule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, mine in (("fingerprint", fingerprint(self.train_set)), ("seed", self.seed)):
             if state[name] != mine:
-                raise ValueError(
+                raise ResumeError(
                     f"the training data changed since the checkpoint was written ({name} {state[name]} then, {mine} "
                     f"now): resume with the same data.* and seed, or start a new run"
                 )

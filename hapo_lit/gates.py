@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hapo_lit.types import GateDecision
+from hapo_lit.types import GateDecision, ResumeError
 
 
 class _Memoryless:
@@ -39,7 +39,7 @@ class _Memoryless:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if state:
-            raise ValueError(
+            raise ResumeError(
                 f"{type(self).__name__} keeps no state, but the checkpoint holds {sorted(state)}: it was written by "
                 f"another gate; resume with that gate"
             )
@@ -145,10 +145,10 @@ class BetaGate:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, mine in (("prior", (self.prior_alpha, self.prior_beta)), ("discount", self.discount)):
             if name not in state:
-                raise ValueError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")
+                raise ResumeError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")
             theirs = state[name]
             if theirs != mine:
-                raise ValueError(f"BetaGate {name} is {mine}, but the checkpoint was written with {theirs}")
+                raise ResumeError(f"BetaGate {name} is {mine}, but the checkpoint was written with {theirs}")
         rows = zip(state["prompt_ids"].tolist(), state["counts"].tolist(), strict=True)
         self._counts = {prompt: (won, lost) for prompt, (won, lost) in rows}
 

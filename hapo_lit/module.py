@@ -21,7 +21,7 @@ from hapo_lit.metrics import anneal_metrics, ratios
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.policy import token_logprobs
 from hapo_lit.protocols import ALONE, Ranks
-from hapo_lit.types import Experience, LossOutput, PromptBatch, RolloutGroup, Rows
+from hapo_lit.types import Experience, LossOutput, PromptBatch, ResumeError, RolloutGroup, Rows
 
 
 class HapoModule(LightningModule):
@@ -189,11 +189,17 @@ class HapoModule(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hapo"] = {"step": self.step, "phases": self.phases.state_dict()}
+        checkpoint["hapo"] = {"step": self.step, "steps": self.phases.steps, "phases": self.phases.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "hapo" not in checkpoint:
-            raise ValueError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
-        self.step = checkpoint["hapo"]["step"]
-        self.phases.load_state_dict(checkpoint["hapo"]["phases"])
+            raise ResumeError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
+        state = checkpoint["hapo"]
+        if state["step"] >= state["steps"]:
+            raise ResumeError(
+                f"that run is finished ({state['step']} of {state['steps']} steps): to train its policy further, start "
+                f"a new run with model.path=RUN/policy"
+            )
+        self.step = state["step"]
+        self.phases.load_state_dict(state["phases"])
 

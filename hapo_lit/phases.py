@@ -11,6 +11,7 @@ from typing import Any
 
 from hapo_lit.protocols import Algorithm, PolicyLoss
 from hapo_lit.schedules import Schedule
+from hapo_lit.types import ResumeError
 
 
 class Phase:
@@ -88,6 +89,6 @@ class Phases:
 
     def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
         if len(states) != len(self._phases):
-            raise ValueError(f"the checkpoint has {len(states)} phases, this run has {len(self._phases)}")
+            raise ResumeError(f"the checkpoint has {len(states)} phases, this run has {len(self._phases)}")
         for phase, state in zip(self._phases, states, strict=True):
             phase.algorithm.load_state_dict(state)

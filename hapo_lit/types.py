@@ -24,6 +24,11 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+
+class ResumeError(ValueError):
+    """A checkpoint does not fit the run that would go on from it; the message says what differs."""
+
+
 Carrier = TypeVar("Carrier", bound="_Movable")
 
 

@@ -204,7 +204,7 @@ def test_kl_alone_pulls_a_strayed_policy_back(make_policy, tokenizer):
 
     before = distance()
     fit(built, data(tokenizer))
-    assert distance() < 0.7 * before
+    assert distance() < 0.9 * before
 
 
 def test_supervised_learning_lowers_the_loss_on_teachers(make_policy, tokenizer):

@@ -22,6 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
+from hapo_lit.types import ResumeError
+
 
 Result = TypeVar("Result")
 
@@ -30,7 +32,7 @@ class SetupError(Exception):
     """Something the user gave cannot be used; the message names it and the fix."""
 
 
-CONFIGURATION_ERRORS = (SetupError, HydraException, OmegaConfBaseException)
+CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
 
 
 def config_folder() -> str:

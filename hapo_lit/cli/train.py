@@ -19,9 +19,11 @@ def main(config: DictConfig) -> float:
 
     if config.resume is not None and not Path(config.resume).is_file():
         raise SetupError(f"checkpoint {config.resume!r} does not exist; set resume to RUN/checkpoints/last.ckpt")
+    run = Path(config.paths.run)
+    if (run / "metrics.csv").exists():
+        raise SetupError(f"{run} already holds a run; choose another folder with hydra.run.dir")
     if config.model.path is None:
         config.model.path = str(cached_base_policy())
-    run = Path(config.paths.run)
     data, module, trainer = build(config, "data", "module", "trainer")
     with setting_up():
         data.setup()
