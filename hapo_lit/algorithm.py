@@ -62,6 +62,7 @@ class Hapo:
     @torch.no_grad()
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
         """Algorithm 1: turn prompts into credited experience."""
+        # fmt: off
         size = self.injector.rollouts(self.group_size)
         rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
         verdicts = self.verifier(decode(rollouts), prompts.answers_repeated(size))
@@ -78,6 +79,7 @@ class Hapo:
             rollouts=rollouts,
             **score(group),                                                            # 8  log π_old, log π_ref
         )
+        # fmt: on
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Let the engine sample from these weights."""

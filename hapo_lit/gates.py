@@ -157,9 +157,7 @@ def _decision(open_P: Tensor) -> GateDecision:
     return GateDecision(open=open_P, confidence=torch.ones_like(open_P, dtype=torch.float32))
 
 
-def _mean_below(
-    successes: np.ndarray, failures: np.ndarray, alpha: float, beta: float, threshold: float
-) -> np.ndarray:
+def _mean_below(successes: np.ndarray, failures: np.ndarray, alpha: float, beta: float, threshold: float) -> np.ndarray:
     """``(α + s) / (α + β + s + f) < γ`` elementwise, in integers scaled so that α, β and γ are whole."""
     a, b, gamma = (Fraction(str(value)).limit_denominator(10**6) for value in (alpha, beta, threshold))
     unit = lcm(a.denominator, b.denominator)

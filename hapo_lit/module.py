@@ -142,7 +142,7 @@ class HapoModule(LightningModule):
         text = group.text()
         chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
         scores = [token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks]
-        return torch.cat(scores).unflatten(0, group.rewards.shape)
+        return torch.cat(scores).reshape(group.tokens.shape)
 
     def decode(self, group: RolloutGroup) -> list[str]:
         """The ``P * G`` responses as text, without special tokens."""
@@ -182,10 +182,17 @@ class HapoModule(LightningModule):
     def ranks(self) -> Ranks:
         if self._trainer is None or self.trainer.world_size == 1:
             return ALONE
+
+        def gathered(values: Tensor) -> Tensor:
+            """``[world, ...]``."""
+            every = self.all_gather(values)
+            assert isinstance(every, Tensor)
+            return every
+
         return Ranks(
-            gather=lambda values: self.all_gather(values).flatten(0, 1),
-            mean=lambda value: self.all_gather(value).mean(),
-            most=lambda count: int(self.all_gather(torch.tensor(count, device=self.device)).max()),
+            gather=lambda values: gathered(values).flatten(0, 1),
+            mean=lambda value: gathered(value).mean(),
+            most=lambda count: int(gathered(torch.tensor(count, device=self.device)).max()),
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -202,4 +209,3 @@ class HapoModule(LightningModule):
             )
         self.step = state["step"]
         self.phases.load_state_dict(state["phases"])
-

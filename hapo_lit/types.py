@@ -35,9 +35,9 @@ Carrier = TypeVar("Carrier", bound="_Movable")
 class _Movable:
     """Gives a carrier ``.to(device)``; Lightning refuses to move a frozen dataclass that has none."""
 
-    def to(self: Carrier, device: torch.device | str, **kwargs: object) -> Carrier:
+    def to(self: Carrier, device: torch.device | str, non_blocking: bool = False) -> Carrier:
         moved = {
-            field.name: value.to(device, **kwargs)
+            field.name: value.to(device, non_blocking=non_blocking)
             for field in fields(self)  # type: ignore[arg-type]
             if isinstance(value := getattr(self, field.name), (Tensor, _Movable))
         }

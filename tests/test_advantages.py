@@ -73,7 +73,9 @@ def test_group_of_four_by_hand():
     assert credit(GroupNormalised(ddof=1, eps=0.0), [[1.0, 1, 0, 0]])[0].tolist() == pytest.approx(
         [sqrt(3) / 2] * 2 + [-sqrt(3) / 2] * 2
     )
-    assert credit(GroupNormalised(ddof=0, eps=0.5), [[1.0, 1, 0, 0]])[0].tolist() == pytest.approx([0.5] * 2 + [-0.5] * 2)
+    assert credit(GroupNormalised(ddof=0, eps=0.5), [[1.0, 1, 0, 0]])[0].tolist() == pytest.approx(
+        [0.5] * 2 + [-0.5] * 2
+    )
     assert credit(GroupCentred(), [[1.0, 1, 0, 0]])[0].tolist() == [0.5, 0.5, -0.5, -0.5]
     assert credit(LeaveOneOut(), [[1.0, 1, 0, 0]])[0].tolist() == pytest.approx([2 / 3] * 2 + [-2 / 3] * 2)
 

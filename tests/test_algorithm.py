@@ -44,8 +44,9 @@ def test_algorithm_one_by_hand():
     assert experience.rollouts.rewards.tolist() == rewards
     assert experience.group.rewards.tolist() == [[1, 0, 0, 0], [1, 1, 1, 1], [1, 0, 0, 0]]
     assert experience.group.is_teacher.int().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert experience.advantages.tolist() == [pytest.approx(row) for row in
-                                              ([1.5, -0.5, -0.5, -0.5], [0] * 4, [1.5, -0.5, -0.5, -0.5])]
+    assert experience.advantages.tolist() == [
+        pytest.approx(row) for row in ([1.5, -0.5, -0.5, -0.5], [0] * 4, [1.5, -0.5, -0.5, -0.5])
+    ]
     assert float(experience.token_weights.sum()) == pytest.approx(1.0)
 
 
@@ -93,7 +94,9 @@ def test_a_gate_that_never_opens_is_the_algorithm_without_a_teacher_bit_for_bit(
 
 def test_a_fixed_slot_samples_one_response_less():
     rewards = [[1, 0, 0]]
-    experience = collect(hapo(rewards, AlwaysGate(), ReplaceSlot(), 4, GroupCentred()), make_prompts(make_group(rewards), [1]))
+    experience = collect(
+        hapo(rewards, AlwaysGate(), ReplaceSlot(), 4, GroupCentred()), make_prompts(make_group(rewards), [1])
+    )
     assert experience.rollouts.rewards.shape == (1, 3)
     assert experience.advantages.tolist() == [[0.5, -0.5, -0.5, 0.5]]
 

@@ -12,9 +12,18 @@ def run(tmp_path):
     rows = [{"step": 0, "heldout/greedy": 0.1, "heldout/sampled": 0.05}]
     for step in range(1, 21):
         rows.append(
-            {"step": step, "teacher/use": 1 - step / 20, "teacher/rows": 2.0, "signal/flat_before": 0.5,
-             "signal/flat": 0.25, "rollout/tokens": 100.0, "time/rollout": 0.5, "time/verify": 0.1,
-             "time/update": 0.2, "time/step": 1.0}
+            {
+                "step": step,
+                "teacher/use": 1 - step / 20,
+                "teacher/rows": 2.0,
+                "signal/flat_before": 0.5,
+                "signal/flat": 0.25,
+                "rollout/tokens": 100.0,
+                "time/rollout": 0.5,
+                "time/verify": 0.1,
+                "time/update": 0.2,
+                "time/step": 1.0,
+            }
         )
         if step % 10 == 0:
             rows.append({"step": step, "heldout/greedy": step / 25, "heldout/sampled": step / 40})
@@ -26,12 +35,22 @@ def test_summary_by_hand(run, capsys):
     summary = summarise(run, {"teacher_accepted": 0.6})
     assert summary == json.loads((run / "summary.json").read_text())
     assert summary == {
-        "greedy_before": 0.1, "greedy_after": 0.8, "sampled_before": 0.05, "sampled_after": 0.5,
+        "greedy_before": 0.1,
+        "greedy_after": 0.8,
+        "sampled_before": 0.05,
+        "sampled_after": 0.5,
         "teacher_accepted": 0.6,
-        "teacher_use_first": pytest.approx((0.95 + 0.9) / 2), "teacher_use_last": pytest.approx(0.025),
-        "demonstrations": 40.0, "flat_before_last": 0.5, "flat_last": 0.25, "tokens_per_second": 200.0,
-        "seconds_rollout": 10.0, "seconds_verify": pytest.approx(2.0), "seconds_update": pytest.approx(4.0),
-        "seconds_step": 20.0, "steps": 20.0,
+        "teacher_use_first": pytest.approx((0.95 + 0.9) / 2),
+        "teacher_use_last": pytest.approx(0.025),
+        "demonstrations": 40.0,
+        "flat_before_last": 0.5,
+        "flat_last": 0.25,
+        "tokens_per_second": 200.0,
+        "seconds_rollout": 10.0,
+        "seconds_verify": pytest.approx(2.0),
+        "seconds_update": pytest.approx(4.0),
+        "seconds_step": 20.0,
+        "steps": 20.0,
     }
     assert set(summary) == set(LABELS)
     show(summary)

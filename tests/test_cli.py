@@ -19,9 +19,18 @@ from hapo_lit.cli import pretrain
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy import load_policy, load_tokenizer, new_policy
 
-SMALL = ["steps=4", "eval_every=2", "save_every=2", "data.source.train_size=12", "data.source.heldout_size=6", "data.source.levels.0.digits=2",
-         "data.source.levels.1.digits=3",
-         "prompts_per_step=4", "trainer.callbacks.0.save_top_k=-1", "max_response_tokens=40"]
+SMALL = [
+    "steps=4",
+    "eval_every=2",
+    "save_every=2",
+    "data.source.train_size=12",
+    "data.source.heldout_size=6",
+    "data.source.levels.0.digits=2",
+    "data.source.levels.1.digits=3",
+    "prompts_per_step=4",
+    "trainer.callbacks.0.save_top_k=-1",
+    "max_response_tokens=40",
+]
 ARGUMENTS = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]
 
 
@@ -30,7 +39,12 @@ def hapo(folder, *arguments, check=True):
     environment = {**os.environ, "HAPO_CACHE": str(folder / "cache"), "COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-m", "hapo_lit", *arguments],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=check,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=check,
     )
 
 
@@ -48,8 +62,16 @@ def trained(tmp_path_factory):
 def test_a_run_leaves_what_the_readme_promises(trained):
     folder, done = trained
     run = folder / "run"
-    for name in ("config.yaml", "metrics.csv", "summary.json", "anneal.png", "completions.jsonl", "policy/config.json",
-                 "checkpoints/last.ckpt", "checkpoints/step-4.ckpt"):
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+        "anneal.png",
+        "completions.jsonl",
+        "policy/config.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/step-4.ckpt",
+    ):
         assert (run / name).is_file(), name
     assert list(run.glob("tensorboard/events*"))
     assert "held-out accuracy, sampled, after" in done.stdout
@@ -130,8 +152,17 @@ def test_own_problems_from_a_file(trained):
     (folder / "train.jsonl").write_text("".join(row % (n, n - 1, n - 1) for n in range(2, 12)))
     (folder / "heldout.jsonl").write_text(row % (20, 19, 19))
     small = [item for item in SMALL if not item.startswith("data.")]
-    done = hapo(folder, "train", "model.path=./base", "data=files", "data.source.path=train.jsonl", "verifier=math",
-                "data.source.heldout_path=heldout.jsonl", *small, "hydra.run.dir=own")
+    done = hapo(
+        folder,
+        "train",
+        "model.path=./base",
+        "data=files",
+        "data.source.path=train.jsonl",
+        "verifier=math",
+        "data.source.heldout_path=heldout.jsonl",
+        *small,
+        "hydra.run.dir=own",
+    )
     assert (folder / "own/summary.json").is_file()
     assert "teacher solutions that may be used │ 100.0%" in " ".join(done.stdout.split())
 
@@ -140,8 +171,15 @@ def test_own_problems_from_a_file(trained):
 
 
 def little(cache, *overrides):
-    return composed("pretrain", "steps=2", "prompts_per_step=4", "data.source.train_size=16",
-                    "data.source.heldout_size=2", f"paths.cache={cache}", *overrides)
+    return composed(
+        "pretrain",
+        "steps=2",
+        "prompts_per_step=4",
+        "data.source.train_size=16",
+        "data.source.heldout_size=2",
+        f"paths.cache={cache}",
+        *overrides,
+    )
 
 
 def test_a_base_policy_is_built_once_and_named_by_its_recipe(tmp_path, capsys):

@@ -111,7 +111,7 @@ def test_presets_are_the_methods_they_name(base, tmp_path):
 def test_the_pretrain_door_builds(tmp_path):
     config = composed("pretrain", "data.source.train_size=8", "data.source.heldout_size=4")
     assert check_names(config) > 10
-    data, module, trainer = build(config, "data", "module", "trainer")
+    _, module, trainer = build(config, "data", "module", "trainer")
     assert trainer.max_epochs == 1
     assert sum(parameter.numel() for parameter in module.policy.parameters()) == 102_592
 

@@ -73,9 +73,11 @@ def test_prompt_ids_depend_on_the_text_alone():
 
 def test_templates(tokenizer):
     assert tokenizer.decode(PlainTemplate("Q: {problem}").encode(tokenizer, "1")).endswith("1")
-    with pytest.raises(ValueError, match="no {problem} in it"):
+    with pytest.raises(ValueError, match=r"no \{problem\} in it"):
         PlainTemplate("Q:")
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}={% endif %}"
+    )
     ids = ChatTemplate(system="1").encode(tokenizer, "2")
     assert tokenizer.decode(ids) == "1;2;="
 
@@ -94,7 +96,7 @@ def test_ranks_share_each_batch_without_overlap(tokenizer, world):
     data = module(tokenizer)
     for index in range(6):
         shares = [data.batch(index, rank, world).prompt_ids.tolist() for rank in range(world)]
-        assert sorted(sum(shares, [])) == sorted(data.batch(index).prompt_ids.tolist())
+        assert sorted(prompt for share in shares for prompt in share) == sorted(data.batch(index).prompt_ids.tolist())
     with pytest.raises(ValueError, match="prompts_per_step=4 is not divisible by 3 processes"):
         data.batch(0, 0, 3)
 
@@ -161,12 +163,12 @@ def test_bad_files_are_named(tmp_path):
     good = written(tmp_path / "good.jsonl", rows(*PROBLEMS))
     with pytest.raises(FileNotFoundError, match=r"'gone.jsonl' does not exist; set data.source.path"):
         ProblemFiles("gone.jsonl", good)
-    with pytest.raises(ValueError, match="data.source.heldout_path is not set"):
+    with pytest.raises(ValueError, match=r"data\.source\.heldout_path is not set"):
         ProblemFiles(good, None)
     holes = written(tmp_path / "holes.jsonl", [*rows(PROBLEMS[0]), {"problem": "x", "solution": "y", "answer": None}])
     with pytest.raises(ValueError, match=r"holes.jsonl, row 2: no text in column 'answer'"):
         ProblemFiles(good, holes).heldout()
     text = tmp_path / "data.txt"
     text.write_text("")
-    with pytest.raises(ValueError, match="cannot tell the format of '.txt'"):
+    with pytest.raises(ValueError, match=r"cannot tell the format of '\.txt'"):
         ProblemFiles(good, str(text)).heldout()

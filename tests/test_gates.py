@@ -38,7 +38,7 @@ def test_a_gate_fits_its_seam_and_is_pure(make):
     before = rewards.clone(), str(gate.state_dict())
     first, second = gate(ids(1, 2), rewards), gate(ids(1, 2), rewards)
     assert torch.equal(first.open, second.open)
-    assert (first.confidence >= 0).all() and (first.confidence <= 1).all()
+    assert ((first.confidence >= 0) & (first.confidence <= 1)).all()
     assert torch.equal(rewards, before[0])
     assert str(gate.state_dict()) == before[1]
     assert all(isinstance(value, float) for value in gate.metrics().values())

@@ -125,7 +125,9 @@ def test_stop_ids_end_a_response_and_belong_to_it(policy):
     group = engine(policy, stop_ids=[5, 6]).generate(prompt_batch(), 8, 0)
     for sample in (sample for prompt in responses(group) for sample in prompt):
         assert not {5, 6} & set(sample[:-1])
-    assert {s[-1] for p, f in zip(responses(group), group.finished, strict=True) for s, e in zip(p, f, strict=True) if e} <= {5, 6}
+    assert {
+        s[-1] for p, f in zip(responses(group), group.finished, strict=True) for s, e in zip(p, f, strict=True) if e
+    } <= {5, 6}
 
 
 def test_it_follows_weights_that_change_in_place(policy):

@@ -14,7 +14,8 @@ TEACHER = 23
 
 def snapshot(carrier):
     return {
-        field.name: value.clone() for field in fields(carrier)
+        field.name: value.clone()
+        for field in fields(carrier)
         if isinstance(value := getattr(carrier, field.name), torch.Tensor)
     }
 
@@ -47,7 +48,9 @@ def test_contract(make):
     if make is not NoInjection:
         at = after.is_teacher[1].nonzero().item()
         assert after.tokens[1, at].tolist() == [TEACHER] * 9
-        assert after.mask[1, at].all() and after.finished[1, at] and after.present[1, at]
+        assert after.mask[1, at].all()
+        assert after.finished[1, at]
+        assert after.present[1, at]
         assert (after.behaviour_logprobs[1, at] == 0).all()
 
 

@@ -107,7 +107,9 @@ def test_kl_is_added_on_policy_tokens_only():
 
 
 def test_gradcheck_through_everything():
-    batch = rows([1.0, -0.5, 0.7], old=[-1.0, -0.4, -2.0], reference=[-1.1, -0.9, -0.2], is_teacher=[False, False, True])
+    batch = rows(
+        [1.0, -0.5, 0.7], old=[-1.0, -0.4, -2.0], reference=[-1.1, -0.9, -0.2], is_teacher=[False, False, True]
+    )
     loss = ClippedSurrogate(ShapedRatio(), kl_coefficient=0.3)
     logprobs = torch.tensor([[-1.05], [-0.45], [-1.5]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: loss(x, batch).loss, logprobs)
@@ -123,8 +125,9 @@ def test_gradcheck_through_everything():
 )
 def test_rows_that_do_not_contribute_have_exactly_no_gradient(loss, expected):
     assert isinstance(loss, PolicyLoss)
-    batch = rows([1.0, 0.0, 0.0, 1.0], is_teacher=[False, False, True, False], weights=[0.5, 0.5, 0.5, 0.0],
-                 reference=[-1.0] * 4)
+    batch = rows(
+        [1.0, 0.0, 0.0, 1.0], is_teacher=[False, False, True, False], weights=[0.5, 0.5, 0.5, 0.0], reference=[-1.0] * 4
+    )
     assert loss.contributes(batch).tolist() == expected
     logprobs = of([0.5, 0.4, 0.3, 0.2])
     loss(logprobs, batch).loss.backward()

@@ -19,8 +19,15 @@ def test_a_step_by_hand():
     rewards = [[0, 0], [1, 1], [1, 0], [0, 0]]
     lengths = [[2, 2], [1, 3], [2, 2], [4, 4]]
     group = make_group(rewards, lengths=lengths)
-    algorithm = Hapo(2, ScriptedEngine(group), ScriptedVerifier(rewards), FailureGate(1), ReplaceWorst(),
-                     GroupNormalised(), TokenMean())
+    algorithm = Hapo(
+        2,
+        ScriptedEngine(group),
+        ScriptedVerifier(rewards),
+        FailureGate(1),
+        ReplaceWorst(),
+        GroupNormalised(),
+        TokenMean(),
+    )
     metrics = anneal_metrics(collect(algorithm, make_prompts(group, [1, 1, 1, 0], teacher_length=6)))
     assert metrics == {
         "reward/mean": pytest.approx(3 / 8),
@@ -41,7 +48,9 @@ def test_a_step_by_hand():
 def test_a_supervised_step_has_no_rollout_metrics():
     prompts = make_prompts(make_group([[0], [0]]), [1, 0])
     assert anneal_metrics(collect(Supervised(TokenMean()), prompts)) == {
-        "teacher/use": 0.5, "teacher/rows": 1.0, "teacher/token_share": 1.0,
+        "teacher/use": 0.5,
+        "teacher/rows": 1.0,
+        "teacher/token_share": 1.0,
     }
 
 

@@ -158,7 +158,9 @@ def test_one_policy_gradient_step_by_hand(make_policy, tokenizer):
     rows = experience_of(built, tokenizer).rows()
     text = rows.text
     ids, mask = torch.cat([text.prompt_tokens, text.tokens], 1), torch.cat([text.prompt_mask, text.mask], 1)
-    logits = built.policy(input_ids=ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0))
+    logits = built.policy(
+        input_ids=ids, attention_mask=mask.long(), position_ids=(mask.long().cumsum(1) - 1).clamp(min=0)
+    )
     width = text.tokens.shape[1]
     logprobs = logits.logits[:, -width - 1 : -1].log_softmax(-1).gather(-1, text.tokens[..., None])[..., 0]
     objective = (logprobs * rows.advantages[:, None] * text.mask).sum() / text.mask.sum()

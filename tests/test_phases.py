@@ -7,7 +7,9 @@ from hapo_lit.weighting import TokenMean
 
 
 def phase(steps=None, rate=None, fresh=True):
-    return Phase(Supervised(TokenMean()), loss=None, learning_rate=rate or Constant(1.0), steps=steps, fresh_optimizer=fresh)
+    return Phase(
+        Supervised(TokenMean()), loss=None, learning_rate=rate or Constant(1.0), steps=steps, fresh_optimizer=fresh
+    )
 
 
 def test_phases_follow_one_another_each_with_its_own_schedule():
@@ -23,9 +25,7 @@ def test_an_optimiser_may_go_on_across_phases():
     assert not any(phases.begins_fresh(step) for step in range(10))
 
 
-@pytest.mark.parametrize(
-    "budgets", [(4,), (4, 4), (10, None), (12, None), (None, 4), (None, None), ()], ids=str
-)
+@pytest.mark.parametrize("budgets", [(4,), (4, 4), (10, None), (12, None), (None, 4), (None, None), ()], ids=str)
 def test_budgets_that_do_not_add_up_are_refused(budgets):
     with pytest.raises(ValueError, match="do not add up to steps=10"):
         Phases(10, {str(index): phase(steps) for index, steps in enumerate(budgets)})

@@ -100,7 +100,13 @@ def test_every_field_of_every_carrier_is_documented():
     import hapo_lit.types as types
 
     for node in ast.parse(inspect.getsource(types)).body:
-        if isinstance(node, ast.ClassDef) and node.name in ("PromptBatch", "RolloutGroup", "Experience", "Rows", "Text"):
+        if isinstance(node, ast.ClassDef) and node.name in (
+            "PromptBatch",
+            "RolloutGroup",
+            "Experience",
+            "Rows",
+            "Text",
+        ):
             for field, after in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign):
                     assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} has no docstring"

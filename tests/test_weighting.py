@@ -33,7 +33,9 @@ def test_by_hand():
     group = make_group([[0, 1]], lengths=[[1, 3]])
     assert TokenMean()(group, alone)[0].tolist() == [[0.25, 0, 0], [0.25, 0.25, 0.25]]
     assert SequenceMean()(group, alone)[0].flatten().tolist() == pytest.approx([1 / 2, 0, 0, 1 / 6, 1 / 6, 1 / 6])
-    assert ConstantLength(6)(group, alone)[0].flatten().tolist() == pytest.approx([1 / 12, 0, 0, 1 / 12, 1 / 12, 1 / 12])
+    assert ConstantLength(6)(group, alone)[0].flatten().tolist() == pytest.approx(
+        [1 / 12, 0, 0, 1 / 12, 1 / 12, 1 / 12]
+    )
 
 
 @every_weighting
@@ -50,9 +52,7 @@ def test_two_ranks_average_to_the_global_batch(make):
     for half in halves:
         make()(half, lambda value: denominators.append(value) or value)
     mean = sum(denominators) / 2
-    parts = [
-        (make()(half, lambda _: mean) * loss).sum() for half, loss in zip(halves, losses.split(2), strict=True)
-    ]
+    parts = [(make()(half, lambda _: mean) * loss).sum() for half, loss in zip(halves, losses.split(2), strict=True)]
     assert float(sum(parts) / 2) == pytest.approx(float(whole), rel=1e-6)
 
 

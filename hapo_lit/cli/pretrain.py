@@ -38,7 +38,7 @@ def base_policy(config: DictConfig) -> Path:
     """
     OmegaConf.resolve(config)
     cache = Path(config.paths.cache)
-    recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [key for key in config if key != "paths"]))
+    recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(key) for key in config if key != "paths"]))
     name = "base-" + hashlib.blake2b(f"{__version__}\n{recipe}".encode(), digest_size=6).hexdigest()
     folder = cache / name
     if folder.is_dir():

@@ -24,7 +24,6 @@ from transformers.utils import logging as transformers_logging
 
 from hapo_lit.types import ResumeError
 
-
 Result = TypeVar("Result")
 
 
@@ -79,7 +78,18 @@ def _quieten() -> None:
 
 KEYS = {
     *("algorithm", "advantage", "data", "evaluators", "gate", "injector", "learning_rate", "loss", "model", "module"),
-    *("optim", "paths", "phases", "rollout", "teacher", "teacher_check", "teacher_errors", "trainer", "verifier", "weighting"),
+    *(
+        "optim",
+        "paths",
+        "phases",
+        "rollout",
+        "teacher",
+        "teacher_check",
+        "teacher_errors",
+        "trainer",
+        "verifier",
+        "weighting",
+    ),
     *("seed", "threads", "steps", "group_size", "prompts_per_step", "max_prompt_tokens", "max_response_tokens"),
     *("eval_every", "save_every", "resume"),
 }
@@ -118,10 +128,11 @@ def in_one_line(error: BaseException) -> str:
     if match := re.search(r"Could not find '(\w+)/([\w/-]+)' Available options in '\w+': (.*?) Config search", text):
         options = match[3].split()
         return f"there is no {match[1]}={match[2]}{_nearest(match[2], options)}; there are: {', '.join(options)}"
-    if match := re.search(r"got an unexpected keyword argument '(\w+)'", text):
-        if target := re.search(r"Error in call to target '([\w.]+)'", str(error)):
-            known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
-            return f"{target[1]} has no parameter {match[1]!r}{_nearest(match[1], known)}; it has: {', '.join(known)}"
+    unknown = re.search(r"got an unexpected keyword argument '(\w+)'", text)
+    if unknown and (target := re.search(r"Error in call to target '([\w.]+)'", str(error))):
+        known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
+        near = _nearest(unknown[1], known)
+        return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text
     return text

@@ -18,7 +18,10 @@ class ProblemFiles:
     """
 
     def __init__(self, path: str, heldout_path: str) -> None:
-        self.path, self.heldout_path = self._found(path, "data.source.path"), self._found(heldout_path, "data.source.heldout_path")
+        self.path, self.heldout_path = (
+            self._found(path, "data.source.path"),
+            self._found(heldout_path, "data.source.heldout_path"),
+        )
 
     def train(self) -> list[Problem]:
         kept = {problem.prompt_id for problem in self.heldout()}

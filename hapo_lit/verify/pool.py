@@ -48,8 +48,9 @@ class AlgebraPool:
                 worker.pipe.send(task)
                 busy[worker.pipe] = (worker, index, time.monotonic() + worker.allowance(self.seconds))
             nearest = min(deadline for _, _, deadline in busy.values())
-            for ready in wait(list(busy), max(0.0, nearest - time.monotonic())):
-                worker, index, _ = busy.pop(ready)  # type: ignore[index]
+            ready = wait(list(busy), max(0.0, nearest - time.monotonic()))
+            for pipe in [pipe for pipe in busy if pipe in ready]:
+                worker, index, _ = busy.pop(pipe)
                 code = worker.reply()
                 if code is None:
                     worker.kill()
@@ -157,4 +158,4 @@ def _repair_percent() -> None:
     from latex2sympy2_extended.gen.antlr4_9_3.PSParser import PSParser
 
     if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
-        PSParser.AtomContext.FUNC_GAMMA = lambda self: None
+        PSParser.AtomContext.FUNC_GAMMA = lambda _: None
