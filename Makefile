@@ -12,7 +12,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check hapo_lit tests
+	$(BIN)/ruff check hapo_lit tests benchmarks
 	$(BIN)/mypy
 
 $(VENV)/.installed: pyproject.toml

@@ -54,10 +54,15 @@ class Hapo:
                 f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "
                 f"set group_size to 2 or more (4 is the default)"
             )
+        gate.check(injector.rollouts(group_size))
         self.group_size = group_size
         self.engine, self.verifier = engine, verifier
         self.gate, self.injector = gate, injector
         self.advantage, self.weighting = advantage, weighting
+
+    @property
+    def teacher_stands_alone(self) -> bool:
+        return self.injector.teacher_stands_alone
 
     @torch.no_grad()
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
@@ -100,6 +105,8 @@ class Hapo:
 
 class Supervised:
     """Supervised fine-tuning on verified teachers: groups of one row, which nobody sampled, with advantage 1."""
+
+    teacher_stands_alone = False
 
     def __init__(self, weighting: TokenWeighting) -> None:
         self.weighting = weighting

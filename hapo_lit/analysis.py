@@ -10,11 +10,22 @@ import pandas as pd
 
 
 def read_run(run: Path | str) -> pd.DataFrame:
-    """``metrics.csv`` as one row per step; held-out accuracy stands on the step it was measured after."""
-    path = Path(run) / "metrics.csv"
+    """The metrics of a run, one row per step; held-out accuracy stands on the step it was measured after.
+
+    A resumed run has ``metrics_before.csv`` as well: see :func:`carry_over`.
+    """
+    path, before = Path(run) / "metrics.csv", Path(run) / "metrics_before.csv"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: {run} is not the folder of a run")
-    return pd.read_csv(path).groupby("step").first()
+    tables = [pd.read_csv(each) for each in (before, path) if each.is_file()]
+    return pd.concat(tables).groupby("step").first()
+
+
+def carry_over(old: Path | str, new: Path | str, step: int) -> None:
+    """Give a run that goes on from ``step`` of another one that run's metrics up to there, so that it reads whole."""
+    if (Path(old) / "metrics.csv").is_file():
+        table = read_run(old)
+        table[table.index <= step].to_csv(Path(new) / "metrics_before.csv")
 
 
 def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
@@ -32,7 +43,7 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
         if f"heldout/{name}" in table:
             measured = table[f"heldout/{name}"].dropna()
             summary |= {f"{name}_before": measured.iloc[0], f"{name}_after": measured.iloc[-1]}
-    summary["teacher_accepted"] = data["teacher_accepted"]
+    summary |= {name: data[name] for name in ("teacher_accuracy", "teacher_accepted")}
     summary["teacher_use_first"] = steps["teacher/use"].iloc[:tenth].mean()
     summary["teacher_use_last"] = steps["teacher/use"].iloc[-tenth:].mean()
     summary["demonstrations"] = steps["teacher/rows"].sum()
@@ -40,9 +51,9 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
         summary["flat_before_last"] = steps["signal/flat_before"].iloc[-tenth:].mean()
         summary["flat_last"] = steps["signal/flat"].iloc[-tenth:].mean()
         summary["tokens_per_second"] = steps["rollout/tokens"].sum() / steps["time/rollout"].sum()
-    for name in ("rollout", "verify", "update", "step"):
-        if f"time/{name}" in steps:
-            summary[f"seconds_{name}"] = steps[f"time/{name}"].sum()
+    for name in ("rollout", "verify", "update", "step", "evaluate"):
+        if f"time/{name}" in table:
+            summary[f"seconds_{name}"] = table[f"time/{name}"].sum()
     summary["steps"] = len(steps)
     plain = {name: float(value) for name, value in summary.items()}
     (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
@@ -54,7 +65,8 @@ LABELS = {
     "greedy_after": ("held-out accuracy, greedy, after", "{:.1%}"),
     "sampled_before": ("held-out accuracy, sampled, before", "{:.1%}"),
     "sampled_after": ("held-out accuracy, sampled, after", "{:.1%}"),
-    "teacher_accepted": ("teacher solutions that may be used", "{:.1%}"),
+    "teacher_accuracy": ("teacher accuracy", "{:.1%}"),
+    "teacher_accepted": ("problems whose teacher may be used", "{:.1%}"),
     "teacher_use_first": ("groups with a teacher, first 10 % of steps", "{:.1%}"),
     "teacher_use_last": ("groups with a teacher, last 10 % of steps", "{:.1%}"),
     "demonstrations": ("demonstrations consumed", "{:,.0f}"),
@@ -65,6 +77,7 @@ LABELS = {
     "seconds_verify": ("seconds in verification", "{:.1f}"),
     "seconds_update": ("seconds in updates", "{:.1f}"),
     "seconds_step": ("seconds in all training steps", "{:.1f}"),
+    "seconds_evaluate": ("seconds in held-out evaluation", "{:.1f}"),
     "steps": ("training steps", "{:.0f}"),
 }
 """Name in ``summary.json`` -> what it means, and how it is printed."""
@@ -98,7 +111,8 @@ def plot_anneal(run: Path | str, window: int = 15) -> Path:
     axes = figure.subplots()
     curves = {  # the Okabe-Ito colours, told apart by everyone
         "teacher/use": ("groups with a teacher", "#D55E00", "-"),
-        "signal/flat_before": ("groups without signal of their own", "#999999", "--"),
+        "signal/all_wrong": ("groups all wrong", "#000000", ":"),
+        "signal/flat_before": ("groups without signal: all wrong or all right", "#999999", "--"),
     }
     for name, (label, colour, style) in curves.items():
         if name in table:
@@ -113,7 +127,7 @@ def plot_anneal(run: Path | str, window: int = 15) -> Path:
             axes.plot(measured.index, measured, marker=marker, markersize=3.5, color=colour, label=label)
     axes.set(xlabel="training step", ylabel="%", ylim=(-2, 102), xlim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=2, frameon=False, fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2, frameon=False, fontsize=8.5)
     path = Path(run) / "anneal.png"
     figure.savefig(path, dpi=160)
     return path

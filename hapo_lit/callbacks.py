@@ -8,27 +8,40 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 
 class Progress(RichProgressBar):
     """A progress bar with reward, gate open rate and time left."""
 
+    def __init__(self) -> None:
+        super().__init__(theme=RichProgressBarTheme(metrics_text_delimiter=", ", metrics_format=".2f"))
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return "training"  # a run is one pass over an endless stream: epochs mean nothing here
+
+    def configure_columns(self, trainer: Trainer) -> list[Any]:
+        """Without the speed column, so that the metrics fit beside the bar in 80 columns."""
+        return list(super().configure_columns(trainer))[:-1]
+
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        metrics = super().get_metrics(trainer, pl_module)
+        metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
-        return dict(metrics)
+        return metrics
 
 
 class Completions(Callback):
     """Writes some groups as JSON lines: prompt, responses, who wrote them, verdicts, advantages.
 
     Args:
-        path: the file; lines are appended, so a resumed run goes on in it.
+        path: the file; lines are appended.
         every: steps between two records.
         prompts: groups per record.
     """
 
     def __init__(self, path: str, every: int, prompts: int = 4) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step, got {every}")
         self.path, self.every, self.prompts = Path(path), every, prompts
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -14,20 +14,26 @@ from hapo_lit.data.collate import Encoded, collate, encode, fingerprint
 from hapo_lit.data.problems import ProblemSource
 from hapo_lit.data.prompts import Template
 from hapo_lit.data.teachers import TeacherCheck
+from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch, ResumeError
+
+TEACHER_SAMPLE = 1000
+"""How many teacher solutions are judged for the report."""
 
 
 class MathDataModule(LightningDataModule):
     """Streams training prompts for ever and held-out prompts once.
 
-    Batch ``k`` is a function of the seed and ``k`` alone: each epoch is its own permutation, and a batch may straddle
-    two epochs.  So the position is one number, and nothing that was prefetched can be lost.
+    Batch ``k`` is a function of the seed and ``k`` alone, so the position is one number and nothing that was
+    prefetched can be lost.  Each epoch is a permutation of its own; what does not fill a batch at its end waits for
+    another epoch, so that no prompt occurs twice in a batch.
 
     Args:
         source: where problems come from.
         tokenizer: the policy's.
         template: how a problem becomes a prompt.
         teacher_check: judges teachers once, before training; what it rejects is never injected.
+        verifier: the policy's; here it only measures the teacher for :meth:`describe`.
         prompts_per_step: P over all ranks.
         max_prompt_tokens, max_response_tokens: limits; the latter is the engine's.
         heldout_batch: held-out prompts per batch.
@@ -40,6 +46,7 @@ class MathDataModule(LightningDataModule):
         tokenizer: Any,
         template: Template,
         teacher_check: TeacherCheck,
+        verifier: Verifier,
         prompts_per_step: int,
         max_prompt_tokens: int,
         max_response_tokens: int,
@@ -48,9 +55,11 @@ class MathDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.source, self.tokenizer, self.template = source, tokenizer, template
-        self.teacher_check = teacher_check
+        self.teacher_check, self.verifier = teacher_check, verifier
         self.prompts_per_step, self.heldout_batch = prompts_per_step, heldout_batch
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
+        if prompts_per_step < 1:
+            raise ValueError(f"prompts_per_step must be at least 1, got {prompts_per_step}")
         self.seed = seed
         self.consumed = 0
         """Batches that training has used up; ``HapoModule`` counts them, since a loader may run ahead."""
@@ -62,8 +71,13 @@ class MathDataModule(LightningDataModule):
         if self._train is None:
             problems = self.source.train()
             self._train = self._encoded(problems)
+            if len(self._train) < self.prompts_per_step:
+                raise ValueError(
+                    f"prompts_per_step={self.prompts_per_step}, but there are only {len(self._train)} training "
+                    f"problems; lower the one or bring more of the other"
+                )
             self._heldout = self._encoded(self.source.heldout())
-            self._dropped = len(problems) - len(self._train)
+            self._solved = [problem for problem in problems if problem.solution][:TEACHER_SAMPLE]
 
     def _encoded(self, problems: Any) -> list[Encoded]:
         return encode(
@@ -83,12 +97,16 @@ class MathDataModule(LightningDataModule):
         return self._train
 
     def describe(self) -> dict[str, float]:
-        """Sizes, and the share of training problems whose teacher may be used."""
+        """Sizes, the share of teacher solutions that are right, and of training problems whose teacher may be used.
+
+        The teacher's accuracy is measured on at most :data:`TEACHER_SAMPLE` solutions, believed or not.
+        """
         train = self.train_set
+        right = self.verifier([p.solution for p in self._solved], [p.answer for p in self._solved])
         return {
             "train_problems": len(train),
             "heldout_problems": len(self._heldout),
-            "dropped_long_prompts": self._dropped,
+            "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
             "teacher_accepted": sum(item.teacher_reward > 0 for item in train) / len(train),
         }
 
@@ -106,13 +124,11 @@ class MathDataModule(LightningDataModule):
         train = self.train_set
         if self.prompts_per_step % world:
             raise ValueError(f"prompts_per_step={self.prompts_per_step} is not divisible by {world} processes")
-        slots = range(index * self.prompts_per_step + rank, (index + 1) * self.prompts_per_step, world)
-        orders = {epoch: self._order(epoch, len(train)) for epoch in {slot // len(train) for slot in slots}}
-        chosen = [train[orders[slot // len(train)][slot % len(train)]] for slot in slots]
-        return collate(chosen, self.tokenizer.pad_token_id)
-
-    def _order(self, epoch: int, size: int) -> np.ndarray:
-        return np.random.default_rng((self.seed, epoch)).permutation(size)
+        epoch, within = divmod(index, len(train) // self.prompts_per_step)
+        order = np.random.default_rng((self.seed, epoch)).permutation(len(train))
+        first = within * self.prompts_per_step
+        chosen = order[first + rank : first + self.prompts_per_step : world]
+        return collate([train[position] for position in chosen], self.tokenizer.pad_token_id)
 
     def state_dict(self) -> dict[str, Any]:
         return {"consumed": self.consumed, "fingerprint": fingerprint(self.train_set), "seed": self.seed}

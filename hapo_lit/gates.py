@@ -28,6 +28,9 @@ from hapo_lit.types import GateDecision, ResumeError
 class _Memoryless:
     """The empty memory of gates that look at nothing but the group in front of them."""
 
+    def check(self, trials: int) -> None:
+        """Always and never are what these gates are for."""
+
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         """Nothing to remember."""
 
@@ -68,6 +71,13 @@ class FailureGate(_Memoryless):
     def __init__(self, max_successes: int = 0) -> None:
         self.max_successes = max_successes
 
+    def check(self, trials: int) -> None:
+        if not 0 <= self.max_successes < trials:
+            raise ValueError(
+                f"gate.max_successes={self.max_successes} with {trials} rollouts per group: the gate could never "
+                f"{'open' if self.max_successes < 0 else 'close'}; set it between 0 and {trials - 1}"
+            )
+
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         return _decision((rewards > 0).sum(1) <= self.max_successes)
 
@@ -82,6 +92,7 @@ class BetaGate:
         prior_beta: b0 > 0, prior failures.
         discount: λ in [0, 1], what is left of a prompt's old counts when it is visited again.  0 = only the current
             group counts (the paper); 1 = the full history.
+        allow_degenerate: True = accept a threshold at which the gate can never open or never close.
 
     The counts after ``observe`` are ``λ · old + (S, n − S)``; ``__call__`` decides from them, so the posterior always
     includes the current group.  A prompt that was never observed is judged by the prior.  One call of ``observe`` is
@@ -89,7 +100,12 @@ class BetaGate:
     """
 
     def __init__(
-        self, threshold: float, prior_alpha: float = 1.0, prior_beta: float = 1.0, discount: float = 0.0
+        self,
+        threshold: float,
+        prior_alpha: float = 1.0,
+        prior_beta: float = 1.0,
+        discount: float = 0.0,
+        allow_degenerate: bool = False,
     ) -> None:
         if not 0 < threshold <= 1:
             raise ValueError(f"gate threshold must be in (0, 1], got {threshold}")
@@ -99,8 +115,26 @@ class BetaGate:
             raise ValueError(f"gate discount must be in [0, 1], got {discount}")
         self.threshold, self.discount = threshold, discount
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
+        self.allow_degenerate = allow_degenerate
         self._counts: dict[int, tuple[float, float]] = {}
         """prompt id -> discounted (successes, failures)"""
+
+    def check(self, trials: int) -> None:
+        """The posterior mean lies between a0/(a0+b0+n) and (a0+n)/(a0+b0+n), with n = trials/(1−λ) in the long run."""
+        if self.allow_degenerate or self.discount == 1:
+            return
+        mass = trials / (1 - self.discount)
+        total = self.prior_alpha + self.prior_beta + mass
+        low, high = self.prior_alpha / total, (self.prior_alpha + mass) / total
+        never = {True: "open", False: "close"}
+        extremes = np.array([0.0, mass]), np.array([mass, 0.0])
+        worst, best = _mean_below(*extremes, self.prior_alpha, self.prior_beta, self.threshold)
+        if not worst or best:
+            raise ValueError(
+                f"gate.threshold={self.threshold} with {trials} rollouts per group: the posterior mean lies between "
+                f"{low:.4g} and {high:.4g}, so the gate could never {never[not worst]}; set the threshold above "
+                f"{low:.4g} and at most {high:.4g}, change group_size or the prior, or set gate.allow_degenerate=true"
+            )
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         ids, visit = np.unique(prompt_ids.cpu().numpy(), return_inverse=True)

@@ -18,6 +18,8 @@ from hapo_lit.types import PromptBatch, RolloutGroup
 class NoInjection:
     """Leaves every group alone."""
 
+    teacher_stands_alone = False
+
     def rollouts(self, group_size: int) -> int:
         return group_size
 
@@ -31,6 +33,8 @@ class ReplaceWorst:
     The paper leaves ties open.  The first of the tied rollouts goes: samples of one prompt are exchangeable, so that
     is a uniform choice among them, and it needs no random number.
     """
+
+    teacher_stands_alone = False
 
     def rollouts(self, group_size: int) -> int:
         return group_size
@@ -48,6 +52,8 @@ class ReplaceSlot:
     teacher the place stays empty: an absent row.
     """
 
+    teacher_stands_alone = False
+
     def rollouts(self, group_size: int) -> int:
         return group_size - 1
 
@@ -58,7 +64,12 @@ class ReplaceSlot:
 
 
 class ReplaceGroup:
-    """The teacher alone: its row stays, the rollouts leave the loss (HPT, arXiv 2509.04419)."""
+    """The teacher alone: its row stays, the rollouts leave the loss (HPT, arXiv 2509.04419).
+
+    A row without a group has no advantage, so this goes with ``NegativeLogLikelihood`` only.
+    """
+
+    teacher_stands_alone = True
 
     def rollouts(self, group_size: int) -> int:
         return group_size

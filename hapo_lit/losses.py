@@ -87,7 +87,7 @@ class ClippedSurrogate:
             "loss/ratio_mean": _tally(ratio, on_policy),
         }
         if rows.reference_logprobs is not None:
-            kl = torch.where(is_teacher, 0.0, self.kl(logprobs, rows.reference_logprobs))
+            kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs)
             loss = loss + self.kl_coefficient * (kl * rows.token_weights).sum()
             metrics["loss/kl"] = _tally(kl, on_policy)
         return LossOutput(loss, metrics)

@@ -56,6 +56,11 @@ class HapoModule(LightningModule):
         self.automatic_optimization = False
         if temperature <= 0:
             raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
+        if max_grad_norm <= 0:
+            raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
+        for name, value in {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}.items():
+            if value < 1:
+                raise ValueError(f"module.{name} must be at least 1, got {value}")
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases):
@@ -145,20 +150,24 @@ class HapoModule(LightningModule):
         return torch.cat(scores).reshape(group.tokens.shape)
 
     def decode(self, group: RolloutGroup) -> list[str]:
-        """The ``P * G`` responses as text, without special tokens."""
-        rows = zip(group.tokens.flatten(0, 1).tolist(), group.mask.flatten(0, 1).sum(1).tolist(), strict=True)
-        texts: list[str] = self.tokenizer.batch_decode(
-            [tokens[:length] for tokens, length in rows], skip_special_tokens=True
-        )
+        """The ``P * G`` responses as text, without the token that ended them.
+
+        Other special tokens stay visible: an answer with padding in its middle is not the answer.
+        """
+        lengths = group.mask.flatten(0, 1).sum(1) - group.finished.flatten().long()
+        rows = zip(group.tokens.flatten(0, 1).tolist(), lengths.tolist(), strict=True)
+        texts: list[str] = self.tokenizer.batch_decode([tokens[:length] for tokens, length in rows])
         return texts
 
     # -- held-out accuracy ---------------------------------------------------------------------------------------
 
     def validation_step(self, batch: PromptBatch, batch_index: int) -> None:
+        started = time.perf_counter()
         self.log("step", float(self.step), batch_size=1, reduce_fx="max")  # where loggers put what stands beside it
         for name, evaluator in self.evaluators.items():
             accuracy = evaluator(self.policy, batch, self.step, self.decode).mean()
-            self.log(f"heldout/{name}", accuracy, batch_size=len(batch.answers), on_epoch=True, sync_dist=True)
+            self.log(f"heldout/{name}", accuracy, batch_size=len(batch.answers), on_epoch=True)
+        self.log("time/evaluate", time.perf_counter() - started, batch_size=1, on_epoch=True, reduce_fx="sum")
 
     # -- optimiser, ranks, checkpoint ----------------------------------------------------------------------------
 
@@ -196,16 +205,16 @@ class HapoModule(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hapo"] = {"step": self.step, "steps": self.phases.steps, "phases": self.phases.state_dict()}
+        checkpoint["hapo"] = {"step": self.step, "phases": self.phases.state_dict()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "hapo" not in checkpoint:
             raise ResumeError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
         state = checkpoint["hapo"]
-        if state["step"] >= state["steps"]:
+        self.phases.load_state_dict(state["phases"])
+        self.step = state["step"]
+        if self.step >= self.phases.steps:
             raise ResumeError(
-                f"that run is finished ({state['step']} of {state['steps']} steps): to train its policy further, start "
+                f"that run is finished (step {self.step} of {self.phases.steps}): to train its policy further, start "
                 f"a new run with model.path=RUN/policy"
             )
-        self.step = state["step"]
-        self.phases.load_state_dict(state["phases"])

@@ -6,7 +6,7 @@ own learning-rate schedule, over its own steps, and says whether it starts with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hapo_lit.protocols import Algorithm, PolicyLoss
@@ -33,6 +33,11 @@ class Phase:
         steps: int | None = None,
         fresh_optimizer: bool = True,
     ) -> None:
+        if algorithm.teacher_stands_alone and loss.teacher.needs_advantage:
+            raise ValueError(
+                f"{type(loss.teacher).__name__} weighs a teacher by its advantage, and this injector leaves it none: "
+                f"set teacher=nll or another injector"
+            )
         self.algorithm, self.loss = algorithm, loss
         self.learning_rate, self.steps = learning_rate, steps
         self.fresh_optimizer = fresh_optimizer
@@ -84,11 +89,16 @@ class Phases:
     def __iter__(self) -> Iterator[Phase]:
         return iter(self._phases)
 
-    def state_dict(self) -> list[dict[str, Any]]:
-        return [phase.algorithm.state_dict() for phase in self._phases]
+    def state_dict(self) -> dict[str, Any]:
+        algorithms = [phase.algorithm.state_dict() for phase in self._phases]
+        return {"bounds": [*self._starts, self.steps], "algorithms": algorithms}
 
-    def load_state_dict(self, states: Sequence[Mapping[str, Any]]) -> None:
-        if len(states) != len(self._phases):
-            raise ResumeError(f"the checkpoint has {len(states)} phases, this run has {len(self._phases)}")
-        for phase, state in zip(self._phases, states, strict=True):
-            phase.algorithm.load_state_dict(state)
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        bounds = [*self._starts, self.steps]
+        if state["bounds"] != bounds:
+            raise ResumeError(
+                f"the run of the checkpoint had phases that begin and end at steps {state['bounds']}, this one at "
+                f"{bounds}: learning rates would jump; resume with the same steps"
+            )
+        for phase, memory in zip(self._phases, state["algorithms"], strict=True):
+            phase.algorithm.load_state_dict(memory)

@@ -34,6 +34,7 @@ def load_policy(path: str, dtype: str = "float32", attention: str = "sdpa") -> P
     """
     _must_exist(path)
     model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
+    _check_head(model)
     return _without_dropout(model).train()
 
 
@@ -132,6 +133,20 @@ def _head_logprobs(head: nn.Module, hidden: Tensor, target: Tensor, temperature:
     with torch.no_grad():
         entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
     return logits.gather(-1, target[:, None]).squeeze(-1) - total, entropy
+
+
+@torch.no_grad()
+def _check_head(model: PreTrainedModel) -> None:
+    """Refuse models that change their logits after the output head (soft caps, scales): :func:`token_logprobs` does
+    not, so the policy would be trained on other probabilities than it samples from."""
+    tokens = torch.arange(1, 5, device=model.device)[None] % model.config.vocab_size
+    hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+    logits = model(input_ids=tokens, use_cache=False).logits
+    if not torch.allclose(model.get_output_embeddings()(hidden).float(), logits.float(), atol=1e-2, rtol=1e-2):
+        raise ValueError(
+            f"{model.config.model_type} models change their logits after the output head, which is not supported; "
+            f"choose another model.path (Qwen2, Llama and their like)"
+        )
 
 
 def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -31,7 +31,7 @@ ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, most=lambd
 """One process."""
 
 Decode = Callable[[RolloutGroup], list[str]]
-"""A group's ``P * G`` responses as text, without special tokens."""
+"""A group's ``P * G`` responses as text, without the token that ended them."""
 
 Score = Callable[[RolloutGroup], Mapping[str, Tensor | None]]
 """A group -> ``{"old_logprobs": ..., "reference_logprobs": ...}``, each ``[P, G, T]`` or None, without gradients."""
@@ -40,6 +40,9 @@ Score = Callable[[RolloutGroup], Mapping[str, Tensor | None]]
 @runtime_checkable
 class Gate(Protocol):
     """Decides *whether* to help, from what it remembers of the policy's successes."""
+
+    def check(self, trials: int) -> None:
+        """Raise ``ValueError`` if, with ``trials`` rollouts per group, the gate could never open or never close."""
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         """Learn on-policy counts ``[P]`` gathered over all ranks."""
@@ -58,6 +61,9 @@ class Gate(Protocol):
 @runtime_checkable
 class Injector(Protocol):
     """Decides *how* help is placed.  Groups whose gate is closed come back untouched."""
+
+    teacher_stands_alone: bool
+    """True = the teacher's row is left without a group to be compared with, hence without advantage."""
 
     def rollouts(self, group_size: int) -> int:
         """How many responses the policy samples for a group of ``group_size`` rows."""
@@ -100,6 +106,9 @@ class PolicyLoss(Protocol):
     needs_reference: bool
     """True = rows must carry reference log-probabilities."""
 
+    teacher: TeacherTerm
+    """What a teacher token adds."""
+
     def contributes(self, rows: Rows) -> Tensor:
         """``[N] bool``: False = the row's gradient is exactly zero, so that it need not run through the policy."""
 
@@ -138,6 +147,10 @@ class Verifier(Protocol):
 @runtime_checkable
 class Algorithm(Protocol):
     """Turns prompts into credited experience."""
+
+    @property
+    def teacher_stands_alone(self) -> bool:
+        """True = teacher rows come without an advantage."""
 
     def sync(self, policy: torch.nn.Module) -> None: ...
 

@@ -151,9 +151,12 @@ class RolloutGroup(_Movable):
         return self.present & ~self.is_teacher
 
     def with_rewards(self, rewards_N: Tensor) -> RolloutGroup:
-        """The same group with the verifier's ``P * G`` verdicts, which come in flattened ``[P, G]`` order."""
+        """The same group with the verifier's ``P * G`` verdicts, which come in flattened ``[P, G]`` order.
+
+        A response that never ended earns nothing, whatever it says: stopping is part of answering.
+        """
         rewards = rewards_N.reshape(self.rewards.shape).to(self.rewards)
-        return replace(self, rewards=torch.where(self.present, rewards, 0.0))
+        return replace(self, rewards=torch.where(self.present & self.finished, rewards, 0.0))
 
     def text(self) -> Text:
         """The ``P * G`` responses, each with its prompt."""

@@ -63,7 +63,7 @@ def test_the_gate_learns_from_the_policys_answers_before_it_decides():
             return super().__call__(prompt_ids, rewards)
 
     rewards = [[0, 0], [1, 0]]
-    collect(hapo(rewards, Witness(0.8)), make_prompts(make_group(rewards), [1, 1]))
+    collect(hapo(rewards, Witness(0.6)), make_prompts(make_group(rewards), [1, 1]))
     assert seen == [("observe", [0, 1], [2, 2]), ("decide",)]
 
 

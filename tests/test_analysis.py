@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from hapo_lit.analysis import LABELS, plot_anneal, read_run, show, summarise
+from hapo_lit.analysis import LABELS, carry_over, plot_anneal, read_run, show, summarise
 
 
 @pytest.fixture
@@ -32,13 +32,14 @@ def run(tmp_path):
 
 
 def test_summary_by_hand(run, capsys):
-    summary = summarise(run, {"teacher_accepted": 0.6})
+    summary = summarise(run, {"teacher_accuracy": 0.7, "teacher_accepted": 0.6})
     assert summary == json.loads((run / "summary.json").read_text())
     assert summary == {
         "greedy_before": 0.1,
         "greedy_after": 0.8,
         "sampled_before": 0.05,
         "sampled_after": 0.5,
+        "teacher_accuracy": 0.7,
         "teacher_accepted": 0.6,
         "teacher_use_first": pytest.approx((0.95 + 0.9) / 2),
         "teacher_use_last": pytest.approx(0.025),
@@ -52,7 +53,7 @@ def test_summary_by_hand(run, capsys):
         "seconds_step": 20.0,
         "steps": 20.0,
     }
-    assert set(summary) == set(LABELS)
+    assert set(summary) == set(LABELS) - {"seconds_evaluate"}
     show(summary)
     assert "80.0%" in capsys.readouterr().out
 
@@ -69,6 +70,19 @@ def test_the_figure_is_written(run):
     assert path == run / "anneal.png"
     assert path.read_bytes().startswith(b"\x89PNG")
     assert path.stat().st_size > 10_000
+
+
+def test_a_resumed_run_reads_whole(run, tmp_path):
+    new = tmp_path / "new"
+    new.mkdir()
+    carry_over(run, new, step=12)
+    rows = pd.read_csv(run / "metrics.csv")
+    rows[rows["step"] > 12].to_csv(new / "metrics.csv", index=False)
+    pd.testing.assert_frame_equal(read_run(new), read_run(run), check_like=True)
+    third = tmp_path / "third"
+    third.mkdir()
+    carry_over(new, third, step=15)
+    assert pd.read_csv(third / "metrics_before.csv")["step"].tolist() == list(range(16))
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):

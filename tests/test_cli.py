@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -15,6 +14,7 @@ from conftest import TINY
 from omegaconf import OmegaConf
 from test_config import composed
 
+from hapo_lit.analysis import read_run
 from hapo_lit.cli import pretrain
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy import load_policy, load_tokenizer, new_policy
@@ -112,8 +112,19 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     through = load_policy(str(folder / "run/policy")).state_dict()
     resumed = load_policy(str(folder / "resumed/policy")).state_dict()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
-    table = pd.read_csv(folder / "resumed/metrics.csv")
-    assert sorted(table["step"].unique()) == [3, 4]
+    whole, again = read_run(folder / "run"), read_run(folder / "resumed")
+    timeless = [column for column in whole if not column.startswith("time/")]
+    pd.testing.assert_frame_equal(again[timeless], whole[timeless])
+    counts = [json.loads((folder / run / "summary.json").read_text())["demonstrations"] for run in ("run", "resumed")]
+    assert counts == [16, 16]
+
+
+def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
+    folder, _ = trained
+    hapo(folder, "train", *ARGUMENTS, "eval_every=3", "hydra.run.dir=odd")
+    table = read_run(folder / "odd")
+    assert table["heldout/greedy"].dropna().index.tolist() == [0, 3, 4]
+    assert json.loads((folder / "odd/summary.json").read_text())["seconds_evaluate"] > 0
 
 
 @pytest.mark.parametrize(
@@ -121,8 +132,9 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     [
         (["gate=beta"], "it had another gate"),
         (["seed=1"], "training data changed since the checkpoint was written"),
-        (["experiment=sft_then_hapo", "phases.sequence.warmup.steps=2"], "has 1 phases, this run has 2"),
-        (["resume=run/checkpoints/last.ckpt"], "that run is finished (4 of 4 steps)"),
+        (["steps=9"], "begin and end at steps [0, 4], this one at [0, 9]"),
+        (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
+        (["resume=run/config.yaml"], "is damaged or no checkpoint of hapo_lit"),
         (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),
     ],
 )
@@ -164,7 +176,7 @@ def test_own_problems_from_a_file(trained):
         "hydra.run.dir=own",
     )
     assert (folder / "own/summary.json").is_file()
-    assert "teacher solutions that may be used │ 100.0%" in " ".join(done.stdout.split())
+    assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
 
 
 # -- the base policy
@@ -214,4 +226,3 @@ def test_a_base_policy_that_fails_leaves_nothing_under_its_name(tmp_path, monkey
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "hapo_lit", "--help"], capture_output=True, text=True, check=True)
     assert "usage: hapo VERB" in done.stdout
-    assert Path(__file__).exists()

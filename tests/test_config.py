@@ -79,10 +79,10 @@ def check_names(config):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_composes_and_builds(base, tmp_path, preset):
-    config = train(base, tmp_path, f"experiment={preset}", "data.source.train_size=8", "data.source.heldout_size=4")
+    config = train(base, tmp_path, f"experiment={preset}", "data.source.train_size=40", "data.source.heldout_size=4")
     assert check_names(config) > 10
     data, module, trainer = build(config, "data", "module", "trainer")
-    assert len(data.train_set) == 8
+    assert len(data.train_set) == 40
     assert trainer.limit_train_batches == config.steps == module.phases.steps
 
 
@@ -178,6 +178,18 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("data=files data.source.path=a.jsonl data.source.heldout_path=b.jsonl", "data file 'a.jsonl' does not exist"),
         ("max_prompt_tokens=3", "all 384 prompts are longer than 3 tokens"),
         ("rollout.temperature=0", "training needs samples"),
+        ("module.micro_batch_size=0", "module.micro_batch_size must be at least 1, got 0"),
+        ("module.updates_per_batch=0", "module.updates_per_batch must be at least 1, got 0"),
+        ("module.max_grad_norm=0", "would stop all learning"),
+        ("prompts_per_step=0", "prompts_per_step must be at least 1, got 0"),
+        ("prompts_per_step=500", "there are only 384 training problems"),
+        ("eval_every=0", "eval_every must be a whole number of at least 1, got 0"),
+        ("threads=0", "threads must be"),
+        ("seed=-1", "seed must be a whole number of at least 0, got -1"),
+        ("group_size=3", "the posterior mean lies between 0.2 and 0.8, so the gate could never open"),
+        ("injector=replace_group", "set teacher=nll or another injector"),
+        ("trainer=bare", "keep a CSVLogger in trainer.logger"),
+        ("trainer.devices=2", "set trainer.devices=1"),
         ("seed=[", "no viable alternative"),
     ],
 )

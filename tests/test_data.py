@@ -26,10 +26,18 @@ def encoded(tokenizer, check=None, **limits):
     return encode(PROBLEMS, tokenizer, PlainTemplate(), check or VerifiedTeachers(ExactVerifier()), **limits)
 
 
-def module(tokenizer, size=10, step=4, **settings):
-    source = Arithmetic([Level("-", 3)], size, 6, IndependentErrors(0.1), seed=0)
+def module(tokenizer, size=10, step=4, check=None, **settings):
     return MathDataModule(
-        source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), step, 30, 72, heldout_batch=4, **settings
+        Arithmetic([Level("-", 3)], size, 6, IndependentErrors(0.1), seed=0),
+        tokenizer,
+        PlainTemplate(),
+        check or VerifiedTeachers(ExactVerifier()),
+        ExactVerifier(),
+        step,
+        30,
+        72,
+        heldout_batch=4,
+        **settings,
     )
 
 
@@ -82,13 +90,19 @@ def test_templates(tokenizer):
     assert tokenizer.decode(ids) == "1;2;="
 
 
-def test_every_epoch_is_a_permutation_of_its_own(tokenizer):
+def test_every_epoch_is_a_permutation_of_its_own_and_no_prompt_comes_twice_in_a_batch(tokenizer):
     data = module(tokenizer, size=10, step=4)
-    ids = torch.cat([data.batch(index).prompt_ids for index in range(5)])  # two epochs of ten
-    first, second = ids[:10].tolist(), ids[10:].tolist()
-    assert sorted(first) == sorted(second)
-    assert len(set(first)) == 10
-    assert first != second
+    batches = [data.batch(index).prompt_ids.tolist() for index in range(40)]  # twenty epochs of two batches
+    for first, second in zip(batches[::2], batches[1::2], strict=True):
+        assert len({*first, *second}) == 8
+    assert batches[0] != batches[2]
+    counts = torch.tensor(sum(batches, [])).unique(return_counts=True)[1]  # noqa: RUF017
+    assert len(counts) == 10  # what waits at the end of one epoch comes in another
+
+
+def test_more_prompts_per_step_than_problems_is_an_error(tokenizer):
+    with pytest.raises(ValueError, match="prompts_per_step=11, but there are only 10 training problems"):
+        module(tokenizer, size=10, step=11).setup()
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
@@ -125,7 +139,13 @@ def test_heldout_comes_once_in_batches(tokenizer):
     sizes = [len(batch.answers) for batch in data.val_dataloader()]
     assert sizes == [4, 2]
     assert data.describe()["heldout_problems"] == 6
-    assert 0 < data.describe()["teacher_accepted"] <= 1
+
+
+def test_the_teacher_is_measured_whether_it_is_believed_or_not(tokenizer):
+    strict, trusting = module(tokenizer, 60).describe(), module(tokenizer, 60, check=TrustedTeachers()).describe()
+    assert strict["teacher_accuracy"] == trusting["teacher_accuracy"] == pytest.approx(strict["teacher_accepted"])
+    assert 0.5 < strict["teacher_accuracy"] < 0.9
+    assert trusting["teacher_accepted"] == 1.0
 
 
 def test_fingerprint_sees_every_field(tokenizer):
@@ -168,6 +188,11 @@ def test_bad_files_are_named(tmp_path):
     holes = written(tmp_path / "holes.jsonl", [*rows(PROBLEMS[0]), {"problem": "x", "solution": "y", "answer": None}])
     with pytest.raises(ValueError, match=r"holes.jsonl, row 2: no text in column 'answer'"):
         ProblemFiles(good, holes).heldout()
+    with pytest.raises(ValueError, match="every problem of .*good.jsonl is held out as well"):
+        ProblemFiles(good, good).train()
+    empty = written(tmp_path / "empty.jsonl", rows(Problem("x", "y", " ")))
+    with pytest.raises(ValueError, match=r"empty.jsonl, row 1: no text in column 'answer'"):
+        ProblemFiles(good, empty).heldout()
     text = tmp_path / "data.txt"
     text.write_text("")
     with pytest.raises(ValueError, match=r"cannot tell the format of '\.txt'"):

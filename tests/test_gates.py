@@ -151,6 +151,32 @@ def test_failure_gate_counts_successes():
 
 
 @pytest.mark.parametrize(
+    ("gate", "trials", "message"),
+    [
+        (BetaGate(0.2), 3, "between 0.2 and 0.8, so the gate could never open; set the threshold above 0.2"),
+        (BetaGate(0.8), 2, "between 0.25 and 0.75, so the gate could never close; .* and at most 0.75"),
+        (BetaGate(0.9), 8, None),
+        (BetaGate(0.91), 8, "never close"),
+        (BetaGate(0.1), 8, "never open"),
+        (BetaGate(0.1, discount=0.5), 8, None),  # sixteen in the long run
+        (BetaGate(0.1, allow_degenerate=True), 8, None),
+        (BetaGate(0.01, discount=1.0), 8, None),
+        (FailureGate(3), 4, None),
+        (FailureGate(4), 4, "never close; set it between 0 and 3"),
+        (FailureGate(-1), 4, "never open"),
+        (AlwaysGate(), 4, None),
+        (NeverGate(), 4, None),
+    ],
+)
+def test_gates_that_could_never_open_or_never_close_are_refused(gate, trials, message):
+    if message is None:
+        gate.check(trials)
+    else:
+        with pytest.raises(ValueError, match=message):
+            gate.check(trials)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"threshold": 0.0}, "threshold must be in"),

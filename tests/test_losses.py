@@ -80,6 +80,13 @@ def test_a_teacher_token_of_vanishing_probability_leaves_the_loss_finite():
     assert logprobs.grad.item() == -1.0
 
 
+def test_kl_on_a_teacher_token_of_vanishing_probability_leaves_gradients_finite():
+    logprobs = torch.tensor([[-900.0], [-1.0]], dtype=torch.float64, requires_grad=True)
+    batch = rows([1.0, 1.0], reference=[-1.0, -1.5], is_teacher=[True, False])
+    ClippedSurrogate(UnitRatio(), kl_coefficient=0.1)(logprobs, batch).loss.backward()
+    assert logprobs.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [(k1, log(0.5 / 0.25)), (k2, 0.5 * log(2) ** 2), (k3, 0.5 - 1 + log(2))],

@@ -78,7 +78,9 @@ def module(policy, tokenizer, *phases, **settings):
 
 def data(tokenizer):
     source = Arithmetic([Level("-", 2)], 20, 6, IndependentErrors(0.1), seed=0)
-    return MathDataModule(source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), 4, 30, 40)
+    return MathDataModule(
+        source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), ExactVerifier(), 4, 30, 40
+    )
 
 
 def fit(built, datamodule, folder=None, steps=STEPS, resume=None, every=1):

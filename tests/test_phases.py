@@ -1,8 +1,14 @@
 import pytest
 
-from hapo_lit.algorithm import Supervised
+from hapo_lit.advantages import GroupNormalised
+from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.gates import NeverGate
+from hapo_lit.injectors import ReplaceGroup, ReplaceWorst
+from hapo_lit.losses import ClippedSurrogate
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.schedules import Constant, Linear
+from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
+from hapo_lit.types import ResumeError
 from hapo_lit.weighting import TokenMean
 
 
@@ -38,5 +44,19 @@ def test_steps_must_be_a_count(steps):
 
 
 def test_state_of_another_sequence_is_refused():
-    with pytest.raises(ValueError, match="has 1 phases, this run has 2"):
-        Phases(10, {"first": phase(4), "second": phase()}).load_state_dict([{}])
+    phases = Phases(10, {"first": phase(4), "second": phase()})
+    phases.load_state_dict(phases.state_dict())
+    for other in (Phases(10, {"only": phase()}), Phases(12, {"first": phase(4), "second": phase()})):
+        with pytest.raises(ResumeError, match=r"begin and end at steps .* this one at \[0, 4, 10\]"):
+            phases.load_state_dict(other.state_dict())
+
+
+def test_a_teacher_alone_in_its_group_needs_a_term_without_advantage():
+    def pair(injector, teacher):
+        algorithm = Hapo(4, None, None, NeverGate(), injector, GroupNormalised(), TokenMean())
+        return Phase(algorithm, ClippedSurrogate(teacher), Constant(1.0))
+
+    pair(ReplaceGroup(), NegativeLogLikelihood())
+    pair(ReplaceWorst(), UnitRatio())
+    with pytest.raises(ValueError, match="UnitRatio weighs a teacher by its advantage.*set teacher=nll"):
+        pair(ReplaceGroup(), UnitRatio())

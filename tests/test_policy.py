@@ -96,6 +96,13 @@ def test_a_saved_tokenizer_reads_text_as_before(tmp_path, policy, tokenizer):
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), policy.parameters(), strict=True))
 
 
+def test_models_that_change_their_logits_after_the_head_are_refused(tmp_path, make_policy):
+    capped = make_policy("gemma2", head_dim=16, final_logit_softcapping=1.0)
+    capped.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="gemma2 models change their logits after the output head"):
+        load_policy(str(tmp_path))
+
+
 def test_a_missing_folder_is_named():
     with pytest.raises(FileNotFoundError, match=r"'/no/such/folder' does not exist; set model.path"):
         load_policy("/no/such/folder")

@@ -63,6 +63,12 @@ def test_verdicts_come_back_in_flattened_order_and_absent_rows_earn_nothing():
     assert group.with_rewards(torch.tensor([1.0, 0.0, 0.0, 1.0])).rewards.tolist() == [[1, 0], [0, 0]]
 
 
+def test_a_response_that_never_ended_earns_nothing():
+    group = make_group([[0, 0]])
+    group = replace(group, finished=torch.tensor([[True, False]]))
+    assert group.with_rewards(torch.tensor([1.0, 1.0])).rewards.tolist() == [[1, 0]]
+
+
 def test_rows_keep_each_response_beside_its_prompt_and_its_credit():
     group = make_group([[0, 1, 0], [1, 0, 0]])
     rows = experience(group).rows()

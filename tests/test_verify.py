@@ -71,6 +71,12 @@ def test_extraction_is_linear():
         ("(1,2)", "(1, 2)", True),
         ("5", "1/0", None),
         ("12", "1,2", None),
+        ("12", "1 2", None),
+        (r"2\frac{1}{2}", r"\frac{21}{2}", None),
+        (r"2\frac{1}{2}", "2.5", None),
+        ("", ".", False),
+        ("", "", False),
+        ("5", "", False),
     ],
 )
 def test_plain_equality(gold, answer, equal):
@@ -107,6 +113,8 @@ def pool():
         ("28", r"28\%", EQUAL),  # the parser for ANTLR 4.9.3 raises here without the repair
         ("5", "6", NOT_EQUAL),
         (r"x^2", r"x^3", NOT_EQUAL),
+        (r"2\frac{1}{2}", "2.5", EQUAL),
+        (r"2\frac{1}{2}", r"\frac{21}{2}", NOT_EQUAL),
         ("5", r"\frac{", UNPARSABLE),
     ],
 )
@@ -141,17 +149,23 @@ def test_a_worker_killed_from_outside_is_replaced():
     pool.close()
 
 
+def test_a_worker_that_cannot_start_is_an_error_and_not_a_wrong_answer():
+    with pytest.raises(RuntimeError, match=r"not ready after .* does verifier.memory_mib leave room"):
+        AlgebraPool(memory_mib=2**60).compare([("x+1", "1+x")])
+
+
 def test_math_verifier_counts_what_it_cannot_judge():
     verifier = MathVerifier(seconds=10.0)
     assert isinstance(verifier, Verifier)
     responses = [r"\boxed{\frac12 x}", "x/2", r"\boxed{5}", r"\boxed{" + "1+" * 200 + "}", r"\boxed{\frac{}}"]
-    verdicts = verifier(responses, [r"\frac{x}{2}", "5", "5", "5", "5"])
-    assert verdicts.tolist() == [1, 0, 1, 0, 0]
+    responses.append(r"\boxed{6$ $5}")  # two formulas in one box: which one is meant is not ours to choose
+    verdicts = verifier(responses, [r"\frac{x}{2}", "5", "5", "5", "5", "5"])
+    assert verdicts.tolist() == [1, 0, 1, 0, 0, 0]
     assert verdicts.dtype == torch.float32
     metrics = verifier.metrics()
-    assert metrics["verify/no_answer"] == pytest.approx(1 / 5)
-    assert metrics["verify/refused"] == pytest.approx(1 / 5)
-    assert metrics["verify/unparsable"] == pytest.approx(1 / 5)
+    assert metrics["verify/no_answer"] == pytest.approx(1 / 6)
+    assert metrics["verify/refused"] == pytest.approx(2 / 6)
+    assert metrics["verify/unparsable"] == pytest.approx(1 / 6)
 
 
 def test_no_text_is_ever_evaluated():

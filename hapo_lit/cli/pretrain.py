@@ -16,6 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import __version__
 from hapo_lit.cli.setup import build, config_folder, door
+from hapo_lit.data import arithmetic
+
+RECIPE = ("model", "data", "phases", "optim", "seed", "threads")
+"""The parts of the configuration that decide what the base policy becomes."""
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="pretrain")
@@ -33,13 +37,15 @@ def cached_base_policy(overrides: Sequence[str] = ()) -> Path:
 def base_policy(config: DictConfig) -> Path:
     """The Hugging Face folder of this base policy; it is trained if it is not in the cache.
 
-    The fingerprint covers the whole configuration and the package's version.  The folder appears under its name only
-    when it is complete.
+    The fingerprint covers what the weights depend on: :data:`RECIPE`, the package's version and the generator's.  The folder appears
+    under its name only when it is complete.
     """
     OmegaConf.resolve(config)
     cache = Path(config.paths.cache)
-    recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, [str(key) for key in config if key != "paths"]))
-    name = "base-" + hashlib.blake2b(f"{__version__}\n{recipe}".encode(), digest_size=6).hexdigest()
+    recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, list(RECIPE)))
+    name = (
+        "base-" + hashlib.blake2b(f"{__version__} {arithmetic.VERSION}\n{recipe}".encode(), digest_size=6).hexdigest()
+    )
     folder = cache / name
     if folder.is_dir():
         return folder

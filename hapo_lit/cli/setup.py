@@ -56,6 +56,9 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     if unknown := set(config) - KEYS:
         name = sorted(map(str, unknown))[0]
         raise SetupError(f"nothing reads the key {name!r}{_nearest(name, map(str, KEYS))}")
+    for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
+        if not isinstance(config[key], int) or config[key] < least:
+            raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
     torch.set_num_threads(config.threads)
     _quieten()
     return [instantiate(config[part], _convert_="all") for part in parts]
@@ -119,6 +122,8 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]
 
 def in_one_line(error: BaseException) -> str:
     """The message of a configuration error, without frames, with the nearest valid name where one was misspelt."""
+    if isinstance(error, SetupError):
+        return " ".join(str(error).split())
     cause = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

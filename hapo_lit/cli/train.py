@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
+from typing import Any
 
 import hydra
+import torch
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
+from hapo_lit import analysis
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_up
 
@@ -15,16 +20,14 @@ from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_u
 @door
 def main(config: DictConfig) -> float:
     """Train, evaluate before and after, write the run's folder, print its summary; returns sampled accuracy."""
-    from hapo_lit import analysis
-
-    if config.resume is not None and not Path(config.resume).is_file():
-        raise SetupError(f"checkpoint {config.resume!r} does not exist; set resume to RUN/checkpoints/last.ckpt")
     run = Path(config.paths.run)
     if (run / "metrics.csv").exists():
         raise SetupError(f"{run} already holds a run; choose another folder with hydra.run.dir")
+    done = steps_done(config.resume)
     if config.model.path is None:
         config.model.path = str(cached_base_policy())
     data, module, trainer = build(config, "data", "module", "trainer")
+    check(trainer)
     with setting_up():
         data.setup()
     run.mkdir(parents=True, exist_ok=True)
@@ -32,11 +35,38 @@ def main(config: DictConfig) -> float:
 
     if config.resume is None:
         trainer.validate(module, datamodule=data, verbose=False)
+    else:
+        analysis.carry_over(Path(config.resume).parent.parent, run, done)
     trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=False)
+    if module.step % config.eval_every:
+        trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
     module.policy.save_pretrained(run / "policy")
     module.tokenizer.save_pretrained(run / "policy")
     summary = analysis.summarise(run, data.describe())
     analysis.show(summary)
     print(f"curves: {analysis.plot_anneal(run)}")
     print(f"run folder: {run} (tensorboard --logdir {run})")
-    return float(summary["sampled_after"])
+    return summary["sampled_after"]
+
+
+def steps_done(checkpoint: str | None) -> int:
+    """How far the run of a checkpoint had come; 0 without one."""
+    if checkpoint is None:
+        return 0
+    if not Path(checkpoint).is_file():
+        raise SetupError(f"checkpoint {checkpoint!r} does not exist; set resume to RUN/checkpoints/last.ckpt")
+    try:
+        step: int = torch.load(checkpoint, map_location="cpu", weights_only=False)["hapo"]["step"]
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
+        raise SetupError(f"{checkpoint!r} is damaged or no checkpoint of hapo_lit; try an older one") from error
+    return step
+
+
+def check(trainer: Any) -> None:
+    """Refuse what this door cannot do yet, or not without its figures being wrong."""
+    if trainer.world_size > 1:
+        raise SetupError("`hapo train` runs one process: set trainer.devices=1 (several come with a door of their own)")
+    if str(trainer.precision).startswith("16"):
+        raise SetupError("gradients would be clipped before they are unscaled: set trainer.precision=bf16-mixed")
+    if not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
+        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in trainer.logger (trainer=default)")

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 from hapo_lit.data.problems import Problem
 
 VERSION = 1
-"""Raised when the same arguments start to give other problems: part of every fingerprint."""
+"""Raised when the same arguments start to give other problems or tokens; the base policy's fingerprint covers it."""
 
 HELDOUT_SHARE = 16
 """One problem in this many, by hash, is held out, whatever the source, the seed or the teacher."""

@@ -25,7 +25,10 @@ class ProblemFiles:
 
     def train(self) -> list[Problem]:
         kept = {problem.prompt_id for problem in self.heldout()}
-        return [problem for problem in _read(self.path) if problem.prompt_id not in kept]
+        problems = [problem for problem in _read(self.path) if problem.prompt_id not in kept]
+        if not problems:
+            raise ValueError(f"every problem of {self.path} is held out as well: nothing is left to train on")
+        return problems
 
     def heldout(self) -> list[Problem]:
         return _read(self.heldout_path)
@@ -49,6 +52,7 @@ def _read(path: Path) -> list[Problem]:
     problems: dict[int, Problem] = {}
     for number, row in enumerate(rows, 1):
         missing = [column for column in COLUMNS if not isinstance(row.get(column), str)]
+        missing += [column for column in ("problem", "answer") if not missing and not row[column].strip()]
         if missing:
             raise ValueError(f"{path}, row {number}: no text in column {missing[0]!r}; it needs {', '.join(COLUMNS)}")
         problem = Problem(*(row[column] for column in COLUMNS))

@@ -8,18 +8,25 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad)(?![a-zA-Z])|\s+")
+_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad)(?![a-zA-Z])|(?<!\d)\s+|\s+(?!\d)")
+_DIGIT_GAP = re.compile(r"(?<=\d)\s+(?=\d)")
 _FRACTION = re.compile(r"([-+]?)\\[dt]?frac\{(\d{1,40})\}\{(\d{1,40})\}")
 _NUMBER = re.compile(r"[-+]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40}|\d{1,40}/\d{1,40})")
 _THOUSANDS = re.compile(r"[-+]?\d{1,3}(?:(?:,|\{,\})\d{3})+(?:\.\d+)?")
 
 
 def normalised(answer: str) -> str:
-    """The answer without spacing commands, dollar signs, a trailing full stop, and with ``\\frac{a}{b}`` as ``a/b``."""
-    answer = _SPACING.sub("", answer.strip().strip("$")).rstrip(".")
+    """The answer without spacing commands, dollar signs and a trailing full stop; a lone ``\\frac{a}{b}`` as ``a/b``.
+
+    A space between digits stays: ``1 2`` is not twelve.  So does a fraction with anything before it: in
+    ``2\\frac{1}{2}`` it is part of a mixed number.
+    """
+    answer = _DIGIT_GAP.sub(" ", _SPACING.sub("", answer.strip().strip("$").strip())).rstrip(".")
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace("{,}", "").replace(",", "")
-    return _FRACTION.sub(r"\1\2/\3", answer)
+    if fraction := _FRACTION.fullmatch(answer):
+        return "{}{}/{}".format(*fraction.groups())
+    return answer
 
 
 def number(answer: str) -> Fraction | None:
@@ -35,6 +42,8 @@ def number(answer: str) -> Fraction | None:
 
 def plainly_equal(gold: str, answer: str) -> bool | None:
     """True or False where strings or plain numbers decide, None where only algebra can tell."""
+    if not normalised(gold) or not normalised(answer):
+        return False
     if normalised(gold) == normalised(answer):
         return True
     left, right = number(gold), number(answer)

@@ -18,6 +18,11 @@ from multiprocessing.connection import Connection, wait
 NOT_EQUAL, EQUAL, UNPARSABLE, TIMEOUT, DIED = range(5)
 """What became of a pair.  Only EQUAL earns a reward; the last three are counted as unknown."""
 
+READY = 255
+"""A worker's greeting.  The deadline of its first task does not run while Python starts and SymPy is imported."""
+
+START_SECONDS = 120.0
+
 _Task = tuple[str, str]
 
 
@@ -45,8 +50,12 @@ class AlgebraPool:
             while waiting and len(busy) < self.workers:
                 index, task = waiting.pop()
                 worker = self._living()
-                worker.pipe.send(task)
-                busy[worker.pipe] = (worker, index, time.monotonic() + worker.allowance(self.seconds))
+                try:
+                    worker.pipe.send(task)
+                except OSError:  # it died in this very moment
+                    worker.kill()
+                    continue
+                busy[worker.pipe] = (worker, index, time.monotonic() + self.seconds)
             nearest = min(deadline for _, _, deadline in busy.values())
             ready = wait(list(busy), max(0.0, nearest - time.monotonic()))
             for pipe in [pipe for pipe in busy if pipe in ready]:
@@ -87,21 +96,17 @@ class AlgebraPool:
 
 
 class _Worker:
-    START_SECONDS = 60.0
-    """The first task of a worker also waits for the start of Python and the import of SymPy."""
-
     def __init__(self, context: multiprocessing.context.ForkServerContext, memory_mib: int) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, memory_mib), daemon=True)
         self.process.start()
         theirs.close()
-        self._fresh = True
-
-    def allowance(self, seconds: float) -> float:
-        if self._fresh and self.pipe.poll(self.START_SECONDS):
-            self.pipe.recv_bytes(1)  # the greeting
-        self._fresh = False
-        return seconds
+        if not self.pipe.poll(START_SECONDS) or self.reply() != READY:
+            self.kill()
+            raise RuntimeError(
+                f"a verifier process was not ready after {START_SECONDS:.0f} s; does `python -c 'import math_verify'` "
+                f"work, and does verifier.memory_mib leave room for it?"
+            )
 
     def reply(self) -> int | None:
         """The worker's one-byte answer, None if it died."""
@@ -123,7 +128,7 @@ def _serve(pipe: Connection, memory_mib: int) -> None:
     _repair_percent()
     limit = memory_mib * 2**20
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    pipe.send_bytes(b"\x00")
+    pipe.send_bytes(bytes([READY]))
     while True:
         try:
             gold, answer = pipe.recv()
