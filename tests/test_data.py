@@ -188,7 +188,7 @@ def test_bad_files_are_named(tmp_path):
     holes = written(tmp_path / "holes.jsonl", [*rows(PROBLEMS[0]), {"problem": "x", "solution": "y", "answer": None}])
     with pytest.raises(ValueError, match=r"holes.jsonl, row 2: no text in column 'answer'"):
         ProblemFiles(good, holes).heldout()
-    with pytest.raises(ValueError, match="every problem of .*good.jsonl is held out as well"):
+    with pytest.raises(ValueError, match=r"every problem of .*good.jsonl is held out as well"):
         ProblemFiles(good, good).train()
     empty = written(tmp_path / "empty.jsonl", rows(Problem("x", "y", " ")))
     with pytest.raises(ValueError, match=r"empty.jsonl, row 1: no text in column 'answer'"):

@@ -58,5 +58,5 @@ def test_a_teacher_alone_in_its_group_needs_a_term_without_advantage():
 
     pair(ReplaceGroup(), NegativeLogLikelihood())
     pair(ReplaceWorst(), UnitRatio())
-    with pytest.raises(ValueError, match="UnitRatio weighs a teacher by its advantage.*set teacher=nll"):
+    with pytest.raises(ValueError, match=r"UnitRatio weighs a teacher by its advantage.*set teacher=nll"):
         pair(ReplaceGroup(), UnitRatio())

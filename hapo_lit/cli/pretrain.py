@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
@@ -28,24 +27,23 @@ def main(config: DictConfig) -> None:
     print(f"base policy: {base_policy(config)}")
 
 
-def cached_base_policy(overrides: Sequence[str] = ()) -> Path:
+def cached_base_policy() -> Path:
     """The folder of the base policy that ``hapo pretrain`` builds, from inside another door."""
     assert GlobalHydra.instance().is_initialized()
-    return base_policy(compose("pretrain", overrides=list(overrides)))
+    return base_policy(compose("pretrain"))
 
 
 def base_policy(config: DictConfig) -> Path:
     """The Hugging Face folder of this base policy; it is trained if it is not in the cache.
 
-    The fingerprint covers what the weights depend on: :data:`RECIPE`, the package's version and the generator's.  The folder appears
-    under its name only when it is complete.
+    The fingerprint covers what the weights depend on: :data:`RECIPE`, the package's version and the generator's.
+    The folder appears under its name only when it is complete.
     """
     OmegaConf.resolve(config)
     cache = Path(config.paths.cache)
     recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, list(RECIPE)))
-    name = (
-        "base-" + hashlib.blake2b(f"{__version__} {arithmetic.VERSION}\n{recipe}".encode(), digest_size=6).hexdigest()
-    )
+    fingerprint = hashlib.blake2b(f"{__version__} {arithmetic.VERSION}\n{recipe}".encode(), digest_size=6)
+    name = f"base-{fingerprint.hexdigest()}"
     folder = cache / name
     if folder.is_dir():
         return folder

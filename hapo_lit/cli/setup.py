@@ -55,7 +55,7 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     OmegaConf.resolve(config)
     if unknown := set(config) - KEYS:
         name = sorted(map(str, unknown))[0]
-        raise SetupError(f"nothing reads the key {name!r}{_nearest(name, map(str, KEYS))}")
+        raise SetupError(f"nothing reads the key {name!r}{_nearest(name, KEYS)}")
     for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
         if not isinstance(config[key], int) or config[key] < least:
             raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
@@ -79,9 +79,18 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-KEYS = {
-    *("algorithm", "advantage", "data", "evaluators", "gate", "injector", "learning_rate", "loss", "model", "module"),
-    *(
+KEYS = frozenset(
+    [
+        "algorithm",
+        "advantage",
+        "data",
+        "evaluators",
+        "gate",
+        "injector",
+        "learning_rate",
+        "loss",
+        "model",
+        "module",
         "optim",
         "paths",
         "phases",
@@ -92,10 +101,18 @@ KEYS = {
         "trainer",
         "verifier",
         "weighting",
-    ),
-    *("seed", "threads", "steps", "group_size", "prompts_per_step", "max_prompt_tokens", "max_response_tokens"),
-    *("eval_every", "save_every", "resume"),
-}
+        "seed",
+        "threads",
+        "steps",
+        "group_size",
+        "prompts_per_step",
+        "max_prompt_tokens",
+        "max_response_tokens",
+        "eval_every",
+        "save_every",
+        "resume",
+    ]
+)
 """Every top-level key of ``conf/core.yaml``; a test compares them."""
 
 
