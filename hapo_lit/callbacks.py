@@ -15,10 +15,10 @@ class Progress(RichProgressBar):
     """A progress bar with reward, gate open rate and time left."""
 
     def __init__(self) -> None:
-        super().__init__(theme=RichProgressBarTheme(metrics_text_delimiter=", ", metrics_format=".2f"))
+        super().__init__(theme=RichProgressBarTheme(metrics_text_delimiter=" ", metrics_format=".2f"))
 
     def _get_train_description(self, current_epoch: int) -> str:
-        return "training"  # a run is one pass over an endless stream: epochs mean nothing here
+        return "train"  # a run is one pass over an endless stream: epochs mean nothing here
 
     def configure_columns(self, trainer: Trainer) -> list[Any]:
         """Without the speed column, so that the metrics fit beside the bar in 80 columns."""

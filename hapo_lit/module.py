@@ -154,9 +154,11 @@ class HapoModule(LightningModule):
 
         Other special tokens stay visible: an answer with padding in its middle is not the answer.
         """
-        lengths = group.mask.flatten(0, 1).sum(1) - group.finished.flatten().long()
+        lengths = (group.mask.flatten(0, 1).sum(1) - group.finished.flatten().long()).clamp(min=0)
         rows = zip(group.tokens.flatten(0, 1).tolist(), lengths.tolist(), strict=True)
-        texts: list[str] = self.tokenizer.batch_decode([tokens[:length] for tokens, length in rows])
+        texts: list[str] = self.tokenizer.batch_decode(
+            [tokens[:length] for tokens, length in rows], clean_up_tokenization_spaces=False
+        )
         return texts
 
     # -- held-out accuracy ---------------------------------------------------------------------------------------

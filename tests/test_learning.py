@@ -1,6 +1,7 @@
 """The claim: HAPO pulls the base policy out of the collapse that GRPO cannot leave.  The default experiment, shortened.
 
-The bounds lie well outside what three seeds showed at this length (README, "What was measured").
+At this length seeds 0 to 3 ended at 70 to 77 % greedy and 53 to 60 % sampled with HAPO, its teacher in 53 to 60 % of
+the groups of the first tenth and 4 to 6 % of the last; GRPO at 2 to 4 %, with 97 to 100 % of its groups flat.
 """
 
 from __future__ import annotations
@@ -42,11 +43,10 @@ def test_hapo_leaves_the_collapse_and_its_teacher(base, tmp_path):
     summary, steps = trained(base, tmp_path)
     assert summary["greedy_before"] < 0.08
     assert summary["sampled_before"] < 0.08
-    assert summary["greedy_after"] > 0.45
-    assert summary["sampled_after"] > 0.35
-    assert summary["teacher_use_first"] > 0.35
-    assert summary["teacher_use_last"] < 0.2
-    assert summary["teacher_use_last"] < 0.4 * summary["teacher_use_first"]
+    assert summary["greedy_after"] > 0.55
+    assert summary["sampled_after"] > 0.4
+    assert summary["teacher_use_first"] > 0.4
+    assert summary["teacher_use_last"] < 0.12
     assert (steps["teacher/beside_success"].dropna() == 0).all()  # this gate opens on all-wrong groups only
 
 
