@@ -101,6 +101,18 @@ def test_a_fixed_slot_samples_one_response_less():
     assert experience.advantages.tolist() == [[0.5, -0.5, -0.5, 0.5]]
 
 
+def test_luffy_without_a_teacher_is_its_base_with_one_rollout_less_bit_for_bit():
+    rewards = [[1, 0, 0], [0, 0, 0], [1, 1, 0]]
+    prompts = make_prompts(make_group(rewards), [0, 0, 0])
+    luffy = collect(hapo(rewards, AlwaysGate(), ReplaceSlot(), 4, GroupCentred()), prompts)
+    base = collect(hapo(rewards, NeverGate(), NoInjection(), 3, GroupCentred()), prompts)
+    assert not luffy.group.present[:, 3].any()
+    assert torch.equal(luffy.advantages[:, :3], base.advantages)
+    assert (luffy.advantages[:, 3] == 0).all()
+    assert torch.equal(luffy.token_weights[:, :3], base.token_weights)
+    assert (luffy.token_weights[:, 3] == 0).all()
+
+
 @pytest.mark.parametrize(("size", "injector"), [(1, NoInjection()), (0, ReplaceWorst()), (1, ReplaceSlot())])
 def test_a_group_of_one_is_refused(size, injector):
     with pytest.raises(ValueError, match=f"group_size={size} leaves nothing to compare.*set group_size to 2"):

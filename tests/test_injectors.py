@@ -60,6 +60,7 @@ def test_all_closed_gives_the_same_rows(make):
     after = make()(group, make_prompts(group, [1, 1]), torch.tensor([False, False]))
     untouched(group, after, 0)
     untouched(group, after, 1)
+    assert not after.is_teacher.any()
 
 
 def test_replace_worst_takes_the_least_reward_and_the_first_of_ties():
