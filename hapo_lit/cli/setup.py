@@ -75,6 +75,7 @@ def _quieten() -> None:
         ".*does not have many workers.*",
         "Using ModelCheckpoint with manual optimization",  # after the update is what we want
         "You're resuming from a checkpoint that ended before",  # the datamodule resumes at the next batch
+        "The dirpath has changed",  # a resumed run has a folder of its own
     ):
         warnings.filterwarnings("ignore", message=message)
 

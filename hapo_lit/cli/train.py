@@ -37,7 +37,12 @@ def main(config: DictConfig) -> float:
         trainer.validate(module, datamodule=data, verbose=False)
     else:
         analysis.carry_over(Path(config.resume).parent.parent, run, done)
-    trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=False)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=False)
+    except SystemExit:  # how Lightning ends after Ctrl-C
+        print(f"stopped after step {module.step}; to go on from the last checkpoint, run the same command again with")
+        print(f"resume={run}/checkpoints/last.ckpt")
+        raise
     if module.step % config.eval_every:
         trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
     module.policy.save_pretrained(run / "policy")
