@@ -16,12 +16,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from fractions import Fraction
 from math import lcm
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from scipy import special
 from torch import Tensor
 
+from hapo_lit.schedules import Constant, Schedule
 from hapo_lit.types import GateDecision, ResumeError
 
 
@@ -82,64 +84,170 @@ class FailureGate(_Memoryless):
         return _decision((rewards > 0).sum(1) <= self.max_successes)
 
 
+class Belief(NamedTuple):
+    """What is known of ``P`` prompts: counts, and the prior they are added to."""
+
+    successes: np.ndarray
+    failures: np.ndarray
+    prior_alpha: float
+    prior_beta: float
+
+    @property
+    def alpha(self) -> np.ndarray:
+        """``a0 + S``."""
+        return self.prior_alpha + self.successes
+
+    @property
+    def beta(self) -> np.ndarray:
+        """``b0 + n − S``."""
+        return self.prior_beta + self.failures
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The paper's confidence c (Eq. 6)."""
+        return self.alpha / (self.alpha + self.beta)
+
+
+class Rule(Protocol):
+    """How a belief is compared with the threshold."""
+
+    draws: bool
+    """True = the gate opens at random, with this probability; False = the probability is 0 or 1."""
+
+    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
+        """``[P]`` probability that the gate opens."""
+
+
+class PosteriorMean:
+    """Opens iff the posterior mean is below γ: the paper's rule (Algorithm 1).
+
+    Compared exactly, as the decimal number γ is written as (up to six digits): in floating point 7/10 < 0.7 is a
+    matter of luck.
+    """
+
+    draws = False
+
+    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
+        a, b, gamma = (
+            Fraction(str(value)).limit_denominator(10**6)
+            for value in (belief.prior_alpha, belief.prior_beta, threshold)
+        )
+        unit = lcm(a.denominator, b.denominator)
+        won = unit * belief.successes + int(a * unit)
+        total = won + unit * belief.failures + int(b * unit)
+        below: np.ndarray = won * gamma.denominator < gamma.numerator * total
+        return below.astype(np.float64)
+
+
+class CredibleBound:
+    """Opens iff the posterior mass below γ exceeds ``level``.
+
+    A small level helps unless the policy is surely above γ (lower bound), one near 1 helps only when it is surely below
+    (upper bound), one half compares the median.
+    """
+
+    draws = False
+
+    def __init__(self, level: float = 0.5) -> None:
+        if not 0 < level < 1:
+            raise ValueError(f"the level of a credible bound must be in (0, 1), got {level}")
+        self.level = level
+
+    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
+        above: np.ndarray = _mass_below(belief, threshold) > self.level
+        return above.astype(np.float64)
+
+
+class ThompsonSample:
+    """Opens iff a draw from the posterior is below γ, hence with the posterior mass below γ.
+
+    It never falls silent: even a policy that always succeeds is helped with probability ``I_γ(a0 + n, b0)``.
+    """
+
+    draws = True
+
+    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
+        return _mass_below(belief, threshold)
+
+
 class BetaGate:
-    """Opens while the posterior mean of the success rate is below ``threshold``.
+    """Opens where the posterior over the success rate lies low, as judged by ``rule`` against ``threshold``.
 
     Args:
-        threshold: γ in (0, 1].  Compared exactly, as the decimal number it is written as (up to six digits): in
-            floating point 0.7 <= 7/10 is a matter of luck.
+        threshold: γ in [0, 1], or a schedule of it over ``horizon`` calls of ``observe``.  Annealed to
+            ``injection_law.cut_off`` or below, the mean rule ends injection for good.
+        rule: :class:`PosteriorMean` (the paper), :class:`CredibleBound` or :class:`ThompsonSample`.
         prior_alpha: a0 > 0, prior successes.
         prior_beta: b0 > 0, prior failures.
         discount: λ in [0, 1], what is left of a prompt's old counts when it is visited again.  0 = only the current
             group counts (the paper); 1 = the full history.
+        horizon: over how many steps a scheduled threshold runs.
+        seed: of a rule that draws.
         allow_degenerate: True = accept a threshold at which the gate can never open or never close.
 
     The counts after ``observe`` are ``λ · old + (S, n − S)``; ``__call__`` decides from them, so the posterior always
     includes the current group.  A prompt that was never observed is judged by the prior.  One call of ``observe`` is
-    one visit, whatever the number of ranks: a prompt that occurs twice in a batch is visited once, with both groups.
+    one visit, whatever the number of ranks.  A draw is a function of (seed, prompt, number of ``observe`` calls), so a
+    decision depends on neither rank nor batch order, and asking twice gives the same answer.
     """
 
     def __init__(
         self,
-        threshold: float,
+        threshold: float | Schedule,
+        rule: Rule | None = None,
         prior_alpha: float = 1.0,
         prior_beta: float = 1.0,
         discount: float = 0.0,
+        horizon: int | None = None,
+        seed: int = 0,
         allow_degenerate: bool = False,
     ) -> None:
-        if not 0 < threshold <= 1:
+        if not callable(threshold) and not 0 < threshold <= 1:
             raise ValueError(f"gate threshold must be in (0, 1], got {threshold}")
+        if callable(threshold) and not horizon:
+            raise ValueError("a scheduled gate threshold needs gate.horizon, the steps it runs over")
         if prior_alpha <= 0 or prior_beta <= 0:
             raise ValueError(f"gate prior must be positive, got Beta({prior_alpha}, {prior_beta})")
         if not 0 <= discount <= 1:
             raise ValueError(f"gate discount must be in [0, 1], got {discount}")
-        self.threshold, self.discount = threshold, discount
+        self.schedule: Schedule = threshold if callable(threshold) else Constant(threshold)
+        self.rule: Rule = PosteriorMean() if rule is None else rule
+        self.discount, self.horizon, self.seed = discount, horizon or 1, seed
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
         self.allow_degenerate = allow_degenerate
+        self._visits = 0
         self._counts: dict[int, tuple[float, float]] = {}
         """prompt id -> discounted (successes, failures)"""
 
+    @property
+    def threshold(self) -> float:
+        """γ now."""
+        return self.schedule(max(self._visits - 1, 0) / self.horizon)
+
     def check(self, trials: int) -> None:
-        """The posterior mean lies between a0/(a0+b0+n) and (a0+n)/(a0+b0+n), with n = trials/(1−λ) in the long run."""
+        """See the seam.  Judged at the extremes of the counts, ``trials/(1−λ)`` all wrong and all right in the long
+        run, over the whole course of the threshold."""
         if self.allow_degenerate or self.discount == 1:
             return
         mass = trials / (1 - self.discount)
-        total = self.prior_alpha + self.prior_beta + mass
-        low, high = self.prior_alpha / total, (self.prior_alpha + mass) / total
-        never = {True: "open", False: "close"}
-        extremes = np.array([0.0, mass]), np.array([mass, 0.0])
-        worst, best = _mean_below(*extremes, self.prior_alpha, self.prior_beta, self.threshold)
-        if not worst or best:
-            raise ValueError(
-                f"gate.threshold={self.threshold} with {trials} rollouts per group: the posterior mean lies between "
-                f"{low:.4g} and {high:.4g}, so the gate could never {never[not worst]}; set the threshold above "
-                f"{low:.4g} and at most {high:.4g}, change group_size or the prior, or set gate.allow_degenerate=true"
-            )
+        extremes = self._belief(np.array([0.0, mass]), np.array([mass, 0.0]))
+        course = sorted({self.schedule(step / 100) for step in range(101)})
+        chances = np.array([self.rule.probability(extremes, threshold) for threshold in course])
+        if chances[:, 0].max() > 0 and chances[:, 1].min() < 1:
+            return
+        low, high = extremes.mean
+        verb = "close" if chances[:, 0].max() > 0 else "open"
+        raise ValueError(
+            f"gate.threshold={course[-1]:g} with {trials} rollouts per group: the posterior mean lies between {low:.4g} "
+            f"and {high:.4g}, so the gate could never {verb}; set the threshold above {low:.4g} and at most "
+            f"{high:.4g}, change group_size or the prior, or set gate.allow_degenerate=true"
+        )
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         ids, visit = np.unique(prompt_ids.cpu().numpy(), return_inverse=True)
         wins = np.bincount(visit, successes.cpu().numpy(), len(ids))
         losses = np.bincount(visit, (trials - successes).cpu().numpy(), len(ids))
+        self._visits += 1
         if self.discount == 0:
             self._counts.clear()
         for prompt, won, lost in zip(ids.tolist(), wins.tolist(), losses.tolist(), strict=True):
@@ -147,42 +255,52 @@ class BetaGate:
             self._counts[prompt] = (self.discount * old_won + won, self.discount * old_lost + lost)
 
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
-        counts = np.array([self._counts.get(prompt, (0.0, 0.0)) for prompt in prompt_ids.tolist()]).reshape(-1, 2)
-        open_P = _mean_below(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta, self.threshold)
-        confidence_P = (self.prior_alpha + counts[:, 0]) / (self.prior_alpha + self.prior_beta + counts.sum(1))
+        prompts = prompt_ids.tolist()
+        counts = np.array([self._counts.get(prompt, (0.0, 0.0)) for prompt in prompts]).reshape(-1, 2)
+        belief = self._belief(counts[:, 0], counts[:, 1])
+        chance = self.rule.probability(belief, self.threshold)
+        if self.rule.draws:
+            chance = chance > [np.random.default_rng((self.seed, prompt, self._visits)).random() for prompt in prompts]
         return GateDecision(
-            open=torch.from_numpy(open_P).to(prompt_ids.device),
-            confidence=torch.from_numpy(confidence_P).float().to(prompt_ids.device),
+            open=torch.from_numpy(chance > 0).to(prompt_ids.device),
+            confidence=torch.from_numpy(belief.mean).float().to(prompt_ids.device),
         )
 
+    def _belief(self, successes: np.ndarray, failures: np.ndarray) -> Belief:
+        return Belief(successes, failures, self.prior_alpha, self.prior_beta)
+
     def metrics(self) -> dict[str, float]:
-        """Mean and spread over prompts of the posterior mean, and how many prompts are remembered."""
+        """The threshold, mean and spread over prompts of the posterior mean, and how many prompts are remembered."""
+        now = {"prompts": float(len(self._counts)), "threshold": self.threshold}
         if not self._counts:
-            return {"prompts": 0.0}
+            return now
         counts = np.array(list(self._counts.values()))
-        means = (self.prior_alpha + counts[:, 0]) / (self.prior_alpha + self.prior_beta + counts.sum(1))
-        return {
-            "prompts": float(len(counts)),
-            "posterior_mean": float(means.mean()),
-            "posterior_spread": float(means.std()),
-        }
+        means = self._belief(counts[:, 0], counts[:, 1]).mean
+        return {**now, "posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
 
     def state_dict(self) -> dict[str, Any]:
         counts = np.array(list(self._counts.values()), dtype=np.float64).reshape(-1, 2)
         return {
             "prompt_ids": torch.tensor(list(self._counts), dtype=torch.int64),
             "counts": torch.from_numpy(counts),
+            "visits": self._visits,
             "prior": (self.prior_alpha, self.prior_beta),
             "discount": self.discount,
+            "rule": type(self.rule).__name__,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for name, mine in (("prior", (self.prior_alpha, self.prior_beta)), ("discount", self.discount)):
+        mine = {
+            "prior": (self.prior_alpha, self.prior_beta),
+            "discount": self.discount,
+            "rule": type(self.rule).__name__,
+        }
+        for name, value in mine.items():
             if name not in state:
                 raise ResumeError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")
-            theirs = state[name]
-            if theirs != mine:
-                raise ResumeError(f"BetaGate {name} is {mine}, but the checkpoint was written with {theirs}")
+            if state[name] != value:
+                raise ResumeError(f"BetaGate {name} is {value}, but the checkpoint was written with {state[name]}")
+        self._visits = state["visits"]
         rows = zip(state["prompt_ids"].tolist(), state["counts"].tolist(), strict=True)
         self._counts = {prompt: (won, lost) for prompt, (won, lost) in rows}
 
@@ -191,11 +309,7 @@ def _decision(open_P: Tensor) -> GateDecision:
     return GateDecision(open=open_P, confidence=torch.ones_like(open_P, dtype=torch.float32))
 
 
-def _mean_below(successes: np.ndarray, failures: np.ndarray, alpha: float, beta: float, threshold: float) -> np.ndarray:
-    """``(α + s) / (α + β + s + f) < γ`` elementwise, in integers scaled so that α, β and γ are whole."""
-    a, b, gamma = (Fraction(str(value)).limit_denominator(10**6) for value in (alpha, beta, threshold))
-    unit = lcm(a.denominator, b.denominator)
-    won = unit * successes + int(a * unit)
-    total = won + unit * failures + int(b * unit)
-    below: np.ndarray = won * gamma.denominator < gamma.numerator * total
-    return below
+def _mass_below(belief: Belief, threshold: float) -> np.ndarray:
+    """``Π = I_γ(a0 + S, b0 + n − S)``: posterior mass below γ."""
+    mass: np.ndarray = special.betainc(belief.alpha, belief.beta, threshold)
+    return mass

@@ -1,14 +1,20 @@
 from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 
-from hapo_lit.gates import AlwaysGate, BetaGate, FailureGate, NeverGate
+from hapo_lit import injection_law as law
+from hapo_lit.gates import AlwaysGate, BetaGate, CredibleBound, FailureGate, NeverGate, ThompsonSample
 from hapo_lit.protocols import Gate
+from hapo_lit.schedules import Linear
 
 GATES = {
     "beta": lambda: BetaGate(0.8),
-    "beta_memory": lambda: BetaGate(0.3, 2.0, 3.0, discount=0.9),
+    "beta_memory": lambda: BetaGate(0.3, prior_alpha=2.0, prior_beta=3.0, discount=0.9),
+    "beta_annealed": lambda: BetaGate(Linear(0.8, 0.0), horizon=10),
+    "credible": lambda: BetaGate(0.8, CredibleBound(0.95)),
+    "thompson": lambda: BetaGate(0.8, ThompsonSample(), discount=0.5),
     "failure": lambda: FailureGate(1),
     "always": AlwaysGate,
     "never": NeverGate,
@@ -105,7 +111,7 @@ def test_the_comparison_agrees_with_rationals_everywhere():
         for alpha, beta in ((1.0, 1.0), (0.5, 0.5), (0.1, 2.7)):
             for successes in range(9):
                 exact = (Fraction(str(alpha)) + successes) / (Fraction(str(alpha)) + Fraction(str(beta)) + 8)
-                gate = BetaGate(threshold, alpha, beta)
+                gate = BetaGate(threshold, prior_alpha=alpha, prior_beta=beta)
                 assert bool(after(gate, successes, 8).open) == (exact < Fraction(hundredths, 100))
 
 
@@ -134,7 +140,7 @@ def test_memory_lags_as_predicted(discount, failures_first, closes_after):
 
 
 def test_a_prompt_never_observed_is_judged_by_the_prior():
-    assert float(BetaGate(0.5, 3.0, 1.0)(ids(9), torch.zeros(1, 4)).confidence) == 0.75
+    assert float(BetaGate(0.5, prior_alpha=3.0)(ids(9), torch.zeros(1, 4)).confidence) == 0.75
 
 
 def test_two_groups_of_one_prompt_in_a_batch_are_one_visit():
@@ -143,6 +149,52 @@ def test_two_groups_of_one_prompt_in_a_batch_are_one_visit():
     gate.observe(ids(1, 1), ids(4, 2), ids(4, 4))
     # 1 + 0.5·0 + 6 over 2 + 0.5·4 + 8
     assert float(gate(ids(1), torch.zeros(1, 4)).confidence) == pytest.approx(7 / 12)
+
+
+RULES = {
+    "thompson": (ThompsonSample(), law.thompson_rule),
+    "median": (CredibleBound(0.5), lambda *a: law.bound_rule(*a, level=0.5)),
+    "upper": (CredibleBound(0.95), lambda *a: law.bound_rule(*a, level=0.95)),
+}
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("name", RULES)
+def test_every_rule_obeys_its_law(name, rate):
+    """Twenty thousand groups of eight through the gate; five standard errors."""
+    rule, predicted = RULES[name]
+    groups, gate = 20_000, BetaGate(0.8, rule)
+    wins = torch.from_numpy(np.random.default_rng(2).binomial(8, rate, groups))
+    gate.observe(torch.arange(groups), wins, torch.full((groups,), 8))
+    observed = float(gate(torch.arange(groups), torch.zeros(groups, 8)).open.double().mean())
+    expected = predicted(rate, 0.8, 8)
+    assert abs(observed - expected) <= 5 * (expected * (1 - expected) / groups) ** 0.5 + 1e-9
+
+
+def test_thompson_draws_anew_at_each_visit_and_not_at_each_question():
+    gate, prompts, rewards = BetaGate(0.8, ThompsonSample()), torch.arange(200), torch.zeros(200, 8)
+    decisions = []
+    for _ in range(2):
+        gate.observe(prompts, torch.full((200,), 6), torch.full((200,), 8))
+        decisions.append(gate(prompts, rewards).open)
+        assert torch.equal(gate(prompts, rewards).open, decisions[-1])
+        flipped = gate(prompts.flip(0), rewards).open.flip(0)
+        assert torch.equal(flipped, decisions[-1])
+    assert not torch.equal(*decisions)
+    other = BetaGate(0.8, ThompsonSample(), seed=1)
+    other.observe(prompts, torch.full((200,), 6), torch.full((200,), 8))
+    assert not torch.equal(other(prompts, rewards).open, decisions[0])
+
+
+def test_an_annealed_gate_closes_for_good_at_the_cut_off():
+    gate, horizon = BetaGate(Linear(0.3, 0.0), horizon=30), 30
+    opens = []
+    for _ in range(horizon):
+        opens.append(bool(after(gate, 0, 4).open))
+        assert gate.metrics()["threshold"] == pytest.approx(0.3 - 0.01 * (len(opens) - 1))
+    # 0.3 − 0.01 t is above 1/6 up to t = 13
+    assert opens == [step <= 13 for step in range(horizon)]
+    assert law.cut_off(4) == pytest.approx(1 / 6)
 
 
 def test_failure_gate_counts_successes():
@@ -161,6 +213,11 @@ def test_failure_gate_counts_successes():
         (BetaGate(0.1, discount=0.5), 8, None),  # sixteen in the long run
         (BetaGate(0.1, allow_degenerate=True), 8, None),
         (BetaGate(0.01, discount=1.0), 8, None),
+        (BetaGate(0.2, ThompsonSample()), 3, None),  # a draw may always fall below
+        (BetaGate(0.8, CredibleBound(0.05)), 8, "never close"),  # the lower bound is never sure enough
+        (BetaGate(0.8, CredibleBound(0.95)), 8, None),
+        (BetaGate(Linear(0.8, 0.0), horizon=10), 2, None),  # cannot close at first, but will
+        (BetaGate(Linear(0.1, 0.0), horizon=10), 8, "never open"),
         (FailureGate(3), 4, None),
         (FailureGate(4), 4, "never close; set it between 0 and 3"),
         (FailureGate(-1), 4, "never open"),
@@ -183,6 +240,7 @@ def test_gates_that_could_never_open_or_never_close_are_refused(gate, trials, me
         ({"threshold": 1.5}, "threshold must be in"),
         ({"threshold": 0.5, "prior_alpha": 0}, "prior must be positive"),
         ({"threshold": 0.5, "discount": 1.5}, "discount must be in"),
+        ({"threshold": Linear(0.5, 0)}, "needs gate.horizon"),
     ],
 )
 def test_nonsense_is_refused(arguments, message):
@@ -195,6 +253,6 @@ def test_a_checkpoint_of_another_gate_is_refused():
     with pytest.raises(ValueError, match="had another gate"):
         beta.load_state_dict({})
     with pytest.raises(ValueError, match=r"prior is \(1.0, 1.0\), but the checkpoint was written with \(2.0, 1.0\)"):
-        beta.load_state_dict(BetaGate(0.5, 2.0).state_dict())
+        beta.load_state_dict(BetaGate(0.5, prior_alpha=2.0).state_dict())
     with pytest.raises(ValueError, match="NeverGate keeps no state"):
         NeverGate().load_state_dict(beta.state_dict())

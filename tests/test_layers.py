@@ -19,6 +19,7 @@ LAYERS = [  # each may import what stands above it
     {"protocols"},
     {
         "gates",
+        "injection_law",
         "injectors",
         "advantages",
         "weighting",
