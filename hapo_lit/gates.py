@@ -105,7 +105,8 @@ class Belief(NamedTuple):
     @property
     def mean(self) -> np.ndarray:
         """The paper's confidence c (Eq. 6)."""
-        return self.alpha / (self.alpha + self.beta)
+        mean: np.ndarray = self.alpha / (self.alpha + self.beta)
+        return mean
 
 
 class Rule(Protocol):
@@ -238,8 +239,8 @@ class BetaGate:
         low, high = extremes.mean
         verb = "close" if chances[:, 0].max() > 0 else "open"
         raise ValueError(
-            f"gate.threshold={course[-1]:g} with {trials} rollouts per group: the posterior mean lies between {low:.4g} "
-            f"and {high:.4g}, so the gate could never {verb}; set the threshold above {low:.4g} and at most "
+            f"gate.threshold={course[-1]:g} with {trials} rollouts per group: the posterior mean lies between "
+            f"{low:.4g} and {high:.4g}, so the gate could never {verb}; set the threshold above {low:.4g} and at most "
             f"{high:.4g}, change group_size or the prior, or set gate.allow_degenerate=true"
         )
 
@@ -290,11 +291,8 @@ class BetaGate:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        mine = {
-            "prior": (self.prior_alpha, self.prior_beta),
-            "discount": self.discount,
-            "rule": type(self.rule).__name__,
-        }
+        rule = type(self.rule).__name__
+        mine = {"prior": (self.prior_alpha, self.prior_beta), "discount": self.discount, "rule": rule}
         for name, value in mine.items():
             if name not in state:
                 raise ResumeError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")

@@ -5,9 +5,9 @@ A prompt with success rate ``p`` gives ``S ~ Bin(n, p)`` successes in a group; t
 derived for a group-local gate, in float64; nothing is sampled.
 
 What follows from it, and corrects the convergence theorems of arXiv 2603.11321 v1: at fixed γ and n the mean rule
-injects with a probability that vanishes only as p → 1; a Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there; and
-a prompt whose p stays below γ is helped for ever.  Only a threshold that is annealed to ``cut_off`` ends injection in
-finite time.
+injects with a probability that vanishes only as p → 1; a Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there;
+and a prompt whose p stays below γ is helped for ever.  Only a threshold that is annealed to ``cut_off`` ends injection
+in finite time.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("+gate.treshold=0.3", "hapo_lit.gates.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
         ("+sead=1", "nothing reads the key 'sead'; did you mean 'seed'?"),
         ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: grpo, hapo,"),
-        ("gate=bta", "there is no gate=bta; did you mean 'beta'?; there are: always, beta, failure, never"),
+        ("gate=bta", "there is no gate=bta; did you mean 'beta'?; there are: always, beta, credible, failure"),
         ("group_size=1", "set group_size to 2 or more"),
         ("gate.threshold=2", "gate threshold must be in (0, 1], got 2"),
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume to RUN/checkpoints/last.ckpt"),
