@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 
 
@@ -28,6 +28,32 @@ class Progress(RichProgressBar):
         metrics = dict(super().get_metrics(trainer, pl_module))
         metrics.pop("v_num", None)
         return metrics
+
+
+class Checkpoints(ModelCheckpoint):
+    """A checkpoint every so many *training* steps, whatever number of optimiser steps one of them takes.
+
+    Args:
+        folder: where they go, as ``step-<step>.ckpt`` and ``last.ckpt``: no ``=``, so that ``resume=`` needs no quotes.
+        every: training steps between two.
+        keep: how many of the newest stay besides the last; -1 = all.
+    """
+
+    def __init__(self, folder: str, every: int, keep: int = 1) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="step-{step}",
+            auto_insert_metric_name=False,
+            every_n_train_steps=1,
+            save_top_k=keep,
+            save_last=True,
+            enable_version_counter=False,
+        )
+        self.every = every
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.step % self.every == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class Completions(Callback):

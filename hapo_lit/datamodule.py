@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -10,7 +11,17 @@ import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from hapo_lit.data.collate import Encoded, collate, encode, fingerprint
+from hapo_lit.data.collate import (
+    PROMPT_LONG,
+    TEACHER_ABSENT,
+    TEACHER_LONG,
+    TEACHER_REJECTED,
+    TEACHER_USABLE,
+    Encoded,
+    collate,
+    encode,
+    fingerprint,
+)
 from hapo_lit.data.problems import ProblemSource
 from hapo_lit.data.prompts import Template
 from hapo_lit.data.teachers import TeacherCheck
@@ -65,21 +76,23 @@ class MathDataModule(LightningDataModule):
         """Batches that training has used up; ``HapoModule`` counts them, since a loader may run ahead."""
         self._train: list[Encoded] | None = None
         self._heldout: list[Encoded] = []
+        self._tally: Counter[str] = Counter()
+        """What became of the training problems and of their teachers."""
 
     def setup(self, stage: str | None = None) -> None:
         """Tokenise everything and judge the teachers, once."""
         if self._train is None:
             problems = self.source.train()
-            self._train = self._encoded(problems)
+            self._train = self._encoded(problems, self._tally)
             if len(self._train) < self.prompts_per_step:
                 raise ValueError(
                     f"prompts_per_step={self.prompts_per_step}, but there are only {len(self._train)} training "
                     f"problems; lower the one or bring more of the other"
                 )
-            self._heldout = self._encoded(self.source.heldout())
+            self._heldout = self._encoded(self.source.heldout(), Counter())
             self._solved = [problem for problem in problems if problem.solution][:TEACHER_SAMPLE]
 
-    def _encoded(self, problems: Any) -> list[Encoded]:
+    def _encoded(self, problems: Any, tally: Counter[str]) -> list[Encoded]:
         return encode(
             problems,
             self.tokenizer,
@@ -87,6 +100,7 @@ class MathDataModule(LightningDataModule):
             self.teacher_check,
             self.max_prompt_tokens,
             self.max_response_tokens,
+            tally,
         )
 
     @property
@@ -97,7 +111,8 @@ class MathDataModule(LightningDataModule):
         return self._train
 
     def describe(self) -> dict[str, float]:
-        """Sizes, the share of teacher solutions that are right, and of training problems whose teacher may be used.
+        """Sizes, the share of teacher solutions that are right, and of training problems whose teacher may be used;
+        how many prompts were dropped as too long, and why the other teachers may not be used.
 
         The teacher's accuracy is measured on at most :data:`TEACHER_SAMPLE` solutions, believed or not.
         """
@@ -107,7 +122,8 @@ class MathDataModule(LightningDataModule):
             "train_problems": len(train),
             "heldout_problems": len(self._heldout),
             "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
-            "teacher_accepted": sum(item.teacher_reward > 0 for item in train) / len(train),
+            "teacher_accepted": self._tally[TEACHER_USABLE] / len(train),
+            **{name: self._tally[name] for name in (PROMPT_LONG, TEACHER_REJECTED, TEACHER_LONG, TEACHER_ABSENT)},
         }
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:

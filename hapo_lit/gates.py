@@ -228,9 +228,9 @@ class BetaGate:
     def check(self, trials: int) -> None:
         """See the seam.  Judged at the extremes of the counts, ``trials/(1−λ)`` all wrong and all right in the long
         run, over the whole course of the threshold."""
-        if self.allow_degenerate or self.discount == 1:
+        if self.allow_degenerate:
             return
-        mass = trials / (1 - self.discount)
+        mass = trials / max(1 - self.discount, 1e-6)
         extremes = self._belief(np.array([0.0, mass]), np.array([mass, 0.0]))
         course = sorted({self.schedule(step / 100) for step in range(101)})
         chances = np.array([self.rule.probability(extremes, threshold) for threshold in course])

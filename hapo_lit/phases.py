@@ -65,8 +65,8 @@ class Phases:
         open_end = bool(self._phases) and self._phases[-1].steps is None
         if len(self._phases) - len(fixed) != open_end or not (sum(fixed) < steps if open_end else sum(fixed) == steps):
             raise ValueError(
-                f"phases {budgets} do not add up to steps={steps}: change one of them, or leave the last one's steps "
-                f"open (null)"
+                f"phases {budgets} do not add up to steps={steps}: change steps or phases.sequence.NAME.steps, or "
+                f"leave the last one's open (null)"
             )
 
     def _index(self, step: int) -> int:

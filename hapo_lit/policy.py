@@ -161,6 +161,8 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _must_exist(path: str) -> None:
-    """A path that looks like a folder must be one; everything else is taken for a hub id."""
-    if (path.startswith(("/", ".", "~")) or path.count("/") > 1) and not Path(path).expanduser().is_dir():
+    """A path that looks like a folder, or begins with one, must be one; everything else is taken for a hub id."""
+    folder = Path(path).expanduser()
+    local = path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(folder.parts[0]).is_dir()
+    if local and not folder.is_dir():
         raise FileNotFoundError(f"model folder {path!r} does not exist; set model.path to a Hugging Face folder or id")

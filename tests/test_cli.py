@@ -28,7 +28,7 @@ SMALL = [
     "data.source.levels.0.digits=2",
     "data.source.levels.1.digits=3",
     "prompts_per_step=4",
-    "trainer.callbacks.0.save_top_k=-1",
+    "trainer.callbacks.0.keep=-1",
     "max_response_tokens=40",
 ]
 ARGUMENTS = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]
@@ -75,6 +75,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
         assert (run / name).is_file(), name
     assert list(run.glob("tensorboard/events*"))
     assert "held-out accuracy, sampled, after" in done.stdout
+    assert "data: 12 problems, 6 held out, 0 prompts too long; teachers: 12 usable, 0 rejected" in done.stdout
     assert f"curves: {run / 'anneal.png'}" in done.stdout.replace("\n", "")
     assert "Traceback" not in done.stderr
     table = pd.read_csv(run / "metrics.csv")
@@ -177,6 +178,14 @@ def test_own_problems_from_a_file(trained):
     )
     assert (folder / "own/summary.json").is_file()
     assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
+
+
+def test_data_without_a_usable_teacher_is_said_out_loud(trained):
+    folder, _ = trained
+    short = [item if not item.startswith("max_response") else "max_response_tokens=5" for item in ARGUMENTS]
+    done = hapo(folder, "train", *short, "steps=1", "hydra.run.dir=alone")
+    assert "0 usable, 0 rejected, 12 too long, 0 absent" in done.stdout
+    assert "warning: no teacher can be used" in done.stderr
 
 
 # -- the base policy

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import pandas as pd
 import pytest
@@ -23,7 +24,12 @@ PROBLEMS = [
 
 def encoded(tokenizer, check=None, **limits):
     limits = {"max_prompt_tokens": 30, "max_response_tokens": 60, **limits}
-    return encode(PROBLEMS, tokenizer, PlainTemplate(), check or VerifiedTeachers(ExactVerifier()), **limits)
+    tally = Counter()
+    items = encode(
+        PROBLEMS, tokenizer, PlainTemplate(), check or VerifiedTeachers(ExactVerifier()), tally=tally, **limits
+    )
+    assert tally.total() == len(PROBLEMS)
+    return items
 
 
 def module(tokenizer, size=10, step=4, check=None, **settings):
@@ -46,6 +52,14 @@ def test_teachers_that_are_wrong_missing_or_too_long_may_not_be_used(tokenizer):
     assert [item.teacher_reward for item in encoded(tokenizer, TrustedTeachers())] == [1.0, 1.0, 0.0, 0.0]
     assert [bool(item.teacher_tokens) for item in encoded(tokenizer)] == [True, True, False, False]
     assert encoded(tokenizer)[0].teacher_tokens[-1] == tokenizer.eos_token_id
+
+
+def test_what_became_of_each_problem_is_counted(tokenizer):
+    tally = Counter()
+    encode(PROBLEMS, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), 9, 60, tally)
+    assert tally == {"prompt_too_long": 1, "teacher_usable": 1, "teacher_absent": 1, "teacher_too_long": 1}
+    with pytest.raises(ValueError, match="there are no problems"):
+        encode([], tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), 9, 60, tally)
 
 
 def test_long_prompts_are_dropped_and_none_left_is_an_error(tokenizer):
@@ -193,6 +207,10 @@ def test_bad_files_are_named(tmp_path):
     empty = written(tmp_path / "empty.jsonl", rows(Problem("x", "y", " ")))
     with pytest.raises(ValueError, match=r"empty.jsonl, row 1: no text in column 'answer'"):
         ProblemFiles(good, empty).heldout()
+    torn = tmp_path / "torn.jsonl"
+    torn.write_text('{"problem": "x", "solu')
+    with pytest.raises(ValueError, match=r"torn.jsonl cannot be read"):
+        ProblemFiles(good, str(torn)).heldout()
     text = tmp_path / "data.txt"
     text.write_text("")
     with pytest.raises(ValueError, match=r"cannot tell the format of '\.txt'"):

@@ -213,6 +213,7 @@ def test_failure_gate_counts_successes():
         (BetaGate(0.1, discount=0.5), 8, None),  # sixteen in the long run
         (BetaGate(0.1, allow_degenerate=True), 8, None),
         (BetaGate(0.01, discount=1.0), 8, None),
+        (BetaGate(1.0, discount=1.0), 8, "never close"),
         (BetaGate(0.2, ThompsonSample()), 3, None),  # a draw may always fall below
         (BetaGate(0.8, CredibleBound(0.05)), 8, "never close"),  # the lower bound is never sure enough
         (BetaGate(0.8, CredibleBound(0.95)), 8, None),

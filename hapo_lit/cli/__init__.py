@@ -14,6 +14,8 @@ VERBS = {
     "train": "train a policy (by default: HAPO on the embedded experiment)",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
 }
+OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multirun", "--info", "--shell-completion"}
+"""Hydra's options that a door passes on."""
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -25,15 +27,20 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items()))
         print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
         return
-    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, in_one_line, stop
+    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, in_one_line, stop
 
     if verb not in VERBS:
         stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")
+    for argument in arguments[1:]:
+        if argument.startswith("--") and argument.split("=")[0] not in OPTIONS:
+            stop(f"there is no option {argument!r}: settings are key=value, such as experiment=grpo")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and what is printed is ours
+    ENTERED.clear()
     sys.argv = [f"hapo {verb}", *arguments[1:]]
     try:
         importlib.import_module(f"hapo_lit.cli.{verb}").main()
-    except CONFIGURATION_ERRORS as error:
-        if os.environ.get("HAPO_FRAMES") == "1":
+    except (*CONFIGURATION_ERRORS, ValueError, OSError) as error:
+        expected = isinstance(error, CONFIGURATION_ERRORS) or not ENTERED
+        if os.environ.get("HAPO_FRAMES") == "1" or not expected:
             raise
         stop(in_one_line(error))

@@ -59,6 +59,8 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
         if not isinstance(config[key], int) or config[key] < least:
             raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
+    if "lr" in config.optim:
+        raise SetupError("optim.lr would be overwritten at every step: set learning_rate.start and learning_rate.end")
     torch.set_num_threads(config.threads)
     _quieten()
     return [instantiate(config[part], _convert_="all") for part in parts]
@@ -123,11 +125,16 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+ENTERED: list[str] = []
+"""Doors whose job has begun; while it is empty, whatever is wrong is the configuration."""
+
+
 def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
     """Turns a configuration error inside a door's job into one line; with ``HAPO_FRAMES=1`` the frames are shown."""
 
     @functools.wraps(main)
     def wrapped(config: DictConfig) -> Result:
+        ENTERED.append(main.__name__)
         try:
             return main(config)
         except CONFIGURATION_ERRORS as error:
@@ -146,8 +153,11 @@ def in_one_line(error: BaseException) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = " ".join(str(cause).split())
+    if match := re.search(r"Config group override must be a string or a list. Got (\w+)", text):
+        return f"a group was given a {match[1]}: name one of its options, or a field as group.field=value"
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
-        return f"there is no key {match[2] or match[1]!r}{_nearest(match[1], _all_keys())}; `--cfg job` prints all keys"
+        near = _nearest(match[1], _all_keys() - {match[1]})
+        return f"there is no key {match[2] or match[1]!r}{near}; `--cfg job` prints all keys"
     if match := re.search(r"Could not find '(\w+)/([\w/-]+)' Available options in '\w+': (.*?) Config search", text):
         options = match[3].split()
         return f"there is no {match[1]}={match[2]}{_nearest(match[2], options)}; there are: {', '.join(options)}"

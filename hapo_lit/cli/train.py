@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ from omegaconf import DictConfig, OmegaConf
 from hapo_lit import analysis
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_up
+
+DATA_LINE = (
+    "data: {train_problems} problems, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers: "
+    "{usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
+)
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
@@ -27,9 +33,13 @@ def main(config: DictConfig) -> float:
     if config.model.path is None:
         config.model.path = str(cached_base_policy())
     data, module, trainer = build(config, "data", "module", "trainer")
-    check(trainer)
+    check(trainer, config.steps)
     with setting_up():
         data.setup()
+    facts = data.describe()
+    print(DATA_LINE.format(**facts, usable=round(facts["teacher_accepted"] * facts["train_problems"])))
+    if not facts["teacher_accepted"]:
+        print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / "config.yaml")
 
@@ -40,18 +50,19 @@ def main(config: DictConfig) -> float:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=config.resume, weights_only=False)
     except SystemExit:  # how Lightning ends after Ctrl-C
-        print(f"stopped after step {module.step}; to go on from the last checkpoint, run the same command again with")
-        print(f"resume={run}/checkpoints/last.ckpt")
+        last = run / "checkpoints/last.ckpt"
+        where = f"run again with resume={last} and another run folder" if last.exists() else "no checkpoint was due yet"
+        print(f"stopped in step {module.step + 1}; to go on: {where}")
         raise
     if module.step % config.eval_every:
         trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
     module.policy.save_pretrained(run / "policy")
     module.tokenizer.save_pretrained(run / "policy")
-    summary = analysis.summarise(run, data.describe())
+    summary = analysis.summarise(run, facts)
     analysis.show(summary)
     print(f"curves: {analysis.plot_anneal(run)}")
     print(f"run folder: {run} (tensorboard --logdir {run})")
-    return summary["sampled_after"]
+    return summary.get("sampled_after", float("nan"))
 
 
 def steps_done(checkpoint: str | None) -> int:
@@ -67,8 +78,10 @@ def steps_done(checkpoint: str | None) -> int:
     return step
 
 
-def check(trainer: Any) -> None:
+def check(trainer: Any, steps: int) -> None:
     """Refuse what this door cannot do yet, or not without its figures being wrong."""
+    if trainer.max_epochs != 1 or trainer.limit_train_batches != steps:
+        raise SetupError("the length of a run is set by steps: leave trainer.max_epochs and limit_train_batches alone")
     if trainer.world_size > 1:
         raise SetupError("`hapo train` runs one process: set trainer.devices=1 (several come with a door of their own)")
     if str(trainer.precision).startswith("16"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +14,10 @@ from hapo_lit.data.problems import Problem
 from hapo_lit.data.prompts import Template
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.types import PromptBatch
+
+PROMPT_LONG = "prompt_too_long"
+TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
+TEACHER_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
 
 
 class Encoded(NamedTuple):
@@ -34,24 +39,31 @@ def encode(
     teacher_check: TeacherCheck,
     max_prompt_tokens: int,
     max_response_tokens: int,
+    tally: Counter[str],
 ) -> list[Encoded]:
     """Tokenise problems and judge their teachers.
 
     A prompt over ``max_prompt_tokens`` is dropped; a teacher over ``max_response_tokens`` counts as absent, since the
-    policy could never write it.
+    policy could never write it.  ``tally`` counts what became of each problem under ``PROMPT_LONG`` and the
+    ``TEACHER_*`` names.
 
     Raises:
-        ValueError: no prompt fits.
+        ValueError: there is no problem, or no prompt fits.
     """
+    if not problems:
+        raise ValueError("there are no problems: look at the sizes or files under data.source")
     encoded = []
     for problem, reward in zip(problems, teacher_check(problems), strict=True):
         tokens = template.encode(tokenizer, problem.problem)
         if len(tokens) > max_prompt_tokens:
+            tally[PROMPT_LONG] += 1
             continue
         teacher: list[int] = []
         if problem.solution:
             teacher = [*tokenizer(problem.solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        if len(teacher) > max_response_tokens:
+        fits = len(teacher) <= max_response_tokens
+        tally[_fate(teacher, fits, reward)] += 1
+        if not fits:
             teacher = []
         encoded.append(Encoded(problem.prompt_id, tokens, problem.answer, teacher, reward if teacher else 0.0))
     if not encoded:
@@ -91,3 +103,11 @@ def _padded(sequences: Sequence[list[int]], pad_id: int, left: bool) -> tuple[Te
         tokens[row, where] = torch.tensor(sequence, dtype=torch.int64)
         mask[row, where] = True
     return tokens, mask
+
+
+def _fate(teacher: list[int], fits: bool, reward: float) -> str:
+    if not teacher:
+        return TEACHER_ABSENT
+    if not fits:
+        return TEACHER_LONG
+    return TEACHER_USABLE if reward > 0 else TEACHER_REJECTED

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from hapo_lit.data.problems import Problem
 
@@ -50,7 +52,7 @@ def _read(path: Path) -> list[Problem]:
         raise ValueError(f"{path}: cannot tell the format of {path.suffix!r}; use .jsonl, .json or .parquet")
     rows = load_dataset(kind, data_files=str(path), split="train", streaming=True)
     problems: dict[int, Problem] = {}
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(_named(rows, path), 1):
         missing = [column for column in COLUMNS if not isinstance(row.get(column), str)]
         missing += [column for column in ("problem", "answer") if not missing and not row[column].strip()]
         if missing:
@@ -60,3 +62,11 @@ def _read(path: Path) -> list[Problem]:
     if not problems:
         raise ValueError(f"{path} holds no rows")
     return list(problems.values())
+
+
+def _named(rows: Iterable[dict[str, Any]], path: Path) -> Iterator[dict[str, Any]]:
+    """The rows; an error of the reader, which knows no file, gets the file's name."""
+    try:
+        yield from rows
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

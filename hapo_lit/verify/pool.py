@@ -8,6 +8,7 @@ from its dispatch, and kills the worker that misses it.  A worker answers with o
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
 import resource
@@ -124,6 +125,7 @@ class _Worker:
 def _serve(pipe: Connection, memory_mib: int) -> None:
     """The life of a worker: a greeting, then a byte for each pair, until the pipe closes."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit: the pool has
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _repair_percent()
     limit = memory_mib * 2**20
