@@ -12,10 +12,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
 from hapo_lit.data.collate import (
-    PROMPT_LONG,
-    TEACHER_ABSENT,
-    TEACHER_LONG,
-    TEACHER_REJECTED,
+    FATES,
     TEACHER_USABLE,
     Encoded,
     collate,
@@ -112,7 +109,7 @@ class MathDataModule(LightningDataModule):
 
     def describe(self) -> dict[str, float]:
         """Sizes, the share of teacher solutions that are right, and of training problems whose teacher may be used;
-        how many prompts were dropped as too long, and why the other teachers may not be used.
+        and how often each of the fates of :mod:`hapo_lit.data.collate` befell a problem.
 
         The teacher's accuracy is measured on at most :data:`TEACHER_SAMPLE` solutions, believed or not.
         """
@@ -123,7 +120,7 @@ class MathDataModule(LightningDataModule):
             "heldout_problems": len(self._heldout),
             "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
             "teacher_accepted": self._tally[TEACHER_USABLE] / len(train),
-            **{name: self._tally[name] for name in (PROMPT_LONG, TEACHER_REJECTED, TEACHER_LONG, TEACHER_ABSENT)},
+            **{name: self._tally[name] for name in FATES},
         }
 
     def train_dataloader(self) -> DataLoader[PromptBatch]:

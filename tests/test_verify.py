@@ -149,6 +149,17 @@ def test_a_worker_killed_from_outside_is_replaced():
     pool.close()
 
 
+def test_a_worker_lost_while_it_is_handed_its_task_is_counted_and_not_fatal():
+    pool = AlgebraPool(workers=1, seconds=10.0)
+    pool.compare([("x+1", "1+x")])
+    pool._idle[0].pipe.close()
+    assert pool.compare([("x+2", "2+x")]) == [DIED]
+    assert pool.compare([("x+3", "3+x")]) == [EQUAL]
+    pool.close()
+    with pytest.raises(ValueError, match=r"verifier.workers must be at least 1, got 0"):
+        AlgebraPool(workers=0)
+
+
 def test_a_worker_that_cannot_start_is_an_error_and_not_a_wrong_answer():
     with pytest.raises(RuntimeError, match=r"not ready after .* does verifier.memory_mib leave room"):
         AlgebraPool(memory_mib=2**60).compare([("x+1", "1+x")])

@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items()))
         print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
         return
-    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, in_one_line, stop
+    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, give_up, stop
 
     if verb not in VERBS:
         stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")
@@ -40,7 +40,6 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         importlib.import_module(f"hapo_lit.cli.{verb}").main()
     except (*CONFIGURATION_ERRORS, ValueError, OSError) as error:
-        expected = isinstance(error, CONFIGURATION_ERRORS) or not ENTERED
-        if os.environ.get("HAPO_FRAMES") == "1" or not expected:
+        if ENTERED and not isinstance(error, CONFIGURATION_ERRORS):
             raise
-        stop(in_one_line(error))
+        give_up(error)

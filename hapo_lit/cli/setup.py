@@ -125,6 +125,13 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def give_up(error: BaseException) -> NoReturn:
+    """Leave with the one line that says what is wrong, or with the frames if ``HAPO_FRAMES=1`` asks for them."""
+    if os.environ.get("HAPO_FRAMES") == "1":
+        raise error
+    stop(in_one_line(error))
+
+
 ENTERED: list[str] = []
 """Doors whose job has begun; while it is empty, whatever is wrong is the configuration."""
 
@@ -138,9 +145,7 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]
         try:
             return main(config)
         except CONFIGURATION_ERRORS as error:
-            if os.environ.get("HAPO_FRAMES") == "1":
-                raise
-            stop(in_one_line(error))
+            give_up(error)
 
     return wrapped
 

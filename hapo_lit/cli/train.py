@@ -18,7 +18,7 @@ from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_u
 
 DATA_LINE = (
     "data: {train_problems} problems, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers: "
-    "{usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
+    "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
 )
 
 
@@ -37,8 +37,8 @@ def main(config: DictConfig) -> float:
     with setting_up():
         data.setup()
     facts = data.describe()
-    print(DATA_LINE.format(**facts, usable=round(facts["teacher_accepted"] * facts["train_problems"])))
-    if not facts["teacher_accepted"]:
+    print(DATA_LINE.format(**facts))
+    if not facts["teacher_usable"]:
         print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / "config.yaml")
@@ -72,7 +72,7 @@ def steps_done(checkpoint: str | None) -> int:
     if not Path(checkpoint).is_file():
         raise SetupError(f"checkpoint {checkpoint!r} does not exist; set resume to RUN/checkpoints/last.ckpt")
     try:
-        step: int = torch.load(checkpoint, map_location="cpu", weights_only=False)["hapo"]["step"]
+        step: int = torch.load(checkpoint, map_location="cpu", weights_only=False, mmap=True)["hapo"]["step"]
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError) as error:
         raise SetupError(f"{checkpoint!r} is damaged or no checkpoint of hapo_lit; try an older one") from error
     return step

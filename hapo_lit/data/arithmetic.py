@@ -144,8 +144,9 @@ class Arithmetic:
     def _draws(self, stream: int, errors: TeacherErrors) -> Iterator[Problem]:
         draw = np.random.default_rng((self.seed, stream))
         weights = np.array([level.weight for level in self.levels])
+        shares = weights / weights.sum()
         while True:
-            level = self.levels[draw.choice(len(self.levels), p=weights / weights.sum())]
+            level = self.levels[draw.choice(len(self.levels), p=shares)]
             yield solved(*level.draw(draw), errors=errors, seed=self.seed)
 
 

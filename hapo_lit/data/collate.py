@@ -18,6 +18,8 @@ from hapo_lit.types import PromptBatch
 PROMPT_LONG = "prompt_too_long"
 TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
 TEACHER_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
+FATES = (PROMPT_LONG, TEACHER_USABLE, TEACHER_REJECTED, TEACHER_LONG, TEACHER_ABSENT)
+"""What may become of a training problem; exactly one of them does."""
 
 
 class Encoded(NamedTuple):
@@ -44,8 +46,7 @@ def encode(
     """Tokenise problems and judge their teachers.
 
     A prompt over ``max_prompt_tokens`` is dropped; a teacher over ``max_response_tokens`` counts as absent, since the
-    policy could never write it.  ``tally`` counts what became of each problem under ``PROMPT_LONG`` and the
-    ``TEACHER_*`` names.
+    policy could never write it.  ``tally`` counts which of the :data:`FATES` each problem met.
 
     Raises:
         ValueError: there is no problem, or no prompt fits.
@@ -95,7 +96,7 @@ def fingerprint(encoded: Sequence[Encoded]) -> str:
 
 
 def _padded(sequences: Sequence[list[int]], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
-    width = max(1, *map(len, sequences)) if len(sequences) > 1 else max(1, len(sequences[0]))
+    width = max(1, *map(len, sequences))
     tokens = torch.full((len(sequences), width), pad_id)
     mask = torch.zeros(len(sequences), width, dtype=torch.bool)
     for row, sequence in enumerate(sequences):

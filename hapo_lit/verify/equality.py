@@ -31,7 +31,11 @@ def normalised(answer: str) -> str:
 
 def number(answer: str) -> Fraction | None:
     """The exact value of a plain decimal or simple fraction, None for anything else."""
-    answer = normalised(answer)
+    return _value(normalised(answer))
+
+
+def _value(answer: str) -> Fraction | None:
+    """:func:`number` of an answer that is normalised already."""
     if not _NUMBER.fullmatch(answer):
         return None
     numerator, _, denominator = answer.partition("/")
@@ -42,9 +46,10 @@ def number(answer: str) -> Fraction | None:
 
 def plainly_equal(gold: str, answer: str) -> bool | None:
     """True or False where strings or plain numbers decide, None where only algebra can tell."""
-    if not normalised(gold) or not normalised(answer):
+    gold, answer = normalised(gold), normalised(answer)
+    if not gold or not answer:
         return False
-    if normalised(gold) == normalised(answer):
+    if gold == answer:
         return True
-    left, right = number(gold), number(answer)
+    left, right = _value(gold), _value(answer)
     return left == right if left is not None and right is not None else None

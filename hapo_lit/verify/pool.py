@@ -37,6 +37,8 @@ class AlgebraPool:
     """
 
     def __init__(self, workers: int = 1, seconds: float = 5.0, memory_mib: int = 2048) -> None:
+        if workers < 1:
+            raise ValueError(f"verifier.workers must be at least 1, got {workers}")
         self.workers, self.seconds, self.memory_mib = workers, seconds, memory_mib
         self._context = multiprocessing.get_context("forkserver")
         self._idle: list[_Worker] = []
@@ -57,6 +59,8 @@ class AlgebraPool:
                     worker.kill()
                     continue
                 busy[worker.pipe] = (worker, index, time.monotonic() + self.seconds)
+            if not busy:
+                break
             nearest = min(deadline for _, _, deadline in busy.values())
             ready = wait(list(busy), max(0.0, nearest - time.monotonic()))
             for pipe in [pipe for pipe in busy if pipe in ready]:
