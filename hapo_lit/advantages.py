@@ -1,16 +1,35 @@
 """Advantage estimators: rewards of a group -> credit of each row.
 
-``r`` rewards, ``μ`` their mean and ``σ`` their standard deviation over the rows that are present, teacher included.
-A group whose rewards are all equal carries no signal and gets exact zeros, decided by equality.
+``r`` rewards; ``μ`` their mean and ``σ`` their standard deviation over the rows that ``over`` counts: all that are
+present, teacher included (:func:`mixed`), or only what the policy sampled (:func:`on_policy`).  Rows whose rewards
+are all equal carry no signal and get exact zeros, decided by equality; a teacher beside them, if it is not counted
+itself, gets ``r − μ``.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from hapo_lit.masked import all_equal, masked_mean, masked_std
-from hapo_lit.protocols import AdvantageEstimator
+from hapo_lit.protocols import AdvantageEstimator, Mean
+from hapo_lit.types import RolloutGroup
+
+Counted = Callable[[RolloutGroup], Tensor]
+"""Group -> ``[P, G] bool``: the rows whose rewards make the statistics."""
+
+
+def mixed(group: RolloutGroup) -> Tensor:
+    """Statistics over the whole group, teacher included: HAPO's augmented group."""
+    return group.present
+
+
+def on_policy(group: RolloutGroup) -> Tensor:
+    """Statistics over the policy's own rows: a teacher changes nobody's credit but its own."""
+    return group.on_policy
 
 
 class GroupNormalised:
@@ -19,32 +38,74 @@ class GroupNormalised:
     Args:
         ddof: 1 = sample standard deviation (divisor n − 1, as in verl and torch's default), 0 = population.
         eps: added to σ; 1e-6 as in verl's GRPO.
+        over: whose rewards make μ and σ, :func:`mixed` or :func:`on_policy`.
 
-    With one success among N rows and ``eps=0`` the success gets (N−1)/√N and each failure −1/√N.
+    With one success among N rows and ``eps=0`` the success gets (N−1)/√N and each failure −1/√N.  Where the counted
+    rows are all equal there is no scale, and what differs from them keeps ``r − μ``.
     """
 
-    def __init__(self, ddof: int = 1, eps: float = 1e-6) -> None:
-        self.ddof, self.eps = ddof, eps
+    def __init__(self, ddof: int = 1, eps: float = 1e-6, over: Counted = mixed) -> None:
+        self.ddof, self.eps, self.over = ddof, eps, over
 
-    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
-        centred = _centred(rewards, present)
-        spread = masked_std(rewards, present, 1, self.ddof) + self.eps
-        return torch.where(centred == 0, centred, centred / spread)
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        counted = self.over(group)
+        spread = masked_std(group.rewards, counted, 1, self.ddof) + self.eps
+        return centred(group, counted) / torch.where(all_equal(group.rewards, counted, 1), 1.0, spread)
 
 
 class GroupCentred:
-    """``r − μ``: Dr. GRPO (arXiv 2503.20783), and LUFFY's setting."""
+    """``r − μ``: Dr. GRPO (arXiv 2503.20783), and LUFFY's setting.
 
-    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
-        return _centred(rewards, present)
+    Args:
+        over: whose rewards make μ, :func:`mixed` or :func:`on_policy`.
+    """
+
+    def __init__(self, over: Counted = mixed) -> None:
+        self.over = over
+
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        return centred(group, self.over(group))
 
 
 class LeaveOneOut:
-    """``r −`` mean of the others ``= n/(n−1) · (r − μ)``: RLOO (arXiv 2402.14740)."""
+    """``r −`` mean of the other counted rows: ``n/(n−1) · (r − μ)`` for a row that counts, RLOO (arXiv 2402.14740).
 
-    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
-        count = present.sum(1, keepdim=True)
-        return _centred(rewards, present) * count / (count - 1).clamp(min=1)
+    Args:
+        over: whose rewards make the baseline, :func:`mixed` or :func:`on_policy`.
+    """
+
+    def __init__(self, over: Counted = mixed) -> None:
+        self.over = over
+
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        counted = self.over(group)
+        count = counted.sum(1, keepdim=True)
+        return centred(group, counted) * torch.where(counted, count / (count - 1).clamp(min=1), 1.0)
+
+
+class BatchWhitened:
+    """``r − μ`` of the group, then whitened over all tokens of the batch: REINFORCE++-baseline (arXiv 2501.03262).
+
+    Mean and variance weigh each row by its length, as every token carries its row's advantage, over the counted rows
+    of all ranks.  The mean of the batch is subtracted, so that a group without signal gets the same small credit in
+    all its rows and not exactly zero, as in the paper; a batch without any signal gets exact zeros.
+
+    Args:
+        eps: added to the variance (population, as in OpenRLHF; verl's divides by one token less); 1e-8 as in verl.
+        over: whose rewards and tokens make the statistics, :func:`mixed` or :func:`on_policy`.
+    """
+
+    def __init__(self, eps: float = 1e-8, over: Counted = mixed) -> None:
+        self.eps, self.over = eps, over
+
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        counted = self.over(group)
+        credit = centred(group, counted)
+        tokens = torch.where(counted, group.mask.sum(2).to(credit), 0.0)
+        total = mean(tokens.sum()).clamp(min=1)
+        middle = mean((credit * tokens).sum()) / total
+        variance = mean(((credit - middle).square() * tokens).sum()) / total
+        return torch.where(group.present, (credit - middle) / (variance + self.eps).sqrt(), 0.0)
 
 
 class SpareFailures:
@@ -57,14 +118,40 @@ class SpareFailures:
     def __init__(self, estimator: AdvantageEstimator) -> None:
         self.estimator = estimator
 
-    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
-        advantages = self.estimator(rewards, is_teacher, present)
-        success = (rewards > 0) & present
-        alone = (success & is_teacher).any(1, keepdim=True) & ~(success & ~is_teacher).any(1, keepdim=True)
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        advantages = self.estimator(group, mean)
+        success = (group.rewards > 0) & group.present
+        alone = (success & group.is_teacher).any(1, keepdim=True) & ~(success & group.on_policy).any(1, keepdim=True)
         return torch.where(alone & ~success, 0.0, advantages)
 
 
-def _centred(rewards: Tensor, present: Tensor) -> Tensor:
-    """``r − μ``, exactly 0 in groups without signal and on absent rows."""
-    silent = all_equal(rewards, present, 1) | ~present
-    return torch.where(silent, 0.0, rewards - masked_mean(rewards, present, 1))
+class SoftOverlong:
+    """Wraps an estimator: sampled answers that come near the length limit lose reward (DAPO, arXiv 2503.14476, Eq. 13).
+
+    ``r + min(0, (L_max − L_buffer − length) / L_buffer)``: nothing up to ``L_max − L_buffer`` tokens, −1 at ``L_max``.
+    What the gate counts as a success is not changed.
+
+    Args:
+        estimator: credits the reduced rewards.
+        max_length: L_max, the length limit in tokens.
+        buffer: L_buffer, tokens before the limit over which the penalty grows.
+    """
+
+    def __init__(self, estimator: AdvantageEstimator, max_length: int, buffer: int) -> None:
+        if not 0 < buffer <= max_length:
+            raise ValueError(f"advantage.buffer must be between 1 and the length limit {max_length}, got {buffer}")
+        self.estimator, self.max_length, self.buffer = estimator, max_length, buffer
+
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        over_PG = (group.mask.sum(2) - (self.max_length - self.buffer)).clamp(min=0, max=self.buffer)
+        penalty_PG = torch.where(group.on_policy, over_PG.to(group.rewards) / self.buffer, 0.0)
+        return self.estimator(replace(group, rewards=group.rewards - penalty_PG), mean)
+
+
+def centred(group: RolloutGroup, counted: Tensor) -> Tensor:
+    """``r − μ``, exactly 0 wherever counted rows are all equal and this one is too, and on absent rows."""
+    flat = all_equal(group.rewards, counted, 1)
+    level = torch.where(counted, group.rewards, -torch.inf).amax(1, keepdim=True)  # what they all are, if they are
+    known = flat & counted.any(1, keepdim=True)
+    baseline = torch.where(known, level, masked_mean(group.rewards, counted, 1))
+    return torch.where(group.present, group.rewards - baseline, 0.0)

@@ -75,16 +75,32 @@ class Hapo:
         counts = rollouts.success_counts()
         self.gate.observe(*map(ranks.gather, (rollouts.prompt_ids, *counts)))          # 3  Beta posterior
         decision = self.gate(rollouts.prompt_ids, rollouts.rewards)                    # 4  gate
-        group = self.injector(rollouts, prompts, decision.open)                        # 5  hindsight
+        group = self.injector(rollouts, prompts, decision.open, step)                  # 5  hindsight
         return Experience(
             group=group,
-            advantages=self.advantage(group.rewards, group.is_teacher, group.present), # 6  credit
-            token_weights=self.weighting(group, ranks.mean),                           # 7  share of each token
-            decision=decision,
-            rollouts=rollouts,
+            advantages=self.advantage(group, ranks.mean),                              # 6  credit
+            token_weights=self.weighting(group, ranks.mean, step),                     # 7  share of each token
             **score(group),                                                            # 8  log π_old, log π_ref
+            behaviour_logprobs=None if self.engine.is_trainer else group.behaviour_logprobs,
+            decision=decision, rollouts=rollouts, teacher_usable=prompts.teacher_usable, step=step,
         )
         # fmt: on
+
+    @torch.no_grad()
+    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
+        """The rollouts credited as if the gate had stayed closed: for measuring what an injection changes."""
+        rollouts = experience.rollouts
+        if rollouts is None:
+            return None
+        return Experience(
+            group=rollouts,
+            advantages=self.advantage(rollouts, ranks.mean),
+            token_weights=self.weighting(rollouts, ranks.mean, experience.step),
+            decision=experience.decision,
+            behaviour_logprobs=None if self.engine.is_trainer else rollouts.behaviour_logprobs,
+            step=experience.step,
+            **score(rollouts),
+        )
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Let the engine sample from these weights."""
@@ -129,9 +145,13 @@ class Supervised:
         return Experience(
             group=group,
             advantages=usable[:, None].to(group.rewards),
-            token_weights=self.weighting(group, ranks.mean),
+            token_weights=self.weighting(group, ranks.mean, step),
             decision=GateDecision(open=torch.ones_like(usable), confidence=torch.ones_like(group.rewards[:, 0])),
+            step=step,
         )
+
+    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> None:
+        """Nothing is left of a supervised step without its teachers."""
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Nothing samples here."""

@@ -101,3 +101,68 @@ class Completions(Callback):
                     ],
                 }
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+class Consistency(Callback):
+    """What injection does to the gradient: that of the batch against that of the same rollouts without their teachers.
+
+    Every ``every`` steps, at the weights before the update, ``consistency/``:
+
+    ``cosine``      of the two gradients; missing where one of them is zero, as in a batch without signal of its own
+    ``norm_ratio``  norm with the teacher over norm without; missing where the latter is zero
+    ``norm``, ``norm_without``   the norms, before clipping
+
+    As the gate closes, cosine and ratio go to one: the estimator has become the on-policy one.  Each measurement costs
+    two more updates' worth of passes and changes nothing in the run.
+    """
+
+    def __init__(self, every: int = 20) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1 step, got {every}")
+        self.every = every
+        self._measured = -1
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
+        experience = pl_module.experience
+        if pl_module.step % self.every or pl_module.step == self._measured or experience is None:
+            return
+        self._measured = pl_module.step  # the first of several updates on a batch
+        without = pl_module.without_teacher(experience)
+        if without is None:
+            return
+        gradient, alone = pl_module.gradient(experience), pl_module.gradient(without)
+        norm, norm_alone = float(gradient.norm()), float(alone.norm())
+        metrics = {"norm": norm, "norm_without": norm_alone}
+        if norm_alone > 0:
+            metrics["norm_ratio"] = norm / norm_alone
+        if norm > 0 and norm_alone > 0:
+            metrics["cosine"] = float(gradient @ alone) / (norm * norm_alone)
+        pl_module.log_dict({f"consistency/{name}": value for name, value in metrics.items()})
+
+
+class Groups(Callback):
+    """Writes one line for each group: what the gate saw and what came of it, for reports on the gate.
+
+    Columns: ``step``, ``prompt`` (id), ``successes``, ``trials``, ``open``, ``teacher`` (a row was injected).
+
+    Args:
+        path: the CSV file; lines are appended.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        experience = pl_module.experience
+        if not trainer.is_global_zero or experience is None or experience.rollouts is None:
+            return
+        successes, trials = experience.rollouts.success_counts()
+        taught = (experience.group.is_teacher & experience.group.present).any(1)
+        columns = (experience.group.prompt_ids, successes, trials, experience.decision.open.int(), taught.int())
+        lines = [
+            ",".join(map(str, (pl_module.step, *row)))
+            for row in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+        begun = self.path.exists()
+        with self.path.open("a") as file:
+            file.write(("" if begun else "step,prompt,successes,trials,open,teacher\n") + "\n".join(lines) + "\n")

@@ -2,7 +2,7 @@
 
 A prompt with success rate ``p`` gives ``S ~ Bin(n, p)`` successes in a group; the posterior is
 ``Beta(a0 + S, b0 + n − S)``.  Write ``Π(s)`` for the posterior mass below γ after ``s`` successes.  Everything here is
-derived for a group-local gate, in float64; nothing is sampled.
+in closed form and float64; nothing is sampled.  Derivations: ``docs/theory.md``.
 
 What follows from it, and corrects the convergence theorems of arXiv 2603.11321 v1: at fixed γ and n the mean rule
 injects with a probability that vanishes only as p → 1; a Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there;
@@ -13,10 +13,16 @@ in finite time.
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, log
+from math import ceil, exp, log, sqrt
+from typing import NamedTuple
 
 import numpy as np
 from scipy import special, stats
+
+Rates = float | np.ndarray
+"""Success rates of prompts, one or many; what is computed from them has the same shape."""
+
+# -- P(inject | p): group-local gates ---------------------------------------------------------------------------
 
 
 def mass_below(threshold: float, successes: np.ndarray, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
@@ -35,30 +41,136 @@ def most_successes(threshold: float, trials: int, alpha: float = 1, beta: float 
     return ceil(gamma * (a + b + trials) - a) - 1
 
 
-def mean_rule(rate: float, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> float:
+def mean_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
     """P(inject) of the posterior-mean rule: ``P[S ≤ m] = I_{1−p}(n − m, m + 1)``."""
-    return _at_most(most_successes(threshold, trials, alpha, beta), rate, trials)
+    return at_most(most_successes(threshold, trials, alpha, beta), rate, trials)
 
 
-def bound_rule(rate: float, threshold: float, trials: int, level: float, alpha: float = 1, beta: float = 1) -> float:
+def bound_rule(
+    rate: Rates, threshold: float, trials: int, level: float, alpha: float = 1, beta: float = 1
+) -> np.ndarray:
     """P(inject) of the credible-bound rule ``Π(S) > level``.
 
     A small level asks whether the *lower* credible bound is below γ (help unless sure), one near 1 whether the *upper*
     one is (help only when sure), one half whether the median is.
     """
     opens = mass_below(threshold, np.arange(trials + 1), trials, alpha, beta) > level
-    return _at_most(int(opens.sum()) - 1, rate, trials)
+    return at_most(int(opens.sum()) - 1, rate, trials)
 
 
-def thompson_rule(rate: float, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> float:
-    """P(inject) of a Thompson draw below γ: ``Σ_s P[S = s] Π(s)``, the uniform mixture of the bound rules."""
+def thompson_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
+    """P(inject) of a Thompson draw below γ: ``Σ_s P[S = s] Π(s)``, the uniform mixture of the bound rules.
+
+    With Beta(1, 1) it is a race: ``P[X > S]`` for ``X ~ Bin(n + 1, γ)`` independent of ``S``.
+    """
     s = np.arange(trials + 1)
-    return float(stats.binom.pmf(s, trials, rate) @ mass_below(threshold, s, trials, alpha, beta))
+    chance: np.ndarray = stats.binom.pmf(s, trials, np.asarray(rate)[..., None]) @ mass_below(
+        threshold, s, trials, alpha, beta
+    )
+    return chance
+
+
+def at_most(count: int, rate: Rates, trials: int) -> np.ndarray:
+    """``P[S ≤ count]`` for ``S ~ Bin(trials, rate)``: the law of any gate that opens on few successes."""
+    below: np.ndarray = stats.binom.cdf(count, trials, rate)
+    return below
+
+
+# -- which thresholds make a gate ---------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    """The thresholds at which a gate can open (``low < γ``) and can close (``γ ≤ high``)."""
+
+    low: float
+    high: float
+    opens: tuple[str, float]
+    """The inequality under which it never opens, and its right-hand side."""
+    closes: tuple[str, float]
+    """The inequality under which it never closes, and its right-hand side."""
+
+
+def mean_window(trials: float, alpha: float = 1, beta: float = 1) -> Window:
+    """Of the mean rule: ``a0/(a0+b0+n) < γ ≤ (a0+n)/(a0+b0+n)``, in rationals."""
+    a, b, n = (Fraction(str(value)) for value in (alpha, beta, trials))
+    low, high = float(a / (a + b + n)), float((a + n) / (a + b + n))
+    return Window(low, high, ("γ ≤ a0/(a0+b0+n)", low), ("γ > (a0+n)/(a0+b0+n)", high))
+
+
+def bound_window(level: float, trials: float, alpha: float = 1, beta: float = 1) -> Window:
+    """Of the credible-bound rule: between the posterior quantiles at ``level`` without and with nothing but success."""
+    low = float(special.betaincinv(alpha, beta + trials, level))
+    high = float(special.betaincinv(alpha + trials, beta, level))
+    quantile = f"{level:g} quantile of Beta"
+    return Window(low, high, (f"γ ≤ {quantile}(a0, b0+n)", low), (f"γ > {quantile}(a0+n, b0)", high))
+
+
+def thompson_window() -> Window:
+    """Of a Thompson draw: ``0 < γ < 1``; a draw may always fall on either side."""
+    high = float(np.nextafter(1, 0))
+    return Window(0.0, high, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
 
 
 def cut_off(trials: int, alpha: float = 1, beta: float = 1) -> float:
     """``a0 / (a0 + b0 + n)``: at this threshold and below, the mean rule is exactly off."""
-    return alpha / (alpha + beta + trials)
+    return mean_window(trials, alpha, beta).low
+
+
+# -- large groups, memory, bias -----------------------------------------------------------------------------------
+
+
+def kl_bernoulli(first: float, second: float) -> float:
+    """``kl(a‖b)`` of two coins, in nats."""
+    return float(special.rel_entr(first, second) + special.rel_entr(1 - first, 1 - second))
+
+
+def mean_rate_bound(rate: float, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> float:
+    """``P(inject) ≤ exp(−n · kl(m/n ‖ p))`` of the mean rule, if ``m/n < p`` (Chernoff); 1 otherwise.
+
+    Its rate tends to ``kl(γ‖p)`` as n grows.
+    """
+    share = most_successes(threshold, trials, alpha, beta) / trials
+    if share < 0:
+        return 0.0
+    return exp(-trials * kl_bernoulli(share, rate)) if share < rate else 1.0
+
+
+def thompson_rate_bound(rate: float, threshold: float, trials: int) -> float:
+    """``P(inject) ≤ ((1−γ)/u + γ) · (√(pγ) + √((1−p)(1−γ)))^{2n}`` of a Thompson draw with Beta(1, 1), ``γ < p < 1``.
+
+    ``u = √((1−γ)p / (γ(1−p)))``.  The rate ``−2 log(√(pγ) + √((1−p)(1−γ)))`` is slower than the mean rule's.
+    """
+    if not threshold < rate < 1:
+        return 1.0
+    u = sqrt((1 - threshold) * rate / (threshold * (1 - rate)))
+    affinity = sqrt(rate * threshold) + sqrt((1 - rate) * (1 - threshold))
+    return ((1 - threshold) / u + threshold) * affinity ** (2 * trials)
+
+
+def history_rule(
+    rate: Rates, threshold: float, trials: int, visits: int, alpha: float = 1, beta: float = 1
+) -> np.ndarray:
+    """P(inject) of the mean rule at a visit, with full history (λ = 1) and a rate that never changed: the group-local
+    law with ``n · visits`` trials."""
+    return mean_rule(rate, threshold, trials * visits, alpha, beta)
+
+
+def discounted_bound(
+    rate: float, threshold: float, trials: int, discount: float, alpha: float = 1, beta: float = 1
+) -> float:
+    """``P(inject) ≤ exp(−2N (1+λ)/(1−λ) · (p − γ')²)`` of the mean rule with settled memory λ < 1 (Hoeffding).
+
+    ``γ' = γ + (γ(a0+b0) − a0)/n_eff``, ``n_eff = N/(1−λ)``; 1 where ``p ≤ γ'``.
+    """
+    shifted = threshold + (threshold * (alpha + beta) - alpha) * (1 - discount) / trials
+    if rate <= shifted:
+        return 1.0
+    return exp(-2 * trials * (1 + discount) / (1 - discount) * (rate - shifted) ** 2)
+
+
+def thompson_floor(threshold: float, trials: int, discount: float = 0.0, alpha: float = 1, beta: float = 1) -> float:
+    """``I_γ(a0 + n_eff, b0)``: how often a Thompson draw still helps a policy that always succeeds."""
+    return float(special.betainc(alpha + trials / (1 - discount), beta, threshold))
 
 
 def closing_visit(
@@ -84,7 +196,3 @@ def bias_bound(gradient_norm: float, injection_probability: float) -> float:
     Couple both learners on the same group: they differ only when the gate is open.
     """
     return 2 * gradient_norm * injection_probability
-
-
-def _at_most(count: int, rate: float, trials: int) -> float:
-    return float(stats.binom.cdf(count, trials, rate)) if count < trials else 1.0

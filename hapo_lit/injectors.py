@@ -7,11 +7,13 @@ as it was.  An injected row carries the teacher's verified reward and is marked 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from hapo_lit.draws import uniform
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 
@@ -23,15 +25,102 @@ class NoInjection:
     def rollouts(self, group_size: int) -> int:
         return group_size
 
-    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
         return group
 
 
 class ReplaceWorst:
     """Success-substitution injection: the teacher replaces the rollout with the least reward (arXiv 2603.11321, Eq. 7).
 
-    The paper leaves ties open.  The first of the tied rollouts goes: samples of one prompt are exchangeable, so that
-    is a uniform choice among them, and it needs no random number.
+    Args:
+        ties: which of several equally bad rollouts goes, where the paper is silent: :class:`FirstTied`,
+            :class:`LeastLikely` or :class:`DrawnTied`.
+    """
+
+    teacher_stands_alone = False
+
+    def __init__(self, ties: TieBreak | None = None) -> None:
+        self.ties: TieBreak = FirstTied() if ties is None else ties
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
+        rewards_PG = torch.where(group.on_policy, group.rewards, torch.inf)
+        tied_PG = group.on_policy & (rewards_PG == rewards_PG.amin(1, keepdim=True))
+        worst_PG = one_hot(self.ties(group, tied_PG, step), group.rewards.shape[1])
+        return place_teacher(group, prompts, worst_PG & (open & prompts.teacher_usable)[:, None])
+
+
+class TieBreak(Protocol):
+    """Chooses one of the marked rows."""
+
+    def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
+        """``[P]`` positions within ``tied [P, G] bool``; 0 where nothing is marked."""
+
+
+class FirstTied:
+    """The first.  Samples of one prompt are exchangeable as long as the engine returns them in the order it drew them,
+    so that this is a uniform choice; it needs no random number and no log-probability."""
+
+    def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
+        return tied.int().argmax(1)
+
+
+class LeastLikely:
+    """The one the policy is least attached to: the lowest log-probability of the whole response, as the engine
+    reported it.
+
+    Raises:
+        ValueError: the engine reports none.
+    """
+
+    def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
+        if group.behaviour_logprobs is None:
+            raise ValueError("injector.ties=LeastLikely needs an engine that reports log-probabilities; use DrawnTied")
+        return torch.where(tied, group.behaviour_logprobs.sum(2), torch.inf).argmin(1)
+
+
+class DrawnTied:
+    """A uniform draw, fixed by (seed, prompt, step): for engines that return samples in an order of their own, such
+    as the shortest first."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
+        drawn = torch.from_numpy(uniform(self.seed, group.prompt_ids.cpu().numpy(), step)).to(tied.device)
+        count = tied.sum(1)
+        chosen = (drawn * count).long().clamp(max=(count - 1).clamp(min=0))
+        return (tied & (tied.cumsum(1) == chosen[:, None] + 1)).int().argmax(1)
+
+
+class ReplaceRandom:
+    """The teacher replaces a rollout drawn uniformly, right or wrong: the control experiment for :class:`ReplaceWorst`.
+
+    A success is lost with probability S/N, so that the group's successes go up with (N − S)/N only.
+
+    Args:
+        seed: of the draws, each fixed by (seed, prompt, step).
+    """
+
+    teacher_stands_alone = False
+
+    def __init__(self, seed: int = 0) -> None:
+        self.choice = DrawnTied(seed)
+
+    def rollouts(self, group_size: int) -> int:
+        return group_size
+
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
+        drawn_PG = one_hot(self.choice(group, group.on_policy, step), group.rewards.shape[1])
+        return place_teacher(group, prompts, drawn_PG & (open & prompts.teacher_usable)[:, None])
+
+
+class Append:
+    """The teacher joins ``G`` rollouts as row ``G + 1``; nothing that was sampled is lost.
+
+    Where the gate is closed or there is no usable teacher that row is absent.
     """
 
     teacher_stands_alone = False
@@ -39,17 +128,15 @@ class ReplaceWorst:
     def rollouts(self, group_size: int) -> int:
         return group_size
 
-    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
-        rewards_PG = torch.where(group.on_policy, group.rewards, torch.inf)
-        worst_PG = one_hot(rewards_PG.argmin(1), group.rewards.shape[1])
-        return place_teacher(group, prompts, worst_PG & (open & prompts.teacher_usable)[:, None])
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
+        return _added(group, prompts, open)
 
 
 class ReplaceSlot:
     """A fixed place for the teacher: ``G − 1`` rollouts and one teacher row (LUFFY, arXiv 2504.14945).
 
-    Unlike the others it never pays for a rollout that it throws away.  Where the gate is closed or there is no usable
-    teacher the place stays empty: an absent row.
+    It never pays for a rollout that it throws away.  Where the gate is closed or there is no usable teacher the place
+    stays empty: an absent row.
     """
 
     teacher_stands_alone = False
@@ -57,10 +144,8 @@ class ReplaceSlot:
     def rollouts(self, group_size: int) -> int:
         return group_size - 1
 
-    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
-        grown = _with_empty_row(group)
-        slot_PG = one_hot(torch.full_like(prompts.prompt_ids, group.rewards.shape[1]), grown.rewards.shape[1])
-        return place_teacher(grown, prompts, slot_PG & (open & prompts.teacher_usable)[:, None])
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
+        return _added(group, prompts, open)
 
 
 class ReplaceGroup:
@@ -74,7 +159,7 @@ class ReplaceGroup:
     def rollouts(self, group_size: int) -> int:
         return group_size
 
-    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
         replaced_P = open & prompts.teacher_usable
         first_PG = one_hot(torch.zeros_like(prompts.prompt_ids), group.rewards.shape[1])
         placed = place_teacher(group, prompts, first_PG & replaced_P[:, None])
@@ -117,6 +202,14 @@ def place_teacher(group: RolloutGroup, prompts: PromptBatch, at: Tensor) -> Roll
         present=group.present | at,
         behaviour_logprobs=None if behaviour is None else wide(behaviour).masked_fill(at_token, 0.0),
     )
+
+
+def _added(group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+    """The group with one more row at its end: the teacher where it may come in, absent elsewhere."""
+    grown = _with_empty_row(group)
+    last_PG = torch.zeros_like(grown.present)
+    last_PG[:, -1] = open & prompts.teacher_usable
+    return place_teacher(grown, prompts, last_PG)
 
 
 def _with_empty_row(group: RolloutGroup) -> RolloutGroup:

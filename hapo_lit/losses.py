@@ -1,21 +1,160 @@
-"""The policy loss: a clipped surrogate on what the policy wrote, a teacher term on what the teacher wrote.
+"""The policy loss: a surrogate on what the policy wrote, a teacher term on what the teacher wrote.
 
-With ``ρ = π_θ/π_old`` per token, advantages ``Â`` and token weights ``w`` (HAPO Eqs. 3, 8, 9; PPO, arXiv 1707.06347)::
+With ``ρ = π_θ/π_old``, advantages ``Â``, token weights ``w`` (HAPO Eqs. 3, 8, 9; PPO, arXiv 1707.06347)::
 
-    loss = − Σ w · { min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)    on-policy token
-                   { teacher(log π_θ, Â, c)                     teacher token
-           + β Σ w · KL(π_θ ‖ π_ref)                            on-policy tokens
+    loss = − Σ w · { κ · min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)    on-policy token; κ corrects for the engine
+                   { teacher(log π_θ, Â, c)                         teacher token
+           + β Σ w · KL(π_θ ‖ π_ref)                                on-policy tokens
+           − η Σ w · H(π_θ)                                         all tokens
+
+Three small families fill the braces: what ρ is (``ratio``), how it is bounded (``clip``) and what the difference
+between the engine's probabilities and the trainer's is worth (``correction``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from hapo_lit.masked import masked_mean, masked_sum
 from hapo_lit.protocols import TeacherTerm
 from hapo_lit.types import LossOutput, Rows
+
+# -- ratio: from differences of log-probabilities to a ratio for each token ---------------------------------------
+
+Ratio = Callable[[Tensor, Tensor], Tensor]
+"""``(log π − log π' [N, T], mask [N, T])`` -> log of the ratio at each token, ``[N, T]``."""
+
+
+def token_ratio(gap: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
+    """Each token's own ratio (PPO, GRPO)."""
+    return gap
+
+
+def sequence_ratio(gap: Tensor, mask: Tensor) -> Tensor:
+    """The geometric mean over the response, at all its tokens: GSPO (arXiv 2507.18071, Eq. 7)."""
+    return masked_mean(gap, mask, 1).expand_as(gap)
+
+
+def sequence_product(gap: Tensor, mask: Tensor) -> Tensor:
+    """The product over the response, at all its tokens: the honest importance ratio of a sequence (RLOO in TRL)."""
+    return masked_sum(gap, mask, 1).expand_as(gap)
+
+
+# -- clip: how much of the ratio acts -----------------------------------------------------------------------------
+
+
+class Clip(Protocol):
+    def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        """``[N, T]`` objective from ρ ``[N, T]``, Â ``[N, 1]`` and log π_θ ``[N, T]``; and where the clip acted."""
+
+
+class Clipped:
+    """``min(ρ Â, clip(ρ, 1−low, 1+high) Â)``: PPO; DAPO (arXiv 2503.14476) sets ``high`` above ``low``."""
+
+    def __init__(self, low: float = 0.2, high: float = 0.2) -> None:
+        self.low, self.high = _not_negative("low", low), _not_negative("high", high)
+
+    def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        plain, clipped = ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages
+        return torch.minimum(plain, clipped), clipped < plain
+
+
+class DualClipped(Clipped):
+    """As :class:`Clipped`, and at least ``floor · Â`` where ``Â < 0`` (arXiv 1912.09729).
+
+    PPO's clip does not bound ρ from above where the advantage is negative; one token can then outweigh a batch.
+
+    Args:
+        floor: largest ratio that still counts there, above 1; 3 as in verl.
+    """
+
+    def __init__(self, low: float = 0.2, high: float = 0.2, floor: float = 3.0) -> None:
+        super().__init__(low, high)
+        if floor <= 1:
+            raise ValueError(f"loss.clip.floor must be above 1, got {floor}")
+        self.floor = floor
+
+    def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        value, acted = super().__call__(ratio, advantages, logprobs)
+        bound = self.floor * advantages
+        below = (advantages < 0) & (value < bound)
+        return torch.where(below, bound, value), acted | below
+
+
+class Unclipped:
+    """``ρ Â``: plain importance sampling, as in LUFFY's script."""
+
+    def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        return ratio * advantages, torch.zeros_like(ratio, dtype=torch.bool)
+
+
+class Cispo:
+    """``sg(clip(ρ, 1−low, 1+high)) Â log π_θ``: the weight is clipped and no token loses its gradient.
+
+    CISPO (MiniMax-M1, arXiv 2506.13585, Eqs. 4-5).  The paper does not say its ``high``.  TRL's ``epsilon_high`` is the
+    absolute cap ``1 + high``.
+
+    Args:
+        low: 1 = no lower bound, as in the paper's experiments.
+        high: 4 is a cap of 5, which TRL recommends.
+    """
+
+    def __init__(self, low: float = 1.0, high: float = 4.0) -> None:
+        self.low, self.high = _not_negative("low", low), _not_negative("high", high)
+
+    def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        weight = ratio.detach().clamp(1 - self.low, 1 + self.high)
+        return weight * advantages * logprobs, weight != ratio.detach()
+
+
+# -- correction: the engine is not quite the trainer --------------------------------------------------------------
+
+
+class Correction(Protocol):
+    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
+        """``[N, T]`` factors κ without a gradient from log π_old − log π_engine ``[N, T]``."""
+
+
+class Truncated:
+    """``min(π_old/π_engine, cap)``: truncated importance sampling.
+
+    Args:
+        cap: largest factor; 2 as in verl.
+        ratio: :func:`token_ratio` or :func:`sequence_product`.
+    """
+
+    def __init__(self, cap: float = 2.0, ratio: Ratio = token_ratio) -> None:
+        if cap <= 0:
+            raise ValueError(f"loss.correction.cap must be positive, got {cap}")
+        self.cap, self.ratio = cap, ratio
+
+    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
+        return self.ratio(gap.detach(), mask).exp().clamp(max=self.cap)
+
+
+class Masked:
+    """``π_old/π_engine`` within ``[low, high]``, else 0: what the two disagree about is left out (IcePop).
+
+    Args:
+        low, high: 0.5 and 5, verl's IcePop setting.
+        ratio: :func:`token_ratio` or :func:`sequence_product`.
+    """
+
+    def __init__(self, low: float = 0.5, high: float = 5.0, ratio: Ratio = token_ratio) -> None:
+        if not 0 <= low < high:
+            raise ValueError(f"loss.correction needs 0 <= low < high, got {low} and {high}")
+        self.low, self.high, self.ratio = low, high, ratio
+
+    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
+        factor = self.ratio(gap.detach(), mask).exp()
+        return torch.where((factor >= self.low) & (factor <= self.high), factor, 0.0)
+
+
+# -- KL to the reference policy -----------------------------------------------------------------------------------
 
 KL = Callable[[Tensor, Tensor], Tensor]
 """``(log π_θ, log π_ref)`` at sampled tokens -> per-token estimate of KL(π_θ ‖ π_ref)."""
@@ -37,59 +176,76 @@ def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
     return gap.exp() - 1 - gap
 
 
-class ClippedSurrogate:
+# -- the loss -----------------------------------------------------------------------------------------------------
+
+
+class Surrogate:
     """See the module's formula.
 
     Args:
         teacher: what a teacher token adds.
-        clip_low: ε_low; the ratio is clipped at ``1 − clip_low`` from below.
-        clip_high: ε_high; DAPO (arXiv 2503.14476) sets it above ``clip_low``.
+        ratio: :func:`token_ratio`, :func:`sequence_ratio` or :func:`sequence_product`.
+        clip: :class:`Clipped`, :class:`DualClipped`, :class:`Unclipped` or :class:`Cispo`.
+        correction: :class:`Truncated` or :class:`Masked`; acts whenever the engine reports log-probabilities and is not
+            the trainer itself.  None = the engine is believed.
         kl_coefficient: β; 0 = no KL term, and no reference pass either.
         kl: the estimator, one of :func:`k1`, :func:`k2`, :func:`k3`.
+        entropy_coefficient: η; 0 = no bonus.
     """
 
     def __init__(
         self,
         teacher: TeacherTerm,
-        clip_low: float = 0.2,
-        clip_high: float = 0.2,
+        ratio: Ratio = token_ratio,
+        clip: Clip | None = None,
+        correction: Correction | None = None,
         kl_coefficient: float = 0.0,
         kl: KL = k3,
+        entropy_coefficient: float = 0.0,
     ) -> None:
-        self.teacher, self.kl, self.kl_coefficient = teacher, kl, kl_coefficient
-        self.clip_low, self.clip_high = clip_low, clip_high
+        self.teacher, self.ratio, self.correction = teacher, ratio, correction
+        self.clip: Clip = Clipped() if clip is None else clip
+        self.kl_coefficient, self.kl = kl_coefficient, kl
+        self.entropy_coefficient = entropy_coefficient
 
     @property
     def needs_reference(self) -> bool:
         return self.kl_coefficient != 0
 
+    @property
+    def needs_entropy(self) -> bool:
+        return self.entropy_coefficient != 0
+
     def contributes(self, rows: Rows) -> Tensor:
         counts = (rows.token_weights != 0).any(1)
-        if self.needs_reference:
+        if self.needs_reference or self.needs_entropy:
             return counts
         credited = rows.advantages != 0
         return counts & (credited if self.teacher.needs_advantage else credited | rows.is_teacher)
 
-    def __call__(self, logprobs: Tensor, rows: Rows) -> LossOutput:
-        old = logprobs.detach() if rows.old_logprobs is None else rows.old_logprobs
-        advantages = rows.advantages[:, None]
+    def __call__(self, logprobs: Tensor, entropy: Tensor, rows: Rows) -> LossOutput:
         is_teacher = rows.is_teacher[:, None]
-
-        ratio = torch.where(is_teacher, 0.0, logprobs - old).exp()
-        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
-        surrogate = torch.minimum(ratio * advantages, clipped * advantages)
-        helped = self.teacher(logprobs, advantages, rows.confidence[:, None])
-        loss = -(torch.where(is_teacher, helped, surrogate) * rows.token_weights).sum()
-
         on_policy = rows.text.mask & ~is_teacher
+        old, weights = rows.old(logprobs), rows.token_weights
+
+        ratio = self.ratio(torch.where(is_teacher, 0.0, logprobs - old), rows.text.mask).exp()
+        surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
         metrics = {
-            "loss/clipped_share": _tally(clipped * advantages < ratio * advantages, on_policy),
+            "loss/clipped_share": _tally(clipped, on_policy),
             "loss/ratio_mean": _tally(ratio, on_policy),
         }
+        if self.correction is not None and rows.behaviour_logprobs is not None:
+            gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
+            factor = self.correction(gap, rows.text.mask)
+            surrogate = factor * surrogate
+            metrics |= {"loss/correction": _tally(factor, on_policy), "loss/engine_gap": _tally(gap.abs(), on_policy)}
+        loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
             kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs)
-            loss = loss + self.kl_coefficient * (kl * rows.token_weights).sum()
+            loss = loss + self.kl_coefficient * (kl * weights).sum()
             metrics["loss/kl"] = _tally(kl, on_policy)
+        if self.needs_entropy:
+            loss = loss - self.entropy_coefficient * (entropy * weights).sum()
         return LossOutput(loss, metrics)
 
 
@@ -97,3 +253,9 @@ def _tally(values: Tensor, mask: Tensor) -> Tensor:
     """``[sum, count]`` of the masked values, detached."""
     values = values.detach().to(torch.float64)
     return torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum().to(values)])
+
+
+def _not_negative(name: str, value: float) -> float:
+    if value < 0:
+        raise ValueError(f"loss.clip.{name} must not be negative, got {value}")
+    return value

@@ -16,6 +16,7 @@ def anneal_metrics(experience: Experience) -> dict[str, float]:
     ``gate/open_rate``          share of groups whose gate was open
     ``teacher/use``             share of groups that hold a teacher row
     ``teacher/rows``            teacher rows consumed in this step
+    ``teacher/refused``         groups whose gate was open and that have no teacher the verifier accepted and that fits
     ``teacher/beside_success``  share of groups with a teacher row *and* a success of the policy's own
     ``teacher/token_share``     share of the batch loss's token weight that lies on teacher tokens
     ``signal/all_wrong``, ``signal/all_right``      share of groups before injection
@@ -31,13 +32,14 @@ def anneal_metrics(experience: Experience) -> dict[str, float]:
         "teacher/token_share": float(weight_PG[group.is_teacher].sum() / weight_PG.sum().clamp(min=1e-12)),
     }
     rollouts = experience.rollouts
-    if rollouts is None:
+    if rollouts is None or experience.teacher_usable is None:
         return metrics
     successes_P, trials_P = rollouts.success_counts()
     lengths_PG = rollouts.mask.sum(2).float()
     return metrics | {
         "reward/mean": float(successes_P.sum() / trials_P.sum().clamp(min=1)),
         "gate/open_rate": _mean(experience.decision.open),
+        "teacher/refused": float((experience.decision.open & ~experience.teacher_usable).sum()),
         "teacher/beside_success": _mean(has_teacher_P & (successes_P > 0)),
         "signal/all_wrong": _mean(successes_P == 0),
         "signal/all_right": _mean(successes_P == trials_P),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from math import ceil
 from typing import Any
 
@@ -103,16 +103,13 @@ class HapoModule(LightningModule):
         optimizer = self._optimizer_at(self.step)
         every = experience.rows()
         rows = every.select(self.phase.loss.contributes(every))
+        idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
         passes = self.ranks.most(ceil(rows.size / self.micro_batch_size))
         tallies: dict[str, Tensor] = {}
         total, norm = torch.zeros(()), torch.zeros(())
         for _ in range(self.updates_per_batch):
             optimizer.zero_grad(set_to_none=True)
-            micro_batches = list(rows.split(self.micro_batch_size))
-            idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
-            for micro in micro_batches + [idle] * (passes - len(micro_batches)):
-                output = loss(micro)
-                self.manual_backward(output.loss)
+            for output in self._backward(rows, idle, passes, loss):
                 total = total + output.loss.detach() / self.updates_per_batch
                 for name, tally in output.metrics.items():
                     tallies[name] = tallies.get(name, 0) + tally.detach()
@@ -127,12 +124,45 @@ class HapoModule(LightningModule):
             "time/update": time.perf_counter() - started,
         }
 
+    def _backward(
+        self, rows: Rows, idle: Rows, passes: int, loss: Callable[[Rows], LossOutput]
+    ) -> Iterator[LossOutput]:
+        """Add the gradient of ``rows`` to the parameters, in ``passes`` micro-batches, some of them ``idle``."""
+        micro_batches = list(rows.split(self.micro_batch_size))
+        for micro in micro_batches + [idle] * (passes - len(micro_batches)):
+            output = loss(micro)
+            self.manual_backward(output.loss)
+            yield output
+
+    def gradient(self, experience: Experience) -> Tensor:
+        """The gradient of a batch's loss at the present weights, flat, in float64; asking changes nothing."""
+        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        held = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        every = experience.rows()
+        rows = every.select(self.phase.loss.contributes(every))
+        idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
+        for _ in self._backward(rows, idle, self.ranks.most(ceil(rows.size / self.micro_batch_size)), self.loss):
+            pass
+        found = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+        for parameter, gradient in zip(parameters, held, strict=True):
+            parameter.grad = gradient
+        return torch.cat([gradient.flatten().double() for gradient in found])
+
+    def without_teacher(self, experience: Experience) -> Experience | None:
+        """The batch as it would have been had the gate stayed closed; None if nothing was sampled."""
+        return self.phase.algorithm.without_teacher(experience, self.score, self.ranks)
+
     def loss(self, rows: Rows) -> LossOutput:
         """The loss of some rows: the only method with gradients."""
-        logprobs, entropy = token_logprobs(self.policy, rows.text, self.temperature)
-        output = self.phase.loss(logprobs, rows)
+        policy_loss = self.phase.loss
+        logprobs, entropy = token_logprobs(
+            self.policy, rows.text, self.temperature, entropy_gradient=policy_loss.needs_entropy
+        )
+        output = policy_loss(logprobs, entropy, rows)
         mask = rows.text.mask & (rows.token_weights != 0)
-        tally = torch.stack([entropy[mask].sum(), mask.sum().to(entropy)]).double()
+        tally = torch.stack([entropy.detach()[mask].sum(), mask.sum().to(entropy)]).double()
         return LossOutput(output.loss, {**output.metrics, "loss/entropy": tally})
 
     @torch.no_grad()

@@ -87,6 +87,7 @@ def token_logprobs(
     text: Text,
     temperature: float = 1.0,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the response tokens, and the entropies there.
 
@@ -98,9 +99,10 @@ def token_logprobs(
         text: prompts and responses; the responses are scored.
         temperature: logits are divided by it, so that these are the probabilities of the distribution sampled from.
         logits_per_chunk: bound on the logits alive at once.
+        entropy_gradient: True = the entropies have a gradient too, for an entropy bonus.
 
     Returns:
-        ``[N, T]`` log-probabilities and ``[N, T]`` entropies (detached, in nats); both 0 off the mask.
+        ``[N, T]`` log-probabilities and ``[N, T]`` entropies (in nats); both 0 off the mask.
     """
     width = text.tokens.shape[1]
     mask = torch.cat([text.prompt_mask, text.mask], 1)
@@ -116,9 +118,9 @@ def token_logprobs(
     size = max(1, logits_per_chunk // head.weight.shape[0])
     keep = len(target_M) <= size or not torch.is_grad_enabled()
     chunks = [
-        _head_logprobs(head, *chunk, temperature)
+        _head_logprobs(head, *chunk, temperature, entropy_gradient)
         if keep
-        else checkpoint(_head_logprobs, head, *chunk, temperature, use_reentrant=False)
+        else checkpoint(_head_logprobs, head, *chunk, temperature, entropy_gradient, use_reentrant=False)
         for chunk in zip(hidden_M.split(size), target_M.split(size), strict=True)
     ]
     logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*chunks, strict=True))
@@ -126,11 +128,13 @@ def token_logprobs(
     return off.masked_scatter(text.mask, logprobs_M), off.masked_scatter(text.mask, entropy_M)
 
 
-def _head_logprobs(head: nn.Module, hidden: Tensor, target: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _head_logprobs(
+    head: nn.Module, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
     total = logits.logsumexp(-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
     return logits.gather(-1, target[:, None]).squeeze(-1) - total, entropy
 

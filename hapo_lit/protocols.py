@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
 
 from hapo_lit.types import Experience, GateDecision, LossOutput, PromptBatch, RolloutGroup, Rows
@@ -16,12 +17,16 @@ if TYPE_CHECKING:
     import torch
 
 
+Mean = Callable[[Tensor], Tensor]
+"""Scalar of this rank -> its mean over ranks."""
+
+
 class Ranks(NamedTuple):
     """The three things a part may ask of the other ranks; the identity on a single process."""
 
     gather: Callable[[Tensor], Tensor]
     """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""
-    mean: Callable[[Tensor], Tensor]
+    mean: Mean
     """Scalar -> its mean over ranks."""
     most: Callable[[int], int]
     """Integer -> its maximum over ranks."""
@@ -33,7 +38,7 @@ ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, most=lambd
 Decode = Callable[[RolloutGroup], list[str]]
 """A group's ``P * G`` responses as text, without the token that ended them."""
 
-Score = Callable[[RolloutGroup], Mapping[str, Tensor | None]]
+Score = Callable[[RolloutGroup], Mapping[str, Any]]
 """A group -> ``{"old_logprobs": ..., "reference_logprobs": ...}``, each ``[P, G, T]`` or None, without gradients."""
 
 
@@ -59,6 +64,15 @@ class Gate(Protocol):
 
 
 @runtime_checkable
+class Lawful(Protocol):
+    """A gate whose law is known, which makes a prediction that a run can be held against."""
+
+    def chance(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:
+        """P(open) at its ``visit``-th call of ``observe``, counted from 0, on prompts of these success rates after a
+        group of ``trials``; None = not known in closed form."""
+
+
+@runtime_checkable
 class Injector(Protocol):
     """Decides *how* help is placed.  Groups whose gate is closed come back untouched."""
 
@@ -68,24 +82,27 @@ class Injector(Protocol):
     def rollouts(self, group_size: int) -> int:
         """How many responses the policy samples for a group of ``group_size`` rows."""
 
-    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
-        """Place the teacher in groups that are ``open [P]`` and whose teacher the verifier accepted."""
+    def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
+        """Place the teacher in groups that are ``open [P]`` and whose teacher the verifier accepted.
+
+        A random choice is a function of (seed, prompt id, ``step``).
+        """
 
 
 @runtime_checkable
 class AdvantageEstimator(Protocol):
     """Turns rewards into credit."""
 
-    def __call__(self, rewards: Tensor, is_teacher: Tensor, present: Tensor) -> Tensor:
-        """``[P, G]`` advantages from ``[P, G]`` inputs; 0 where a row is absent."""
+    def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        """``[P, G]`` advantages; 0 where a row is absent.  ``mean`` makes statistics of the batch global."""
 
 
 @runtime_checkable
 class TokenWeighting(Protocol):
     """Decides how much each token counts: weights ``w`` with ``loss = sum(w * token_loss)``."""
 
-    def __call__(self, group: RolloutGroup, mean: Callable[[Tensor], Tensor]) -> Tensor:
-        """``[P, G, T]`` weights; ``mean`` averages a scalar over ranks, which makes denominators global."""
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        """``[P, G, T]`` weights; ``mean`` makes denominators global; ``step`` is for weights that follow a schedule."""
 
 
 @runtime_checkable
@@ -95,8 +112,8 @@ class TeacherTerm(Protocol):
     needs_advantage: bool
     """True = the term is zero wherever the advantage is."""
 
-    def __call__(self, logprobs: Tensor, advantages: Tensor, confidence: Tensor) -> Tensor:
-        """``[N, T]`` values from ``[N, T]`` log π_θ and ``[N, 1]`` advantages and gate confidences."""
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        """``[N, T]`` values from ``[N, T]`` log π_θ; ``rows`` has the advantages, confidences, log π_old, the step."""
 
 
 @runtime_checkable
@@ -106,19 +123,25 @@ class PolicyLoss(Protocol):
     needs_reference: bool
     """True = rows must carry reference log-probabilities."""
 
+    needs_entropy: bool
+    """True = the entropies must have a gradient."""
+
     teacher: TeacherTerm
     """What a teacher token adds."""
 
     def contributes(self, rows: Rows) -> Tensor:
         """``[N] bool``: False = the row's gradient is exactly zero, so that it need not run through the policy."""
 
-    def __call__(self, logprobs: Tensor, rows: Rows) -> LossOutput:
-        """The loss for ``[N, T]`` current log-probabilities of the rows' tokens."""
+    def __call__(self, logprobs: Tensor, entropy: Tensor, rows: Rows) -> LossOutput:
+        """The loss for ``[N, T]`` current log-probabilities of the rows' tokens, and the entropies there."""
 
 
 @runtime_checkable
 class RolloutEngine(Protocol):
     """Samples responses."""
+
+    is_trainer: bool
+    """True = it samples from the very model that is trained, so that its log-probabilities need no correction."""
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Use these weights from now on."""
@@ -155,6 +178,9 @@ class Algorithm(Protocol):
     def sync(self, policy: torch.nn.Module) -> None: ...
 
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
+
+    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
+        """The same rollouts credited as if nothing had been injected; None if there were none."""
 
     def metrics(self) -> dict[str, float]: ...
 

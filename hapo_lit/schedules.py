@@ -44,5 +44,62 @@ class Cosine:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _clamped(progress))) / 2
 
 
+class Step:
+    """``start`` until ``at``, a share of the way, and ``end`` from there on."""
+
+    def __init__(self, start: float, end: float, at: float = 0.5) -> None:
+        self.start, self.end, self.at = start, end, at
+
+    def __call__(self, progress: float) -> float:
+        return self.start if progress < self.at else self.end
+
+
+class Sigmoid:
+    """``end + (start − end) / (1 + exp(steepness · (progress − middle)))``: a smooth step that never quite arrives."""
+
+    def __init__(self, start: float, end: float, middle: float = 0.5, steepness: float = 10.0) -> None:
+        if steepness <= 0:
+            raise ValueError(f"the steepness of a sigmoid must be positive, got {steepness}")
+        self.start, self.end, self.middle, self.steepness = start, end, middle, steepness
+
+    def __call__(self, progress: float) -> float:
+        gone = (1 + math.tanh(self.steepness * (_clamped(progress) - self.middle) / 2)) / 2
+        return self.start + (self.end - self.start) * gone
+
+
+class Complement:
+    """``1 −`` another schedule: the other side of a mixture."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __call__(self, progress: float) -> float:
+        return 1 - self.schedule(progress)
+
+
+class Course:
+    """A number, or a schedule laid over ``horizon`` steps, that a part reads at a step.
+
+    Args:
+        value: the number or schedule.
+        horizon: steps it runs over; a schedule needs it, a number does not.
+        name: of the parameter, for the error.
+    """
+
+    def __init__(self, value: float | Schedule, horizon: int | None, name: str) -> None:
+        if callable(value) and not horizon:
+            raise ValueError(f"{name} is a schedule and needs a horizon, the steps it runs over (${{steps}})")
+        self.schedule: Schedule = value if callable(value) else Constant(value)
+        self.horizon = horizon or 1
+
+    def __call__(self, step: int) -> float:
+        """The value at ``step``, counted from 0."""
+        return self.schedule(step / self.horizon)
+
+    def values(self) -> list[float]:
+        """The values it takes along its way, at a hundred and one points, in rising order, each once."""
+        return sorted({self.schedule(point / 100) for point in range(101)})
+
+
 def _clamped(progress: float) -> float:
     return min(max(progress, 0.0), 1.0)

@@ -1,12 +1,18 @@
 """Teacher terms: what a token the teacher wrote adds to the objective.
 
 The policy did not sample these tokens, so there is no honest importance ratio for them; each class is one answer to
-that.  ``π`` is the current policy's probability of the token, ``Â`` the row's advantage in its group.
+that.  ``π`` is the current policy's probability of the token, ``π_old`` that of the policy that sampled the batch,
+``Â`` the row's advantage in its group, ``c`` the gate's confidence, ``sg`` stops the gradient.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from hapo_lit.protocols import TeacherTerm
+from hapo_lit.schedules import Course, Schedule
+from hapo_lit.types import Rows
 
 
 class UnitRatio:
@@ -14,36 +20,148 @@ class UnitRatio:
 
     needs_advantage = True
 
-    def __call__(self, logprobs: Tensor, advantages: Tensor, confidence: Tensor) -> Tensor:
-        return advantages * (logprobs - logprobs.detach()).exp()
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        return rows.advantages[:, None] * (logprobs - logprobs.detach()).exp()
 
 
 class ShapedRatio:
     """``Â · π/(π + s)``: LUFFY's policy shaping (arXiv 2504.14945), which HAPO's experiments use in its Eq. 9.
 
     The weight on ``Â ∇log π`` is ``s·π/(π+s)²``: 1/4 at its peak ``π = s``, about ``π/s`` for tokens the policy finds
-    unlikely.  A policy that gives the teacher's tokens tiny probabilities therefore starts slowly.
+    unlikely.  A policy that gives the teacher's tokens tiny probabilities therefore starts slowly.  With ``s → ∞``,
+    ``s`` times this is plain importance weighting of a teacher whose probability was one.
+
+    Args:
+        shape: s > 0; 0.1 in LUFFY and HAPO.
     """
 
     needs_advantage = True
 
     def __init__(self, shape: float = 0.1) -> None:
-        if shape <= 0:
-            raise ValueError(f"shape must be positive, got {shape}")
-        self.shape = shape
+        self.shape = _positive(shape)
 
-    def __call__(self, logprobs: Tensor, advantages: Tensor, confidence: Tensor) -> Tensor:
-        probability = logprobs.exp()
-        return advantages * probability / (probability + self.shape)
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        return rows.advantages[:, None] * shaped(logprobs, self.shape)
 
 
-class NegativeLogLikelihood:
-    """``coefficient · log π``: supervised learning on the teacher's tokens, whatever their advantage."""
+class Literal:
+    """``π/(π + s)``: HAPO's Eq. 9 to the letter, where the teacher's term has no advantage (arXiv 2603.11321).
+
+    Args:
+        shape: s > 0.
+    """
 
     needs_advantage = False
 
-    def __init__(self, coefficient: float = 1.0) -> None:
-        self.coefficient = coefficient
+    def __init__(self, shape: float = 0.1) -> None:
+        self.shape = _positive(shape)
 
-    def __call__(self, logprobs: Tensor, advantages: Tensor, confidence: Tensor) -> Tensor:
-        return self.coefficient * logprobs
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        return shaped(logprobs, self.shape)
+
+
+class ConfidenceWeighted:
+    """``(1 − c) ·`` another term: the less the gate trusts the policy, the more the teacher counts.
+
+    HAPO's Eq. 9 says that its operator F depends on c and not how; this is the simplest way (``method`` of v1 leaves
+    it open, its experiments do without).  Needs a gate that keeps an estimate, such as ``BetaGate``: others say c = 1.
+    """
+
+    def __init__(self, term: TeacherTerm) -> None:
+        self.term = term
+        self.needs_advantage = term.needs_advantage
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        return (1 - rows.confidence[:, None]) * self.term(logprobs, rows)
+
+
+class ClippedRatio:
+    """``min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)`` with ``ρ = π/π_old``: the teacher's token under PPO's rule.
+
+    As Prefix-RFT treats its prefixes (arXiv 2507.01679).  At the first update on a batch it is :class:`UnitRatio`.
+    """
+
+    needs_advantage = True
+
+    def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
+        self.clip_low, self.clip_high = clip_low, clip_high
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        ratio = (logprobs - rows.old(logprobs)).exp()
+        clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
+        return torch.minimum(ratio * rows.advantages[:, None], clipped * rows.advantages[:, None])
+
+
+class NegativeLogLikelihood:
+    """``coefficient · log π``: supervised learning on the teacher's tokens, whatever their advantage.
+
+    Args:
+        coefficient: a number, or a schedule over ``horizon`` steps.
+        horizon: steps a schedule runs over.
+    """
+
+    needs_advantage = False
+
+    def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
+        self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        return self.coefficient(rows.step) * logprobs
+
+
+class Phi:
+    """``coefficient · sg(π(1 − π)) · log π``: CHORD-φ (arXiv 2508.11408, §3.3).
+
+    Supervised learning on the tokens the policy is undecided about: neither what it knows nor what it finds absurd.
+
+    Args:
+        coefficient: a number, or a schedule over ``horizon`` steps.
+        horizon: steps a schedule runs over.
+    """
+
+    needs_advantage = False
+
+    def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
+        self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        probability = logprobs.detach().exp()
+        return self.coefficient(rows.step) * probability * (1 - probability) * logprobs
+
+
+class MixedPolicyRatio:
+    """``Â · sg((1 − π)^γ) · 2π/(π_old + ω)``, ``ω = (π_old + 1)/2``: RL-PLUS (arXiv 2508.00222, as its code has it).
+
+    The importance ratio against a balanced mixture of the old policy and an unknown teacher, times an advantage that
+    favours what the policy finds unlikely.
+
+    Args:
+        exploration: γ ≥ 0, the power; 0.5 in its code.
+
+    π_old is the policy's own probability of the teacher's token before the update, without a gradient.
+    """
+
+    needs_advantage = True
+
+    def __init__(self, exploration: float = 0.5) -> None:
+        if exploration < 0:
+            raise ValueError(f"exploration must not be negative, got {exploration}")
+        self.exploration = exploration
+
+    def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
+        probability, old = logprobs.exp(), rows.old(logprobs).exp()
+        ratio = 2 * probability / (old + (old + 1) / 2)
+        unlikely = (1 - probability.detach()).clamp(min=0) ** self.exploration
+        return rows.advantages[:, None] * unlikely * ratio
+
+
+def shaped(logprobs: Tensor, shape: float) -> Tensor:
+    """``π/(π + s)``."""
+    probability = logprobs.exp()
+    return probability / (probability + shape)
+
+
+def _positive(shape: float) -> float:
+    if shape <= 0:
+        raise ValueError(f"shape must be positive, got {shape}")
+    return shape

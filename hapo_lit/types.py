@@ -17,9 +17,9 @@ alters something returns ``dataclasses.replace(value, ...)``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -206,6 +206,12 @@ class Experience(_Movable):
     """``[P, G, T]`` log π_old; None = exactly on-policy, use the detached current ones."""
     reference_logprobs: Tensor | None = None
     """``[P, G, T]`` log π_ref; None = no KL term."""
+    behaviour_logprobs: Tensor | None = None
+    """``[P, G, T]`` as the engine reports them, if the engine is not the trainer itself; None = nothing to correct."""
+    teacher_usable: Tensor | None = None
+    """``[P] bool``: the prompt has a teacher that the verifier accepted; None = nobody asked."""
+    step: int = 0
+    """The training step, counted from 0, at which it was collected."""
 
     def __post_init__(self) -> None:
         full = tuple(self.group.tokens.shape)
@@ -213,7 +219,7 @@ class Experience(_Movable):
         _check(self, "token_weights", full, *_FLOATS)
         if self.decision.open.shape[0] != full[0]:
             raise ValueError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
-        for name in ("old_logprobs", "reference_logprobs"):
+        for name in ("old_logprobs", "reference_logprobs", "behaviour_logprobs"):
             if getattr(self, name) is not None:
                 _check(self, name, full, *_FLOATS)
 
@@ -232,6 +238,8 @@ class Experience(_Movable):
             confidence=self.decision.confidence.repeat_interleave(size),
             old_logprobs=flat(self.old_logprobs),
             reference_logprobs=flat(self.reference_logprobs),
+            behaviour_logprobs=flat(self.behaviour_logprobs),
+            step=self.step,
         )
 
 
@@ -280,24 +288,29 @@ class Rows(NamedTuple):
     """``[N, T] float`` or None."""
     reference_logprobs: Tensor | None
     """``[N, T] float`` or None."""
+    behaviour_logprobs: Tensor | None
+    """``[N, T] float`` or None: the engine's, where they may differ from the trainer's."""
+    step: int
+    """The training step, counted from 0."""
 
     @property
     def size(self) -> int:
         """N, the number of rows."""
         return len(self.is_teacher)
 
+    def old(self, logprobs: Tensor) -> Tensor:
+        """``[N, T]`` log π_old: what was scored, or, exactly on-policy, the current ones without their gradient."""
+        return logprobs.detach() if self.old_logprobs is None else self.old_logprobs
+
     def select(self, index: Tensor) -> Rows:
         """The rows at ``index`` (integers or a mask over ``N``)."""
-        chosen = {name: value[index] for name, value in self._tensors().items()}
-        return self._replace(text=self.text.select(index), **chosen)
+        return self._with(self.text.select(index), lambda value: value[index])
 
     def trimmed(self) -> Rows:
         """The same rows without columns that are padding in all of them."""
         text = self.text.trimmed()
         width = text.tokens.shape[1]
-        return self._replace(
-            text=text, **{name: value[:, :width] for name, value in self._tensors().items() if value.ndim == 2}
-        )
+        return self._with(text, lambda value: value[:, :width] if value.ndim == 2 else value)
 
     def split(self, size: int) -> Iterator[Rows]:
         """Micro-batches of at most ``size`` rows, longest responses first, each trimmed to its longest row."""
@@ -311,8 +324,12 @@ class Rows(NamedTuple):
             token_weights=torch.zeros_like(self.token_weights), advantages=torch.zeros_like(self.advantages)
         )
 
-    def _tensors(self) -> dict[str, Tensor]:
-        return {name: value for name, value in self._asdict().items() if isinstance(value, Tensor)}
+    def _with(self, text: Text, change: Callable[[Tensor], Tensor]) -> Rows:
+        """``change`` applied to every tensor beside the text."""
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)
+        }
+        return self._replace(text=text, **changed)
 
 
 class LossOutput(NamedTuple):

@@ -7,17 +7,20 @@ rank-mean of the denominator gives the loss of the global batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import replace
 
 from torch import Tensor
 
+from hapo_lit.masked import all_equal
+from hapo_lit.protocols import Mean, TokenWeighting
+from hapo_lit.schedules import Course, Schedule
 from hapo_lit.types import RolloutGroup
 
 
 class TokenMean:
     """``1 / Σ len``: every token counts alike (DAPO, arXiv 2503.14476; Eqs. 3 and 8 of HAPO)."""
 
-    def __call__(self, group: RolloutGroup, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
         return counted / mean(counted.sum()).clamp(min=1)
 
@@ -25,7 +28,7 @@ class TokenMean:
 class SequenceMean:
     """``1 / (N · lenᵢ)``: every response counts alike, long answers' tokens count less (GRPO, arXiv 2402.03300)."""
 
-    def __call__(self, group: RolloutGroup, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
         rows = group.present.sum().to(counted)
         return counted / counted.sum(2, keepdim=True).clamp(min=1) / mean(rows).clamp(min=1)
@@ -39,10 +42,70 @@ class ConstantLength:
             raise ValueError(f"max_length must be at least 1, got {max_length}")
         self.max_length = max_length
 
-    def __call__(self, group: RolloutGroup, mean: Callable[[Tensor], Tensor]) -> Tensor:
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
         rows = group.present.sum().to(counted)
         return counted / (mean(rows).clamp(min=1) * self.max_length)
+
+
+class DropTruncated:
+    """Wraps a weighting: responses that ran into the length limit do not count (DAPO's overlong filtering, §3.4).
+
+    Their tokens leave the loss and a token mean's denominator; a sequence mean still divides by all rows.
+    """
+
+    def __init__(self, weighting: TokenWeighting) -> None:
+        self.weighting = weighting
+
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        return self.weighting(replace(group, mask=group.mask & group.finished[..., None]), mean, step)
+
+
+class DropFlat:
+    """Wraps a weighting: groups without signal (two rows or more, all rewards equal) do not count at all.
+
+    The half of DAPO's dynamic sampling that needs no second rollout (arXiv 2503.14476, §3.2): the tokens of groups
+    that cannot teach no longer dilute those that can.  The groups are not sampled again.
+    """
+
+    def __init__(self, weighting: TokenWeighting) -> None:
+        self.weighting = weighting
+
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        flat = all_equal(group.rewards, group.present, 1) & (group.present.sum(1, keepdim=True) > 1)
+        return self.weighting(replace(group, present=group.present & ~flat), mean, step)
+
+
+class Separate:
+    """What the policy wrote and what the teacher wrote are averaged apart, then added.
+
+    ``policy_share · w(rollouts) + teacher_share · w'(teacher rows)``, each with a denominator of its own: the sum of an
+    RL loss and an SFT loss, as in CHORD (arXiv 2508.11408: 1 − μ and μ), HPT and ReLIFT (1 and 1).
+
+    Args:
+        policy: weighting of what the policy wrote, applied as if that were all.
+        teacher: weighting of what the teacher wrote, likewise.
+        policy_share: factor of the policy's part, a number or a schedule over ``horizon`` steps.
+        teacher_share: factor of the teacher's part, likewise.
+        horizon: steps the schedules run over.
+    """
+
+    def __init__(
+        self,
+        policy: TokenWeighting,
+        teacher: TokenWeighting,
+        policy_share: float | Schedule = 1.0,
+        teacher_share: float | Schedule = 1.0,
+        horizon: int | None = None,
+    ) -> None:
+        self.policy, self.teacher = policy, teacher
+        self.policy_share = Course(policy_share, horizon, "weighting.policy_share")
+        self.teacher_share = Course(teacher_share, horizon, "weighting.teacher_share")
+
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        sampled = self.policy(replace(group, present=group.on_policy), mean, step)
+        taught = self.teacher(replace(group, present=group.present & group.is_teacher), mean, step)
+        return self.policy_share(step) * sampled + self.teacher_share(step) * taught
 
 
 def _counted(group: RolloutGroup) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy import new_policy
-from hapo_lit.types import PromptBatch, RolloutGroup
+from hapo_lit.types import PromptBatch, RolloutGroup, Rows, Text
 
 torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -82,6 +82,39 @@ def make_group(
     )
 
 
+def make_rows(
+    advantages: Sequence[float],
+    old: Sequence[float] | None = None,
+    reference: Sequence[float] | None = None,
+    is_teacher: Sequence[bool] | None = None,
+    weights: Sequence[float] | None = None,
+    behaviour: Sequence[float] | None = None,
+    confidence: float = 0.5,
+    width: int = 1,
+    step: int = 0,
+) -> Rows:
+    """Rows in float64, ``width`` tokens each; token values are given row after row."""
+    count = len(advantages)
+
+    def tokens_of(values: Sequence[float] | None) -> Tensor | None:
+        return None if values is None else torch.tensor(values, dtype=torch.float64).reshape(count, width)
+
+    mask = torch.ones(count, width, dtype=torch.bool)
+    tokens = torch.full((count, width), 5)
+    even = torch.full((count, width), 1 / (count * width), dtype=torch.float64)
+    return Rows(
+        text=Text(tokens, mask, tokens, mask),
+        is_teacher=torch.tensor(is_teacher or [False] * count),
+        advantages=torch.tensor(advantages, dtype=torch.float64),
+        token_weights=even if weights is None else tokens_of(weights),
+        confidence=torch.full((count,), confidence, dtype=torch.float64),
+        old_logprobs=tokens_of(old),
+        reference_logprobs=tokens_of(reference),
+        behaviour_logprobs=tokens_of(behaviour),
+        step=step,
+    )
+
+
 def make_prompts(group: RolloutGroup, teacher_rewards: Sequence[float], teacher_length: int = 9) -> PromptBatch:
     """Prompts to go with a group; teacher tokens are all 23 and longer than any rollout of ``make_group``."""
     count = len(group.prompt_ids)
@@ -99,10 +132,11 @@ def make_prompts(group: RolloutGroup, teacher_rewards: Sequence[float], teacher_
 class ScriptedEngine:
     """A rollout engine that hands out a prepared group: the first ``group_size`` rows of it."""
 
+    is_trainer = True
     temperature = 1.0
 
-    def __init__(self, group: RolloutGroup) -> None:
-        self.group = group
+    def __init__(self, group: RolloutGroup, is_trainer: bool = True) -> None:
+        self.group, self.is_trainer = group, is_trainer
         self.synced: list[torch.nn.Module] = []
 
     def sync(self, policy: torch.nn.Module) -> None:

@@ -1,54 +1,110 @@
+from dataclasses import fields, replace
 from math import sqrt
 
 import pytest
 import torch
+from conftest import make_group
 
-from hapo_lit.advantages import GroupCentred, GroupNormalised, LeaveOneOut, SpareFailures
+from hapo_lit.advantages import (
+    BatchWhitened,
+    GroupCentred,
+    GroupNormalised,
+    LeaveOneOut,
+    SoftOverlong,
+    SpareFailures,
+    mixed,
+    on_policy,
+)
 from hapo_lit.protocols import AdvantageEstimator
 
 ESTIMATORS = {
-    "sample": lambda: GroupNormalised(ddof=1, eps=0.0),
-    "population": lambda: GroupNormalised(ddof=0, eps=1e-6),
+    "sample": lambda over: GroupNormalised(ddof=1, eps=0.0, over=over),
+    "population": lambda over: GroupNormalised(ddof=0, eps=1e-6, over=over),
     "centred": GroupCentred,
     "leave_one_out": LeaveOneOut,
-    "spare": lambda: SpareFailures(GroupNormalised()),
+    "whitened": lambda over: BatchWhitened(over=over),
+    "spare": lambda over: SpareFailures(GroupNormalised(over=over)),
+    "soft_overlong": lambda over: SoftOverlong(GroupNormalised(over=over), max_length=100, buffer=10),
 }
 every_estimator = pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
+either = pytest.mark.parametrize("over", [mixed, on_policy])
 
 
-def credit(estimator, rewards, teacher=None, present=None):
-    reward = torch.tensor(rewards, dtype=torch.float64)
-    return estimator(
-        reward,
-        torch.tensor(teacher).bool() if teacher else torch.zeros_like(reward, dtype=torch.bool),
-        torch.tensor(present).bool() if present else torch.ones_like(reward, dtype=torch.bool),
-    )
+def group_of(rewards, teacher=None, present=None, lengths=None):
+    group = make_group(rewards, teacher, present, lengths or [[2] * len(rewards[0])] * len(rewards))
+    return replace(group, rewards=group.rewards.double())
 
 
+def credit(estimator, rewards, teacher=None, present=None, lengths=None):
+    return estimator(group_of(rewards, teacher, present, lengths), lambda value: value)
+
+
+@either
 @every_estimator
-def test_contract(make):
-    estimator = make()
+def test_contract(make, over):
+    estimator = make(over)
     assert isinstance(estimator, AdvantageEstimator)
     rewards, present = [[1.0, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0.1, 0.1, 0.1, 0.1]], [[1, 1, 0, 1]] * 4
-    advantages = credit(estimator, rewards, present=present)
+    group = group_of(rewards, present=present)
+    held = {field.name: getattr(group, field.name).clone() for field in fields(group)}
+    advantages = estimator(group, lambda value: value)
+    assert all(torch.equal(getattr(group, name), value) for name, value in held.items())
     assert advantages.isfinite().all()
     assert (advantages[:, 2] == 0).all()  # absent
-    assert (advantages[1:] == 0).all()  # no signal: exact zeros, also where the mean of 0.1s is not 0.1
     assert advantages[0, 0] > 0
-    assert advantages[0].sum() == pytest.approx(0)
+    if not isinstance(estimator, BatchWhitened):  # which moves by the mean of the batch
+        assert (advantages[1:] == 0).all()  # no signal: exact zeros, also where the mean of 0.1s is not 0.1
+        assert advantages[0].sum() == pytest.approx(0)
+
+
+@either
+@every_estimator
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.1])
+def test_constant_rewards_give_exact_zeros(make, over, value):
+    advantages = credit(make(over), [[value] * 4] * 3, teacher=[[0, 0, 0, 1], [0] * 4, [0, 1, 0, 0]])
+    assert (advantages == 0).all()
+
+
+@either
+@every_estimator
+def test_a_teacher_beside_failures_is_credited_and_finite(make, over):
+    advantages = credit(make(over), [[0.0, 0, 0, 1]], teacher=[[0, 0, 0, 1]])
+    assert advantages.isfinite().all()
+    assert advantages[0, 3] > 0
+    assert (advantages[0, :3] <= 0).all()
+
+
+@pytest.mark.parametrize("name", ["sample", "population", "centred", "leave_one_out", "soft_overlong"])
+def test_statistics_over_on_policy_rows_do_not_know_the_teacher(name):
+    rewards, teacher = [[1.0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]], [[0, 0, 0, 1]] * 3
+    apart = credit(ESTIMATORS[name](on_policy), rewards, teacher)
+    alone = credit(ESTIMATORS[name](mixed), [row[:3] for row in rewards])
+    assert torch.equal(apart[:, :3], alone)
+    together = credit(ESTIMATORS[name](mixed), rewards, teacher)
+    assert not torch.equal(apart, together)
+
+
+def test_a_teacher_outside_the_statistics_by_hand():
+    # μ = 1/3 over [1, 0, 0], sample σ = √(1/3); the teacher is not one of the others, so LeaveOneOut gives it r − μ
+    group = ([[1.0, 0, 0, 1]], [[0, 0, 0, 1]])
+    assert credit(GroupCentred(on_policy), *group)[0, 3] == pytest.approx(2 / 3)
+    assert credit(GroupNormalised(eps=0.0, over=on_policy), *group)[0, 3] == pytest.approx(2 / 3 * sqrt(3))
+    assert credit(LeaveOneOut(on_policy), *group)[0].tolist() == pytest.approx([1, -1 / 2, -1 / 2, 2 / 3])
+    # no spread among the failures: no scale, and the teacher keeps r − μ = 1
+    assert credit(GroupNormalised(over=on_policy), [[0.0, 0, 0, 1]], [[0, 0, 0, 1]])[0].tolist() == [0, 0, 0, 1]
 
 
 @every_estimator
 def test_order_within_a_group_does_not_matter(make):
-    there = credit(make(), [[1.0, 0, 0, 1, 0]])
-    back = credit(make(), [[0.0, 1, 0, 0, 1]])
+    there = credit(make(mixed), [[1.0, 0, 0, 1, 0]])
+    back = credit(make(mixed), [[0.0, 1, 0, 0, 1]])
     assert torch.equal(there.flip(1), back)
 
 
 @every_estimator
 def test_absent_rows_change_nothing(make):
-    alone = credit(make(), [[1.0, 0, 0]])
-    beside = credit(make(), [[1.0, 0, 0, 1]], present=[[1, 1, 1, 0]])
+    alone = credit(make(mixed), [[1.0, 0, 0]])
+    beside = credit(make(mixed), [[1.0, 0, 0, 1]], present=[[1, 1, 1, 0]])
     assert torch.equal(alone, beside[:, :3])
 
 
@@ -100,3 +156,64 @@ def test_failures_are_spared_only_beside_a_lonely_teacher(rewards, teacher, spar
     success = torch.tensor(rewards) > 0
     assert torch.equal(kind[success], plain[success])
     assert (kind[~success] == 0).all() if spared else torch.equal(kind, plain)
+
+
+def test_whitening_by_hand():
+    # r − μ = [½, −½], [½, −½]; lengths 3, 1, 1, 1 give a token mean of (1.5 − .5 + .5 − .5)/6 = 1/6
+    rewards, lengths = [[1.0, 0], [1, 0]], [[3, 1], [1, 1]]
+    mean = 1 / 6
+    variance = (3 * (0.5 - mean) ** 2 + (0.5 - mean) ** 2 + 2 * (0.5 + mean) ** 2) / 6
+    expected = [[(0.5 - mean) / sqrt(variance), (-0.5 - mean) / sqrt(variance)]] * 2
+    found = credit(BatchWhitened(eps=0.0), rewards, lengths=lengths)
+    assert found.tolist() == [pytest.approx(row) for row in expected]
+    tokens = torch.tensor(lengths).double()
+    assert float((found * tokens).sum()) == pytest.approx(0)
+    assert float((found.square() * tokens).sum() / tokens.sum()) == pytest.approx(1)
+
+
+def test_whitening_is_that_of_the_whole_batch_on_every_rank():
+    rewards, lengths = [[1.0, 0, 0], [1, 1, 0], [0, 0, 0], [0, 1, 0]], [[3, 1, 2], [1, 1, 4], [2, 2, 2], [5, 1, 1]]
+    group = group_of(rewards, lengths=lengths)
+    whole = BatchWhitened()(group, lambda value: value)
+    halves = [
+        replace(group, **{field.name: getattr(group, field.name)[cut] for field in fields(group)})
+        for cut in (slice(0, 2), slice(2, 4))
+    ]
+    # each rank asks for means in the same order: play the questions of both until all answers are known
+    answers: list[float] = []
+    for question in range(4):
+        asked: list[list[float]] = []
+        for half in halves:
+            mine: list[float] = []
+
+            def mean(value, mine=mine):
+                mine.append(value)
+                return answers[len(mine) - 1] if len(mine) <= len(answers) else value
+
+            BatchWhitened()(half, mean)
+            asked.append(mine)
+        if question >= len(asked[0]):
+            break
+        answers.append((asked[0][question] + asked[1][question]) / 2)
+    parts = []
+    for half in halves:
+        told = iter(answers)
+        parts.append(BatchWhitened()(half, lambda value, told=told: next(told)))
+    assert torch.allclose(torch.cat(parts), whole, rtol=1e-12, atol=0)
+
+
+def test_soft_overlong_penalty_by_hand():
+    # L_max = 10, buffer 4: nothing up to 6 tokens, then a quarter a token, −1 at the limit; never for the teacher
+    group = group_of([[1.0, 1, 1, 1, 1]], teacher=[[0, 0, 0, 0, 1]], lengths=[[6, 7, 9, 10, 10]])
+    seen = []
+
+    class Witness(GroupCentred):
+        def __call__(self, group, mean):
+            seen.append(group.rewards.tolist())
+            return super().__call__(group, mean)
+
+    SoftOverlong(Witness(), 10, 4)(group, lambda value: value)
+    assert seen == [[[1.0, 0.75, 0.25, 0.0, 1.0]]]
+    assert group.rewards.tolist() == [[1.0] * 5]
+    with pytest.raises(ValueError, match="buffer must be between 1 and the length limit 10, got 11"):
+        SoftOverlong(GroupCentred(), 10, 11)

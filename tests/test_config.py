@@ -14,9 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from hapo_lit import cli
 from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.cli.setup import KEYS, build, config_folder
-from hapo_lit.gates import AlwaysGate, BetaGate, NeverGate
-from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
-from hapo_lit.teacher import ShapedRatio, UnitRatio
+from hapo_lit.gates import BetaGate, NeverGate
 
 CONF = Path(config_folder())
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -86,26 +84,86 @@ def test_every_preset_composes_and_builds(base, tmp_path, preset):
     assert trainer.limit_train_batches == config.steps == module.phases.steps
 
 
-def test_presets_are_the_methods_they_name(base, tmp_path):
-    def parts(preset):
-        _, module, _ = build(train(base, tmp_path, f"experiment={preset}"), "data", "module", "trainer")
-        return [phase.algorithm for phase in module.phases], [phase.loss for phase in module.phases]
+def parts_of(base, folder, *overrides):
+    _, module, _ = build(train(base, folder, *overrides), "data", "module", "trainer")
+    return [phase.algorithm for phase in module.phases], [phase.loss for phase in module.phases], module
 
-    (hapo,), (loss,) = parts("hapo")
-    assert (hapo.group_size, type(hapo.gate), hapo.gate.threshold) == (4, BetaGate, 0.2)
-    assert (type(hapo.injector), type(loss.teacher)) == (ReplaceWorst, UnitRatio)
-    (paper,), (loss,) = parts("hapo_paper")
-    assert (paper.group_size, paper.gate.threshold, paper.gate.discount) == (8, 0.8, 0.0)
-    assert (type(loss.teacher), loss.teacher.shape, loss.kl_coefficient) == (ShapedRatio, 0.1, 0.0)
-    (grpo,), _ = parts("grpo")
-    assert (type(grpo.gate), type(grpo.injector)) == (NeverGate, NoInjection)
-    (luffy,), (loss,) = parts("luffy")
-    assert (type(luffy.gate), type(luffy.injector), loss.clip_high) == (AlwaysGate, ReplaceSlot, float("inf"))
-    (sft,), _ = parts("sft")
-    assert type(sft) is Supervised
+
+METHODS = {  # preset -> group size, gate, injector, advantage, teacher, weighting, clip; then single values
+    "hapo": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
+    "hapo_paper": (8, "BetaGate", "ReplaceWorst", "GroupNormalised", "ShapedRatio", "TokenMean", "Clipped"),
+    "hapo_annealed": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
+    "hapo_thompson": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
+    "hapo_history": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
+    "grpo": (4, "NeverGate", "NoInjection", "GroupNormalised", "UnitRatio", "TokenMean", "Clipped"),
+    "dr_grpo": (8, "NeverGate", "NoInjection", "GroupCentred", "UnitRatio", "ConstantLength", "Clipped"),
+    "dapo": (16, "NeverGate", "NoInjection", "SoftOverlong", "UnitRatio", "DropFlat", "Clipped"),
+    "gspo": (8, "NeverGate", "NoInjection", "GroupNormalised", "UnitRatio", "SequenceMean", "Clipped"),
+    "rloo": (4, "NeverGate", "NoInjection", "LeaveOneOut", "UnitRatio", "SequenceMean", "Clipped"),
+    "reinforce_pp": (8, "NeverGate", "NoInjection", "BatchWhitened", "UnitRatio", "TokenMean", "Clipped"),
+    "luffy": (8, "AlwaysGate", "ReplaceSlot", "GroupCentred", "ShapedRatio", "ConstantLength", "Unclipped"),
+    "rl_plus": (8, "AlwaysGate", "ReplaceSlot", "GroupCentred", "MixedPolicyRatio", "ConstantLength", "Unclipped"),
+    "hpt": (8, "FailureGate", "ReplaceGroup", "GroupCentred", "NegativeLogLikelihood", "Separate", "Unclipped"),
+    "relift": (8, "FailureGate", "Append", "GroupCentred", "NegativeLogLikelihood", "Separate", "Unclipped"),
+    "chord": (8, "AlwaysGate", "Append", "GroupNormalised", "NegativeLogLikelihood", "Separate", "DualClipped"),
+    "chord_phi": (8, "AlwaysGate", "Append", "GroupNormalised", "Phi", "Separate", "DualClipped"),
+}
+
+
+@pytest.mark.parametrize("preset", METHODS)
+def test_presets_are_the_methods_they_name(base, tmp_path, preset):
+    (algorithm,), (loss,), _ = parts_of(base, tmp_path, f"experiment={preset}")
+    parts = (algorithm.gate, algorithm.injector, algorithm.advantage, loss.teacher, algorithm.weighting, loss.clip)
+    assert (algorithm.group_size, *(type(part).__name__ for part in parts)) == METHODS[preset]
+
+
+def test_every_preset_is_either_a_method_of_one_phase_or_begins_supervised(base, tmp_path):
+    assert set(PRESETS) - set(METHODS) == {"sft", "sft_then_grpo", "sft_then_hapo"}
+    assert type(parts_of(base, tmp_path, "experiment=sft")[0][0]) is Supervised
     for preset, gate in (("sft_then_grpo", NeverGate), ("sft_then_hapo", BetaGate)):
-        (first, second), _ = parts(preset)
+        (first, second), _, _ = parts_of(base, tmp_path, f"experiment={preset}")
         assert (type(first), type(second), type(second.gate)) == (Supervised, Hapo, gate)
+
+
+@pytest.mark.parametrize(
+    ("preset", "look", "value"),
+    [
+        ("hapo", lambda a, loss, m: (a.gate.threshold, a.gate.memory.discount), (0.2, 0.0)),
+        ("hapo_paper", lambda a, loss, m: (a.gate.threshold, a.gate.prior_alpha, a.gate.prior_beta), (0.8, 1, 1)),
+        ("hapo_paper", lambda a, loss, m: (loss.teacher.shape, loss.kl_coefficient), (0.1, 0)),
+        ("hapo_thompson", lambda a, loss, m: type(a.gate.rule).__name__, "ThompsonSample"),
+        ("hapo_history", lambda a, loss, m: a.gate.memory.discount, 1.0),
+        ("dr_grpo", lambda a, loss, m: a.weighting.max_length, 72),
+        ("dapo", lambda a, loss, m: (loss.clip.low, loss.clip.high), (0.2, 0.28)),
+        ("dapo", lambda a, loss, m: (a.advantage.max_length, a.advantage.buffer), (72, 14)),
+        ("gspo", lambda a, loss, m: (loss.clip.low, loss.clip.high, m.updates_per_batch), (3e-4, 4e-4, 4)),
+        ("gspo", lambda a, loss, m: loss.ratio.__name__, "sequence_ratio"),
+        ("rloo", lambda a, loss, m: loss.ratio.__name__, "sequence_product"),
+        ("reinforce_pp", lambda a, loss, m: (loss.kl.__name__, loss.kl_coefficient), ("k2", 1e-5)),
+        ("luffy", lambda a, loss, m: (loss.teacher.shape, loss.entropy_coefficient), (0.1, 0.001)),
+        ("rl_plus", lambda a, loss, m: (loss.teacher.exploration, loss.entropy_coefficient), (0.5, 0.001)),
+        ("hpt", lambda a, loss, m: (a.gate.max_successes, loss.teacher.coefficient(0)), (0, 1.0)),
+        ("hpt", lambda a, loss, m: type(a.weighting.policy).__name__, "ConstantLength"),
+        ("relift", lambda a, loss, m: a.advantage.over.__name__, "on_policy"),
+        (
+            "chord",
+            lambda a, loss, m: [round(a.weighting.teacher_share(t), 6) for t in (0, 200, 600)],
+            [0.9, 0.05, 0.05],
+        ),
+        ("chord", lambda a, loss, m: [round(a.weighting.policy_share(t), 6) for t in (0, 200, 600)], [0.1, 0.95, 0.95]),
+        ("chord_phi", lambda a, loss, m: {a.weighting.teacher_share(t) for t in (0, 100, 600)}, {0.1}),
+    ],
+)
+def test_presets_hold_the_papers_values(base, tmp_path, preset, look, value):
+    (algorithm,), (loss,), module = parts_of(base, tmp_path, f"experiment={preset}")
+    assert look(algorithm, loss, module) == value
+
+
+def test_a_preset_is_a_few_lines_with_its_source():
+    for preset in PRESETS:
+        lines = (CONF / "experiment" / f"{preset}.yaml").read_text().splitlines()
+        assert len(lines) <= 24, preset
+        assert lines[1].startswith("# "), preset
 
 
 def test_the_pretrain_door_builds(tmp_path):
@@ -165,9 +223,9 @@ def says(monkeypatch, capsys, tmp_path, base):
     [
         ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
         ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
-        ("+gate.treshold=0.3", "hapo_lit.gates.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
+        ("+gate.treshold=0.3", "hapo_lit.gates.beta.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
         ("+sead=1", "nothing reads the key 'sead'; did you mean 'seed'?"),
-        ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: grpo, hapo,"),
+        ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: chord, chord_phi, dapo,"),
         ("gate=bta", "there is no gate=bta; did you mean 'beta'?; there are: always, beta, credible, failure"),
         ("group_size=1", "set group_size to 2 or more"),
         ("gate.threshold=2", "gate threshold must be in (0, 1], got 2"),
@@ -192,7 +250,7 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("trainer.max_epochs=2", "the length of a run is set by steps"),
         ("data.source.heldout_size=0", "there are no problems"),
         ("advantage.ddof=0", "there is no key 'advantage.ddof'; `--cfg job` prints all keys"),
-        ("group_size=3", "the posterior mean lies between 0.2 and 0.8, so the gate could never open"),
+        ("group_size=3", "gate.threshold=0.2 with 3 rollouts per group could never open: γ ≤ a0/(a0+b0+n) = 0.2"),
         ("injector=replace_group", "set teacher=nll or another injector"),
         ("trainer=bare", "keep a CSVLogger in trainer.logger"),
         ("trainer.devices=2", "set trainer.devices=1"),

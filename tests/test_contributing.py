@@ -1,29 +1,42 @@
-"""CONTRIBUTING's example is followed to the letter."""
+"""CONTRIBUTING's examples are followed to the letter, in a copy of the project."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import torch
-from omegaconf import OmegaConf
+import pandas as pd
 
-from hapo_lit import gates
-from hapo_lit.protocols import Gate
-
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
 
 
-def block(language):
-    return re.search(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)[1]
+def test_a_new_part_is_one_class_and_one_file(tmp_path, policy, tokenizer):
+    for folder in ("hapo_lit", "conf"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
+    assert len(blocks) == 4
+    assert sum(len(code.splitlines()) for _, code in blocks) < 30
+    for path, code in blocks:
+        with (tmp_path / path).open("a") as file:
+            file.write(f"\n\n{code}")
+    for path, target in re.findall(r"`(conf/\S+)`\s\(`(_target_: \S+)`\)", TEXT):
+        (tmp_path / path).write_text(f"{target}\n")
+    command = re.search(r"this runs: `hapo (train [^`]+)`", TEXT)[1].split()
 
-
-def test_a_new_gate_is_one_class_and_one_file():
-    code, config = block("python"), OmegaConf.create(block("yaml"))
-    assert len((code + block("yaml")).splitlines()) < 30
-    names = dict(vars(gates))
-    exec(code, names)
-    target = config.pop("_target_")
-    assert target == "hapo_lit.gates.CoinGate"
-    gate = names[target.rpartition(".")[2]](**config)
-    assert isinstance(gate, Gate)
-    decision = gate(torch.arange(2000), torch.zeros(2000, 4))
-    assert float(decision.open.float().mean()) == config.share
+    policy.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    small = ["model.path=base", "steps=3", "eval_every=3", "data.source.train_size=40", "data.source.heldout_size=4"]
+    done = subprocess.run(
+        [sys.executable, "-m", "hapo_lit", *command, *small, "hydra.run.dir=run", "teacher_errors=none"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv").groupby("step").first()
+    assert 0.2 < metrics["gate/open_rate"].iloc[1:].mean() < 0.8  # half of the prompts
+    assert (metrics["teacher/use"].iloc[1:] == metrics["gate/open_rate"].iloc[1:]).all()

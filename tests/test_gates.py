@@ -1,3 +1,4 @@
+import re
 from fractions import Fraction
 
 import numpy as np
@@ -5,19 +6,30 @@ import pytest
 import torch
 
 from hapo_lit import injection_law as law
-from hapo_lit.gates import AlwaysGate, BetaGate, CredibleBound, FailureGate, NeverGate, ThompsonSample
-from hapo_lit.protocols import Gate
+from hapo_lit.gates import (
+    AlwaysGate,
+    BetaGate,
+    CredibleBound,
+    FailureGate,
+    Memory,
+    NeverGate,
+    PosteriorMean,
+    ScheduledGate,
+    ThompsonSample,
+)
+from hapo_lit.protocols import Gate, Lawful
 from hapo_lit.schedules import Linear
 
 GATES = {
     "beta": lambda: BetaGate(0.8),
-    "beta_memory": lambda: BetaGate(0.3, prior_alpha=2.0, prior_beta=3.0, discount=0.9),
+    "beta_memory": lambda: BetaGate(0.3, prior_alpha=2.0, prior_beta=3.0, memory=Memory(0.9)),
     "beta_annealed": lambda: BetaGate(Linear(0.8, 0.0), horizon=10),
     "credible": lambda: BetaGate(0.8, CredibleBound(0.95)),
-    "thompson": lambda: BetaGate(0.8, ThompsonSample(), discount=0.5),
+    "thompson": lambda: BetaGate(0.8, ThompsonSample(), memory=Memory(0.5)),
     "failure": lambda: FailureGate(1),
     "always": AlwaysGate,
     "never": NeverGate,
+    "scheduled": lambda: ScheduledGate(Linear(1.0, 0.0), horizon=4, seed=1),
 }
 every_gate = pytest.mark.parametrize("make", GATES.values(), ids=GATES.keys())
 
@@ -130,7 +142,7 @@ def test_group_local_gate_forgets_everything_between_visits():
     ],
 )
 def test_memory_lags_as_predicted(discount, failures_first, closes_after):
-    gate = BetaGate(0.8, discount=discount)
+    gate = BetaGate(0.8, memory=Memory(discount))
     for _ in range(failures_first):
         after(gate, 0, 8)
     visits = 0 if discount < 1 else failures_first
@@ -144,7 +156,7 @@ def test_a_prompt_never_observed_is_judged_by_the_prior():
 
 
 def test_two_groups_of_one_prompt_in_a_batch_are_one_visit():
-    gate = BetaGate(0.5, discount=0.5)
+    gate = BetaGate(0.5, memory=Memory(0.5))
     gate.observe(ids(1), ids(0), ids(4))
     gate.observe(ids(1, 1), ids(4, 2), ids(4, 4))
     # 1 + 0.5·0 + 6 over 2 + 0.5·4 + 8
@@ -205,17 +217,20 @@ def test_failure_gate_counts_successes():
 @pytest.mark.parametrize(
     ("gate", "trials", "message"),
     [
-        (BetaGate(0.2), 3, "between 0.2 and 0.8, so the gate could never open; set the threshold above 0.2"),
-        (BetaGate(0.8), 2, "between 0.25 and 0.75, so the gate could never close; .* and at most 0.75"),
+        (BetaGate(0.2), 3, r"never open: γ ≤ a0/\(a0\+b0\+n\) = 0.2; .*Set gate.threshold=0.2001,"),
+        (BetaGate(0.8), 2, r"never close: γ > \(a0\+n\)/\(a0\+b0\+n\) = 0.75; .*Set gate.threshold=0.75,"),
         (BetaGate(0.9), 8, None),
         (BetaGate(0.91), 8, "never close"),
         (BetaGate(0.1), 8, "never open"),
-        (BetaGate(0.1, discount=0.5), 8, None),  # sixteen in the long run
+        (BetaGate(0.1, memory=Memory(0.5)), 8, None),  # sixteen in the long run
         (BetaGate(0.1, allow_degenerate=True), 8, None),
-        (BetaGate(0.01, discount=1.0), 8, None),
-        (BetaGate(1.0, discount=1.0), 8, "never close"),
+        (BetaGate(0.01, memory=Memory(1.0)), 8, None),
+        (BetaGate(1.0, memory=Memory(1.0)), 8, "never close"),
         (BetaGate(0.2, ThompsonSample()), 3, None),  # a draw may always fall below
-        (BetaGate(0.8, CredibleBound(0.05)), 8, "never close"),  # the lower bound is never sure enough
+        (BetaGate(0.8, CredibleBound(0.05)), 8, r"never close: γ > 0.05 quantile of Beta\(a0\+n, b0\) = 0.7169"),
+        (BetaGate(0.01, CredibleBound(0.95)), 8, r"never open: γ ≤ 0.95 quantile of Beta\(a0, b0\+n\) = 0.2831"),
+        (BetaGate(1.0, ThompsonSample()), 8, r"never close: γ ≥ 1 = 1; .*Set gate.threshold=0.9999,"),
+        (BetaGate(0.9, prior_alpha=0.1, prior_beta=2.7), 8, "never close"),
         (BetaGate(0.8, CredibleBound(0.95)), 8, None),
         (BetaGate(Linear(0.8, 0.0), horizon=10), 2, None),  # cannot close at first, but will
         (BetaGate(Linear(0.1, 0.0), horizon=10), 8, "never open"),
@@ -240,13 +255,116 @@ def test_gates_that_could_never_open_or_never_close_are_refused(gate, trials, me
         ({"threshold": 0.0}, "threshold must be in"),
         ({"threshold": 1.5}, "threshold must be in"),
         ({"threshold": 0.5, "prior_alpha": 0}, "prior must be positive"),
-        ({"threshold": 0.5, "discount": 1.5}, "discount must be in"),
-        ({"threshold": Linear(0.5, 0)}, "needs gate.horizon"),
+        ({"threshold": Linear(0.5, 0)}, "gate.threshold is a schedule and needs a horizon"),
     ],
 )
 def test_nonsense_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         BetaGate(**arguments)
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.2, 0.33, 0.5, 0.75, 0.8, 0.9, 0.99])
+@pytest.mark.parametrize("rule", [PosteriorMean(), CredibleBound(0.05), CredibleBound(0.5), CredibleBound(0.95)])
+@pytest.mark.parametrize("prior", [(1.0, 1.0), (0.5, 2.0), (3.0, 0.1)])
+def test_a_refusal_is_right_and_its_advice_works(threshold, rule, prior):
+    """Refused exactly if trying every count shows it: then the advised threshold both opens and closes."""
+
+    def opens(value):
+        gate = BetaGate(value, rule, prior_alpha=prior[0], prior_beta=prior[1])
+        return {bool(after(gate, successes, 4).open) for successes in range(5)}
+
+    try:
+        BetaGate(threshold, rule, prior_alpha=prior[0], prior_beta=prior[1]).check(4)
+    except ValueError as refusal:
+        assert len(opens(threshold)) == 1
+        assert opens(float(re.search(r"Set gate.threshold=([\d.]+),", str(refusal))[1])) == {True, False}
+    else:
+        assert opens(threshold) == {True, False}
+
+
+def test_a_scheduled_gate_opens_as_often_as_it_says_and_never_after_its_end():
+    gate, prompts, rewards = ScheduledGate(Linear(1.0, 0.0), horizon=4), torch.arange(4000), torch.ones(4000, 4)
+    for share in (1.0, 0.75, 0.5, 0.25, 0.0, 0.0):
+        gate.observe(prompts, prompts * 0, prompts * 0 + 4)
+        assert gate.metrics() == {"probability": share}
+        open = gate(prompts, rewards).open
+        assert float(open.float().mean()) == pytest.approx(share, abs=5 * (share * (1 - share) / 4000) ** 0.5 + 1e-12)
+        assert torch.equal(gate(prompts.flip(0), rewards).open.flip(0), open)
+    with pytest.raises(ValueError, match=r"must stay in \[0, 1\], and goes from 0 to 1.2"):
+        ScheduledGate(Linear(1.2, 0.0), horizon=4)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3, 0.8, 1.0])
+@every_gate
+def test_every_gate_without_a_memory_keeps_to_the_law_it_states(make, rate):
+    """Twenty thousand groups of eight at the gate's second visit; five standard errors."""
+    gate, groups = make(), 20_000
+    chance = gate.chance(rate, 8, visit=1)
+    if chance is None:
+        assert gate.memory.discount > 0
+        return
+    assert isinstance(gate, Lawful)
+    wins = torch.from_numpy(np.random.default_rng(2).binomial(8, rate, groups))
+    for _ in range(2):
+        gate.observe(torch.arange(groups), wins, torch.full((groups,), 8))
+    observed = float(gate(torch.arange(groups), (torch.arange(8) < wins[:, None]).float()).open.double().mean())
+    assert abs(observed - float(chance)) <= 5 * (float(chance) * (1 - float(chance)) / groups) ** 0.5 + 1e-9
+    assert gate.chance(np.array([rate, rate]), 8, visit=1).tolist() == [float(chance)] * 2
+
+
+# -- memory
+
+
+def test_memory_is_a_dictionary_of_counts():
+    """A thousand visits with repeats, against the plainest implementation."""
+    draw = np.random.default_rng(0)
+    for discount in (0.5, 1.0):
+        memory, plain = Memory(discount), {}
+        pool = draw.integers(-(2**62), 2**62, 700)
+        for _ in range(1000):
+            ids, won, lost = draw.choice(pool, 7), draw.integers(0, 5, 7), draw.integers(0, 5, 7)
+            memory.add(ids, won, lost)
+            for prompt in set(ids.tolist()):
+                old = plain.get(prompt, (0.0, 0.0))
+                new = won[ids == prompt].sum(), lost[ids == prompt].sum()
+                plain[prompt] = tuple(discount * before + now for before, now in zip(old, new, strict=True))
+        assert len(memory) == len(plain)
+        assert memory.of(np.array(list(plain))).tolist() == [list(counts) for counts in plain.values()]
+        assert memory.of(np.array([1, 2])).tolist() == [[0, 0], [0, 0]]
+        copy = Memory(discount)
+        copy.load_state_dict(memory.state_dict())
+        assert copy.of(np.array(list(plain))).tolist() == memory.of(np.array(list(plain))).tolist()
+
+
+def test_memory_survives_ids_that_all_want_one_place():
+    ids = np.arange(500) * 2**40  # equal low bits, and few distinct high ones
+    memory = Memory(1.0)
+    for part in np.split(ids, 5):
+        memory.add(part, part % 7, part % 3)
+    assert memory.of(ids)[:, 0].tolist() == (ids % 7).tolist()
+
+
+def test_memory_takes_the_bytes_it_says():
+    memory = Memory(1.0)
+    for part in np.split(np.random.default_rng(1).integers(0, 2**63 - 1, 200_000), 100):
+        memory.add(part, part % 2, part % 3)
+    assert memory.nbytes <= 52 * len(memory)
+    state = memory.state_dict()
+    assert sum(value.nbytes for value in (state["prompt_ids"], state["counts"])) == 24 * len(memory)
+
+
+def test_the_order_of_visits_leaves_no_trace_in_the_state():
+    one, other, ids = Memory(1.0), Memory(1.0), np.arange(1000) * 7919
+    one.add(ids, ids % 5, ids % 3)
+    for part in np.split(ids[::-1], 10):
+        other.add(part, part % 5, part % 3)
+    assert str(one.state_dict()) == str(other.state_dict())
+    assert torch.equal(one.state_dict()["counts"], other.state_dict()["counts"])
+
+
+def test_a_memory_longer_than_eternity_is_refused():
+    with pytest.raises(ValueError, match="discount must be in"):
+        Memory(1.5)
 
 
 def test_a_checkpoint_of_another_gate_is_refused():

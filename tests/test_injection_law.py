@@ -8,7 +8,7 @@ import torch
 from scipy import integrate, stats
 
 from hapo_lit import injection_law as law
-from hapo_lit.gates import BetaGate
+from hapo_lit.gates import BetaGate, Memory
 
 RATES = [0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1]
 
@@ -81,7 +81,7 @@ def test_theorem_4_2_of_the_paper_fails_at_its_own_settings():
 @pytest.mark.parametrize(("discount", "failed", "visit"), [(1.0, 5, 26), (0.9, 400, 16), (1.0, 1, 6)])
 def test_memory_closes_when_the_law_says(discount, failed, visit):
     assert law.closing_visit(0.8, 8, discount, failed) == visit
-    gate, prompt, trials = BetaGate(0.8, discount=discount), torch.tensor([3]), torch.tensor([8])
+    gate, prompt, trials = BetaGate(0.8, memory=Memory(discount)), torch.tensor([3]), torch.tensor([8])
     for _ in range(failed):
         gate.observe(prompt, torch.tensor([0]), trials)
     visits = failed if discount == 1 else 0
@@ -99,25 +99,136 @@ def test_at_the_cut_off_the_mean_rule_is_exactly_off():
     assert law.mean_rule(0.0, 0.1001, 8) == 1.0
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
-def test_the_bias_bound_holds_on_every_group_of_a_toy_policy(rate):
-    """Two answers, right with probability ``rate``; the gradient of log π, centred rewards, groups of three, listed."""
-    score = {1: 1 - rate, 0: -rate}  # d log π / d logit
-    trials, threshold = 3, 0.5
-    most = law.most_successes(threshold, trials)
-    bias, norm, moved = 0.0, 0.0, 0.0
-    for group in product((0, 1), repeat=trials):
-        probability = np.prod([rate if answer else 1 - rate for answer in group])
-        helped = list(group)
-        if sum(group) <= most:
-            helped[int(np.argmin(group))] = 1
-        plain, hapo = (
-            sum((answer - np.mean(answers)) * score[answer] for answer in answers) / trials
-            for answers in (group, helped)
+def test_as_the_policy_becomes_perfect_the_mean_rule_vanishes_and_a_draw_does_not():
+    # P ~ C(n, r)(1−p)^r with r = n − m failures needed: 28 (1−p)² for the paper's values
+    for gap in (1e-3, 1e-4):
+        assert law.mean_rule(1 - gap, 0.8, 8) == pytest.approx(28 * gap**2, rel=0.02)
+    for trials, threshold, prior in ((8, 0.8, (1, 1)), (4, 0.5, (2, 3))):
+        floor = law.thompson_floor(threshold, trials, 0.0, *prior)
+        assert law.thompson_rule(1.0, threshold, trials, *prior) == pytest.approx(floor, abs=1e-14)
+    assert law.thompson_floor(0.8, 8) == pytest.approx(0.8**9)
+    # the lower bound falls silent at p = 1 only from n = 13 on: γ^{n+1} ≤ δ
+    silent = [float(law.bound_rule(1.0, 0.8, trials, 0.05)) for trials in (12, 13)]
+    assert silent == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8])
+@pytest.mark.parametrize("rate", [0.35, 0.5, 0.85, 0.9, 0.99])
+def test_in_large_groups_injection_vanishes_at_the_rates_stated(threshold, rate):
+    for trials in (2, 8, 32, 128, 512):
+        assert law.mean_rule(rate, threshold, trials) <= law.mean_rate_bound(rate, threshold, trials) * (1 + 1e-9)
+        assert law.thompson_rule(rate, threshold, trials) <= law.thompson_rate_bound(rate, threshold, trials) * (
+            1 + 1e-9
         )
-        bias += probability * (hapo - plain)
-        norm = max(norm, abs(plain), abs(hapo))
-        moved += probability * (sum(group) <= most)
-    chance = law.mean_rule(rate, threshold, trials)
-    assert moved == pytest.approx(chance)
-    assert 0 < abs(bias) <= law.bias_bound(norm, chance)
+    if rate > threshold:
+        share = law.most_successes(threshold, 100_000) / 100_000
+        assert law.kl_bernoulli(share, rate) == pytest.approx(law.kl_bernoulli(threshold, rate), rel=1e-3)
+        n = 400 if law.kl_bernoulli(threshold, rate) < 1 else 60  # the exponent itself, short of underflow
+        slope = np.log(law.mean_rule(rate, threshold, n) / law.mean_rule(rate, threshold, 2 * n)) / n
+        assert slope == pytest.approx(law.kl_bernoulli(threshold, rate), rel=0.1, abs=5e-3)
+        affinity = np.sqrt(rate * threshold) + np.sqrt((1 - rate) * (1 - threshold))
+        assert -2 * np.log(affinity) < law.kl_bernoulli(threshold, rate)  # a draw is the slower
+    else:
+        assert law.mean_rule(rate, threshold, 4096) > 1 - 1e-6
+
+
+def test_at_the_threshold_itself_every_second_group_is_helped_in_the_limit():
+    assert law.mean_rule(0.8, 0.8, 100_000) == pytest.approx(0.5, abs=0.01)
+    assert law.thompson_rule(0.8, 0.8, 20_000) == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize("successes", range(9))
+def test_a_draw_far_from_the_threshold_obeys_cantelli(successes):
+    alpha, beta = 1 + successes, 9 - successes
+    mean, variance = stats.beta.stats(alpha, beta)
+    for threshold in (0.1, 0.3, 0.5):
+        if mean > threshold:
+            mass = float(law.mass_below(threshold, np.array(successes), 8))
+            assert mass <= variance / (variance + (mean - threshold) ** 2)
+
+
+def test_full_history_forgets_nothing_and_is_consistent_above_the_threshold():
+    gate, groups = BetaGate(0.5, memory=Memory(1.0)), 20_000
+    prompts, draw = torch.arange(groups), np.random.default_rng(3)
+    for visit in range(1, 5):
+        gate.observe(prompts, torch.from_numpy(draw.binomial(4, 0.6, groups)), torch.full((groups,), 4))
+        expected = float(law.history_rule(0.6, 0.5, 4, visit))
+        observed = float(gate(prompts, torch.zeros(groups, 4)).open.double().mean())
+        assert abs(observed - expected) <= 5 * np.sqrt(expected * (1 - expected) / groups)
+    assert law.history_rule(0.9, 0.8, 8, 100) < 1e-8
+    assert law.history_rule(0.7, 0.8, 8, 100) > 1 - 1e-8
+
+
+@pytest.mark.parametrize("discount", [0.5, 0.9])
+@pytest.mark.parametrize(("rate", "threshold"), [(0.5, 0.3), (0.9, 0.8), (0.6, 0.2), (0.2, 0.3)])
+def test_a_settled_memory_injects_no_more_than_its_bound(discount, rate, threshold):
+    gate, groups = BetaGate(threshold, memory=Memory(discount)), 5000
+    prompts, draw = torch.arange(groups), np.random.default_rng(4)
+    for _ in range(80):
+        gate.observe(prompts, torch.from_numpy(draw.binomial(4, rate, groups)), torch.full((groups,), 4))
+    observed = float(gate(prompts, torch.zeros(groups, 4)).open.double().mean())
+    bound = law.discounted_bound(rate, threshold, 4, discount)
+    assert observed <= bound + 5 * np.sqrt(bound * (1 - bound) / groups)
+    assert (bound == 1.0) == (rate < threshold)
+
+
+def test_an_annealed_draw_is_bounded_by_its_threshold():
+    """With Beta(1, 1), P ≤ 1 − (1−γ)^{n+1} ≤ (n+1)γ whatever p: thresholds that sum to a finite number end injection."""
+    for threshold, rate in product((0.001, 0.01, 0.1), (0.0, 0.3, 1.0)):
+        chance = law.thompson_rule(rate, threshold, 8)
+        assert chance <= 1 - (1 - threshold) ** 9 + 1e-15
+        assert 1 - (1 - threshold) ** 9 <= 9 * threshold
+
+
+TRIALS, RIGHT = 3, 1
+
+
+def groups_of_a_toy_policy(probabilities, threshold):
+    """Every group of three answers: its probability, and what HAPO makes of it (the teacher's answer is 1)."""
+    most = law.most_successes(threshold, TRIALS)
+    for group in product(range(len(probabilities)), repeat=TRIALS):
+        helped, rewards = list(group), [answer == RIGHT for answer in group]
+        if sum(rewards) <= most:
+            helped[rewards.index(False)] = RIGHT
+        yield np.prod([probabilities[answer] for answer in group]), group, tuple(helped), sum(rewards) <= most
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+@pytest.mark.parametrize("probabilities", [(0.7, 0.1, 0.2), (0.2, 0.5, 0.3), (0.05, 0.9, 0.05)])
+def test_total_variation_is_the_injection_probability_up_to_the_teachers_own(probabilities, threshold):
+    """q − N π(τ*) ≤ TV(HAPO groups, on-policy groups) ≤ q, listed group by group."""
+    plain, hapo, chance = {}, {}, 0.0
+    for probability, group, helped, injected in groups_of_a_toy_policy(probabilities, threshold):
+        plain[group] = plain.get(group, 0.0) + probability
+        hapo[helped] = hapo.get(helped, 0.0) + probability
+        chance += probability * injected
+    distance = 0.5 * sum(abs(plain.get(group, 0.0) - hapo.get(group, 0.0)) for group in {*plain, *hapo})
+    assert chance == pytest.approx(float(law.mean_rule(probabilities[RIGHT], threshold, TRIALS)))
+    assert chance - TRIALS * probabilities[RIGHT] - 1e-12 <= distance <= chance + 1e-12
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.5])
+@pytest.mark.parametrize("probabilities", [(0.7, 0.1, 0.2), (0.2, 0.5, 0.3), (0.05, 0.9, 0.05)])
+def test_the_bias_of_the_gradient_is_at_most_2bq(probabilities, threshold):
+    """A softmax over three answers, centred rewards, every group listed."""
+
+    def gradient(answers):
+        rewards = np.array([answer == RIGHT for answer in answers], dtype=float)
+        scores = np.eye(3)[list(answers)] - np.array(probabilities)  # ∇ log π in the logits
+        return (rewards - rewards.mean()) @ scores / TRIALS
+
+    bias, norm, chance = np.zeros(3), 0.0, 0.0
+    for probability, group, helped, injected in groups_of_a_toy_policy(probabilities, threshold):
+        bias += probability * (gradient(helped) - gradient(group))
+        norm = max(norm, *(float(np.linalg.norm(gradient(each))) for each in (group, helped)))
+        chance += probability * injected
+    assert 0 < np.linalg.norm(bias) <= law.bias_bound(norm, chance)
+
+
+def test_the_variance_of_a_mixture_has_a_term_the_paper_leaves_out():
+    """v1's Eq. 10 says V ≤ max(V_T, V_RL).  Two constants, +1 and −1, mixed by a fair coin, have variance 1."""
+    rate, means, variances = 0.5, (1.0, -1.0), (0.0, 0.0)
+    between = rate * (1 - rate) * (means[0] - means[1]) ** 2
+    total = rate * variances[0] + (1 - rate) * variances[1] + between
+    listed = np.var([1.0, -1.0])
+    assert total == listed == 1.0 > max(variances)

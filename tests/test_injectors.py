@@ -1,13 +1,31 @@
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 from conftest import make_group, make_prompts
 
-from hapo_lit.injectors import NoInjection, ReplaceGroup, ReplaceSlot, ReplaceWorst
+from hapo_lit.injectors import (
+    Append,
+    DrawnTied,
+    LeastLikely,
+    NoInjection,
+    ReplaceGroup,
+    ReplaceRandom,
+    ReplaceSlot,
+    ReplaceWorst,
+)
 from hapo_lit.protocols import Injector
 
-INJECTORS = {"none": NoInjection, "worst": ReplaceWorst, "slot": ReplaceSlot, "group": ReplaceGroup}
+INJECTORS = {
+    "none": NoInjection,
+    "worst": ReplaceWorst,
+    "worst_least_likely": lambda: ReplaceWorst(LeastLikely()),
+    "worst_drawn": lambda: ReplaceWorst(DrawnTied()),
+    "random": ReplaceRandom,
+    "slot": ReplaceSlot,
+    "append": Append,
+    "group": ReplaceGroup,
+}
 every_injector = pytest.mark.parametrize("make", INJECTORS.values(), ids=INJECTORS.keys())
 TEACHER = 23
 
@@ -38,7 +56,7 @@ def test_contract(make):
     group = make_group([[0, 1, 0], [0, 0, 0], [0, 0, 0]])
     prompts = make_prompts(group, [1, 1, 0])
     held = snapshot(group), snapshot(prompts)
-    after = injector(group, prompts, torch.tensor([False, True, True]))
+    after = injector(group, prompts, torch.tensor([False, True, True]), 0)
     for carrier, values in zip((group, prompts), held, strict=True):
         assert all(torch.equal(getattr(carrier, name), value) for name, value in values.items())
     untouched(group, after, 0)  # closed
@@ -57,7 +75,7 @@ def test_contract(make):
 @every_injector
 def test_all_closed_gives_the_same_rows(make):
     group = make_group([[0, 1, 0], [0, 0, 0]])
-    after = make()(group, make_prompts(group, [1, 1]), torch.tensor([False, False]))
+    after = make()(group, make_prompts(group, [1, 1]), torch.tensor([False, False]), 0)
     untouched(group, after, 0)
     untouched(group, after, 1)
     assert not after.is_teacher.any()
@@ -65,14 +83,74 @@ def test_all_closed_gives_the_same_rows(make):
 
 def test_replace_worst_takes_the_least_reward_and_the_first_of_ties():
     group = make_group([[1, 0, 0], [1, 1, 0], [1, 1, 1]])
-    after = ReplaceWorst()(group, make_prompts(group, [1, 1, 1]), torch.ones(3, dtype=torch.bool))
+    after = ReplaceWorst()(group, make_prompts(group, [1, 1, 1]), torch.ones(3, dtype=torch.bool), 0)
     assert after.is_teacher.int().tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]]
     assert after.rewards.sum(1).tolist() == [2, 3, 3]  # S + 1 wherever a failure exists
 
 
+@every_injector
+def test_the_order_of_prompts_does_not_matter(make):
+    group = make_group([[0, 1, 0], [0, 0, 0], [1, 0, 0], [0, 0, 1]])
+    prompts, open = make_prompts(group, [1, 1, 0, 1]), torch.tensor([True, True, True, False])
+    back = torch.tensor([3, 1, 0, 2])
+    moved = (
+        replace(carrier, **{name: value[back] for name, value in snapshot(carrier).items()})
+        for carrier in (group, prompts)
+    )
+    there, here = make()(group, prompts, open, 5), make()(*moved, open[back], 5)
+    assert all(torch.equal(value[back], snapshot(here)[name]) for name, value in snapshot(there).items())
+
+
+def test_ties_are_broken_by_the_lowest_log_probability():
+    group = make_group([[0, 0, 1], [1, 1, 1]], lengths=[[2, 2, 1], [1, 1, 1]])
+    behaviour = torch.tensor([[[-1.0, -1], [-3, 0], [-9, 0]], [[-1, 0], [-2, 0], [-0.5, 0]]])
+    group = replace(group, behaviour_logprobs=behaviour)
+    prompts, open = make_prompts(group, [1, 1]), torch.ones(2, dtype=torch.bool)
+    after = ReplaceWorst(LeastLikely())(group, prompts, open, 0)
+    assert after.is_teacher.int().tolist() == [[0, 1, 0], [0, 1, 0]]
+    with pytest.raises(ValueError, match="needs an engine that reports log-probabilities; use DrawnTied"):
+        ReplaceWorst(LeastLikely())(replace(group, behaviour_logprobs=None), prompts, open, 0)
+
+
+def test_drawn_ties_are_uniform_and_a_function_of_seed_prompt_and_step():
+    count = 6000
+    group = make_group([[0, 1, 0, 0]] * count, lengths=[[1] * 4] * count)
+    prompts, open = make_prompts(group, [1] * count, 1), torch.ones(count, dtype=torch.bool)
+
+    def chosen(seed, step):
+        return ReplaceWorst(DrawnTied(seed))(group, prompts, open, step).is_teacher
+
+    share = chosen(0, 0).float().mean(0)
+    assert share[1] == 0
+    assert share[[0, 2, 3]].tolist() == pytest.approx([1 / 3] * 3, abs=5 * (2 / 9 / count) ** 0.5)
+    assert torch.equal(chosen(0, 0), chosen(0, 0))
+    for other in (chosen(1, 0), chosen(0, 1)):
+        assert float((other & chosen(0, 0)).any(1).float().mean()) == pytest.approx(1 / 3, abs=0.04)
+
+
+def test_replace_random_loses_a_success_as_often_as_it_should():
+    # S + 1 with probability (N − S)/N, else S
+    count = 6000
+    group = make_group([[1, 0, 0, 1]] * count, lengths=[[1] * 4] * count)
+    prompts, open = make_prompts(group, [1] * count, 1), torch.ones(count, dtype=torch.bool)
+    successes = ReplaceRandom()(group, prompts, open, 3).rewards.sum(1)
+    assert set(successes.tolist()) == {2.0, 3.0}
+    assert float((successes == 3).float().mean()) == pytest.approx(0.5, abs=5 * (0.25 / count) ** 0.5)
+
+
+def test_append_keeps_every_rollout():
+    injector = Append()
+    assert injector.rollouts(8) == 8
+    group = make_group([[0, 1], [0, 0], [0, 0]])
+    after = injector(group, make_prompts(group, [1, 1, 0]), torch.tensor([True, False, True]), 0)
+    assert after.present.int().tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 0]]
+    assert after.is_teacher.int().tolist() == [[0, 0, 1], [0, 0, 0], [0, 0, 0]]
+    assert after.rewards.tolist() == [[0, 1, 1], [0, 0, 0], [0, 0, 0]]
+
+
 def test_replace_worst_never_takes_an_absent_row():
     group = make_group([[0, 1, 1]], present=[[0, 1, 1]])
-    after = ReplaceWorst()(group, make_prompts(group, [1]), torch.tensor([True]))
+    after = ReplaceWorst()(group, make_prompts(group, [1]), torch.tensor([True]), 0)
     assert after.is_teacher.int().tolist() == [[0, 1, 0]]
 
 
@@ -80,7 +158,7 @@ def test_replace_slot_pays_for_one_rollout_less_and_leaves_an_absent_row_without
     injector = ReplaceSlot()
     assert injector.rollouts(8) == 7
     group = make_group([[0, 1], [0, 0]])
-    after = injector(group, make_prompts(group, [1, 1]), torch.tensor([True, False]))
+    after = injector(group, make_prompts(group, [1, 1]), torch.tensor([True, False]), 0)
     assert after.rewards.shape == (2, 3)
     assert after.present.int().tolist() == [[1, 1, 1], [1, 1, 0]]
     assert after.is_teacher.int().tolist() == [[0, 0, 1], [0, 0, 0]]
@@ -88,7 +166,7 @@ def test_replace_slot_pays_for_one_rollout_less_and_leaves_an_absent_row_without
 
 def test_replace_group_leaves_the_teacher_alone_in_the_loss():
     group = make_group([[1, 0, 0], [0, 1, 0]])
-    after = ReplaceGroup()(group, make_prompts(group, [1, 1]), torch.tensor([True, False]))
+    after = ReplaceGroup()(group, make_prompts(group, [1, 1]), torch.tensor([True, False]), 0)
     assert after.present.int().tolist() == [[1, 0, 0], [1, 1, 1]]
     assert after.is_teacher.int().tolist() == [[1, 0, 0], [0, 0, 0]]
     assert not after.mask[0, 1:].any()
@@ -96,6 +174,6 @@ def test_replace_group_leaves_the_teacher_alone_in_the_loss():
 
 def test_a_teacher_shorter_than_the_rollouts_is_padded():
     group = make_group([[0, 0]], lengths=[[6, 5]])
-    after = ReplaceWorst()(group, make_prompts(group, [1], teacher_length=2), torch.tensor([True]))
+    after = ReplaceWorst()(group, make_prompts(group, [1], teacher_length=2), torch.tensor([True]), 0)
     assert after.mask[0, 0].tolist() == [True, True, False, False, False, False]
     assert after.mask[0, 1].sum() == 5

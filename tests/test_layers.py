@@ -15,11 +15,10 @@ ROOT = Path(hapo_lit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [  # each may import what stands above it
-    {"types", "masked", "schedules", "__init__"},
+    {"types", "masked", "schedules", "draws", "injection_law", "__init__"},
     {"protocols"},
     {
         "gates",
-        "injection_law",
         "injectors",
         "advantages",
         "weighting",

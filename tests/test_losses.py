@@ -1,32 +1,43 @@
-from math import log
+from math import exp, log
 
 import pytest
 import torch
+from conftest import make_rows
 
-from hapo_lit.losses import ClippedSurrogate, k1, k2, k3
+from hapo_lit.losses import (
+    Cispo,
+    Clipped,
+    DualClipped,
+    Masked,
+    Surrogate,
+    Truncated,
+    Unclipped,
+    k1,
+    k2,
+    k3,
+    sequence_product,
+    sequence_ratio,
+    token_ratio,
+)
 from hapo_lit.protocols import PolicyLoss
 from hapo_lit.teacher import NegativeLogLikelihood, ShapedRatio, UnitRatio
-from hapo_lit.types import Rows, Text
-
-
-def rows(advantages, old=None, reference=None, is_teacher=None, weights=None, width=1):
-    count = len(advantages)
-    as_rows = lambda value: None if value is None else torch.tensor(value, dtype=torch.float64).reshape(count, width)  # noqa: E731
-    mask = torch.ones(count, width, dtype=torch.bool)
-    tokens = torch.full((count, width), 5)
-    return Rows(
-        text=Text(tokens, mask, tokens, mask),
-        is_teacher=torch.tensor(is_teacher or [False] * count),
-        advantages=torch.tensor(advantages, dtype=torch.float64),
-        token_weights=as_rows(weights) if weights else torch.full((count, width), 1 / (count * width)).double(),
-        confidence=torch.full((count,), 0.5, dtype=torch.float64),
-        old_logprobs=as_rows(old),
-        reference_logprobs=as_rows(reference),
-    )
 
 
 def of(values):
     return torch.tensor(values, dtype=torch.float64).log()[:, None].requires_grad_()
+
+
+def apply(loss, logprobs, rows, entropy=None):
+    return loss(logprobs, torch.zeros_like(logprobs) if entropy is None else entropy, rows)
+
+
+def value_and_gradient(loss, logprobs, rows):
+    output = apply(loss, logprobs, rows)
+    (gradient,) = torch.autograd.grad(output.loss, logprobs)
+    return float(output.loss.detach()), gradient
+
+
+# -- clips, by hand
 
 
 @pytest.mark.parametrize(
@@ -40,51 +51,150 @@ def of(values):
         (1.1, 2.0, 2.2, 2.2),
     ],
 )
-def test_clipped_surrogate_by_hand(ratio, advantage, value, gradient):
-    logprobs = of([0.2 * ratio])
-    output = ClippedSurrogate(UnitRatio())(logprobs, rows([advantage], old=[log(0.2)]))
-    output.loss.backward()
-    assert float(output.loss.detach()) == pytest.approx(-value)
-    assert float(logprobs.grad) == pytest.approx(-gradient)
+def test_clipped_by_hand(ratio, advantage, value, gradient):
+    found = value_and_gradient(Surrogate(UnitRatio()), of([0.2 * ratio]), make_rows([advantage], old=[log(0.2)]))
+    assert found == (pytest.approx(-value), pytest.approx(-gradient))
 
 
 def test_asymmetric_clip():
-    loss = ClippedSurrogate(UnitRatio(), clip_low=0.2, clip_high=0.28)
-    assert float(loss(of([0.2 * 1.5]), rows([1.0], old=[log(0.2)])).loss.detach()) == pytest.approx(-1.28)
-    assert float(loss(of([0.2 * 0.1]), rows([-1.0], old=[log(0.2)])).loss.detach()) == pytest.approx(0.8)
+    loss = Surrogate(UnitRatio(), clip=Clipped(low=0.2, high=0.28))
+    assert value_and_gradient(loss, of([0.2 * 1.5]), make_rows([1.0], old=[log(0.2)]))[0] == pytest.approx(-1.28)
+    assert value_and_gradient(loss, of([0.2 * 0.1]), make_rows([-1.0], old=[log(0.2)]))[0] == pytest.approx(0.8)
 
 
-def test_infinite_clip_is_no_clip():
-    loss = ClippedSurrogate(UnitRatio(), clip_low=float("inf"), clip_high=float("inf"))
-    assert float(loss(of([0.9]), rows([1.0], old=[log(0.1)])).loss.detach()) == pytest.approx(-9.0)
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "value", "gradient"),
+    [
+        (2.9, -1.0, -2.9, -2.9),  # below the floor: PPO
+        (4.0, -1.0, -3.0, 0.0),  # PPO would leave −4 and its gradient
+        (0.5, -1.0, -0.8, 0.0),
+        (4.0, 1.0, 1.2, 0.0),  # positive advantages are PPO's
+    ],
+)
+def test_dual_clip_bounds_negative_advantages(ratio, advantage, value, gradient):
+    loss, rows = Surrogate(UnitRatio(), clip=DualClipped(floor=3.0)), make_rows([advantage], old=[log(0.1)])
+    assert value_and_gradient(loss, of([0.1 * ratio]), rows) == (pytest.approx(-value), pytest.approx(-gradient))
 
 
-def test_on_policy_gradient_is_the_policy_gradient():
-    logprobs = of([0.3, 0.6])
-    ClippedSurrogate(UnitRatio())(logprobs, rows([2.0, -1.0], weights=[0.25, 0.5])).loss.backward()
-    assert logprobs.grad[:, 0].tolist() == pytest.approx([-2.0 * 0.25, 1.0 * 0.5])
+def test_unclipped_is_an_infinite_clip():
+    rows, infinite = make_rows([1.0, -2.0], old=[log(0.1), log(0.4)]), float("inf")
+    plain = value_and_gradient(Surrogate(UnitRatio(), clip=Unclipped()), of([0.9, 0.1]), rows)
+    wide = value_and_gradient(Surrogate(UnitRatio(), clip=Clipped(infinite, infinite)), of([0.9, 0.1]), rows)
+    assert plain[0] == wide[0] == pytest.approx(-(9.0 - 0.5) / 2)
+    assert torch.equal(plain[1], wide[1])
+
+
+@pytest.mark.parametrize(("ratio", "weight"), [(1.0, 1.0), (3.0, 3.0), (7.0, 5.0), (0.01, 0.01)])
+def test_cispo_caps_the_weight_and_keeps_every_gradient(ratio, weight):
+    loss, rows = Surrogate(UnitRatio(), clip=Cispo(low=1.0, high=4.0)), make_rows([-2.0], old=[log(0.1)])
+    value, gradient = value_and_gradient(loss, of([0.1 * ratio]), rows)
+    assert value == pytest.approx(2 * weight * log(0.1 * ratio))
+    assert float(gradient) == pytest.approx(2 * weight)
+
+
+# -- ratios
+
+
+def test_sequence_ratio_is_the_geometric_mean_and_its_gradient_reaches_every_token():
+    logprobs = torch.tensor([[-1.0, -2.0]], dtype=torch.float64, requires_grad=True)
+    rows = make_rows([1.5], old=[-1.2, -1.9], width=2)
+    loss = Surrogate(UnitRatio(), ratio=sequence_ratio, clip=Unclipped())
+    value, gradient = value_and_gradient(loss, logprobs, rows)
+    ratio = exp((0.2 - 0.1) / 2)
+    assert value == pytest.approx(-1.5 * ratio)
+    assert gradient.flatten().tolist() == pytest.approx([-1.5 * ratio / 2] * 2)
+
+
+def test_sequence_ratio_does_not_see_padding():
+    gap = torch.tensor([[0.3, 0.1, 9.0]])
+    mask = torch.tensor([[True, True, False]])
+    assert sequence_ratio(gap, mask).tolist() == [pytest.approx([0.2] * 3)]
+    assert sequence_product(gap, mask).tolist() == [pytest.approx([0.4] * 3)]
+    assert token_ratio(gap, mask) is gap
+
+
+def test_gspo_with_one_token_is_the_token_ratio_bit_for_bit():
+    rows = make_rows([1.0, -1.0, 0.3], old=[-1.0, -0.4, -2.0])
+    for ratio in (sequence_ratio, sequence_product):
+        for clip in (Clipped(), DualClipped(), Unclipped(), Cispo()):
+            one = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), of([0.5, 0.6, 0.1]), rows)
+            other = value_and_gradient(Surrogate(UnitRatio(), ratio=token_ratio, clip=clip), of([0.5, 0.6, 0.1]), rows)
+            assert one[0] == other[0]
+            assert torch.equal(one[1], other[1])
+
+
+# -- on-policy and teacher tokens
+
+
+@pytest.mark.parametrize("clip", [Clipped(), DualClipped(), Unclipped(), Cispo()])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, sequence_product])
+def test_on_policy_gradient_is_the_policy_gradient(ratio, clip):
+    rows = make_rows([2.0, -1.0], weights=[0.25, 0.5])
+    gradient = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), of([0.3, 0.6]), rows)[1]
+    assert gradient[:, 0].tolist() == pytest.approx([-2.0 * 0.25, 1.0 * 0.5])
 
 
 def test_teacher_tokens_are_neither_clipped_nor_compared_with_the_old_policy():
-    batch = rows([1.0, 1.0], old=[log(1e-6), log(1e-6)], is_teacher=[True, True])
-    output = ClippedSurrogate(ShapedRatio(0.1))(of([0.1, 0.4]), batch)
+    rows = make_rows([1.0, 1.0], old=[log(1e-6), log(1e-6)], is_teacher=[True, True])
+    output = apply(Surrogate(ShapedRatio(0.1)), of([0.1, 0.4]), rows)
     assert float(output.loss.detach()) == pytest.approx(-(0.5 * 0.1 / 0.2 + 0.5 * 0.4 / 0.5))
     assert output.metrics["loss/ratio_mean"].tolist() == [0.0, 0.0]
 
 
 def test_a_teacher_token_of_vanishing_probability_leaves_the_loss_finite():
     logprobs = torch.tensor([[-900.0]], dtype=torch.float64, requires_grad=True)
-    output = ClippedSurrogate(UnitRatio())(logprobs, rows([1.0], old=[-1.0], is_teacher=[True]))
-    output.loss.backward()
-    assert float(output.loss.detach()) == -1.0
-    assert logprobs.grad.item() == -1.0
+    value, gradient = value_and_gradient(
+        Surrogate(UnitRatio()), logprobs, make_rows([1.0], old=[-1.0], is_teacher=[True])
+    )
+    assert (value, float(gradient)) == (-1.0, -1.0)
+
+
+# -- correction for the engine
+
+
+@pytest.mark.parametrize(
+    ("correction", "factors"),
+    [  # π_old/π_engine: 2.5 and 0.4 in the first row, 1.5 and 1.2 in the second
+        (Truncated(2.0), [[2.0, 0.4], [1.5, 1.2]]),
+        (Truncated(1.3, sequence_product), [[1.0, 1.0], [1.3, 1.3]]),
+        (Masked(0.5, 2.0), [[0.0, 0.0], [1.5, 1.2]]),
+        (Masked(0.5, 1.6, sequence_product), [[1.0, 1.0], [0.0, 0.0]]),
+    ],
+)
+def test_corrections_by_hand(correction, factors):
+    old = torch.tensor([[0.5, 0.2], [0.3, 0.6]], dtype=torch.float64).log()
+    engine = torch.tensor([[0.2, 0.5], [0.2, 0.5]], dtype=torch.float64).log()
+    mask = torch.ones(2, 2, dtype=torch.bool)
+    assert correction(old - engine, mask).tolist() == [pytest.approx(row) for row in factors]
+    logprobs = old.clone().requires_grad_()
+    rows = make_rows([1.0, -1.0], behaviour=engine.flatten().tolist(), width=2)
+    output = apply(Surrogate(UnitRatio(), correction=correction), logprobs, rows)
+    (gradient,) = torch.autograd.grad(output.loss, logprobs)
+    assert gradient.tolist() == [  # the factor itself has no gradient
+        pytest.approx([-sign * factor / 4 for factor in row]) for sign, row in zip((1, -1), factors, strict=True)
+    ]
+    assert output.metrics["loss/correction"].tolist() == [pytest.approx(sum(map(sum, factors))), 4]
+
+
+def test_a_correction_needs_an_engine_that_reports_and_spares_the_teacher():
+    loss = Surrogate(UnitRatio(), correction=Truncated(2.0))
+    plain = apply(loss, of([0.5, 0.5]), make_rows([1.0, 1.0]))
+    assert float(plain.loss.detach()) == -1.0
+    assert "loss/correction" not in plain.metrics
+    taught = apply(loss, of([0.5, 0.5]), make_rows([1.0, 1.0], behaviour=[log(0.01), 0.0], is_teacher=[False, True]))
+    assert float(taught.loss.detach()) == -(2.0 + 1.0) / 2
+    assert taught.metrics["loss/engine_gap"].tolist() == [pytest.approx(log(50)), 1]
+    believed = Surrogate(UnitRatio(), correction=None)
+    assert float(apply(believed, of([0.5]), make_rows([1.0], behaviour=[log(0.01)])).loss.detach()) == -1.0
+
+
+# -- KL and entropy
 
 
 def test_kl_on_a_teacher_token_of_vanishing_probability_leaves_gradients_finite():
     logprobs = torch.tensor([[-900.0], [-1.0]], dtype=torch.float64, requires_grad=True)
-    batch = rows([1.0, 1.0], reference=[-1.0, -1.5], is_teacher=[True, False])
-    ClippedSurrogate(UnitRatio(), kl_coefficient=0.1)(logprobs, batch).loss.backward()
-    assert logprobs.grad.isfinite().all()
+    rows = make_rows([1.0, 1.0], reference=[-1.0, -1.5], is_teacher=[True, False])
+    assert value_and_gradient(Surrogate(UnitRatio(), kl_coefficient=0.1), logprobs, rows)[1].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -105,44 +215,79 @@ def test_kl_estimators_average_to_kl():
 
 
 def test_kl_is_added_on_policy_tokens_only():
-    loss = ClippedSurrogate(UnitRatio(), kl_coefficient=0.1, kl=k2)
-    batch = rows([0.0, 0.0], reference=[log(0.25), log(0.25)], is_teacher=[False, True])
-    output = loss(of([0.5, 0.5]), batch)
+    loss = Surrogate(UnitRatio(), kl_coefficient=0.1, kl=k2)
+    rows = make_rows([0.0, 0.0], reference=[log(0.25), log(0.25)], is_teacher=[False, True])
+    output = apply(loss, of([0.5, 0.5]), rows)
     assert float(output.loss.detach()) == pytest.approx(0.1 * 0.5 * 0.5 * log(2) ** 2)
     total, count = output.metrics["loss/kl"].tolist()
     assert (total, count) == (pytest.approx(0.5 * log(2) ** 2), 1)
 
 
-def test_gradcheck_through_everything():
-    batch = rows(
-        [1.0, -0.5, 0.7], old=[-1.0, -0.4, -2.0], reference=[-1.1, -0.9, -0.2], is_teacher=[False, False, True]
+def test_the_entropy_bonus_weighs_tokens_as_the_loss_does():
+    loss, entropy = Surrogate(UnitRatio(), entropy_coefficient=0.1), torch.tensor([[2.0], [3.0]], dtype=torch.float64)
+    output = apply(loss, of([0.5, 0.5]), make_rows([0.0, 0.0], weights=[0.25, 0.75]), entropy)
+    assert float(output.loss.detach()) == pytest.approx(-0.1 * (0.25 * 2 + 0.75 * 3))
+    assert loss.needs_entropy
+    assert not Surrogate(UnitRatio()).needs_entropy
+
+
+# -- everything together
+
+
+@pytest.mark.parametrize("clip", [Clipped(), DualClipped(), Unclipped()])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, sequence_product])
+def test_gradcheck_through_everything(ratio, clip):
+    rows = make_rows(
+        [1.0, -0.5, 0.7],
+        old=[-1.0, -0.3, -0.4, -0.6, -2.0, -1.0],
+        reference=[-1.1, -0.2, -0.9, -0.8, -0.2, -0.5],
+        behaviour=[-1.2, -0.3, -0.5, -0.4, 0.0, 0.0],
+        is_teacher=[False, False, True],
+        width=2,
     )
-    loss = ClippedSurrogate(ShapedRatio(), kl_coefficient=0.3)
-    logprobs = torch.tensor([[-1.05], [-0.45], [-1.5]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x: loss(x, batch).loss, logprobs)
+    loss = Surrogate(ShapedRatio(), ratio, clip, Truncated(), kl_coefficient=0.3, entropy_coefficient=0.2)
+    logprobs = torch.tensor([[-1.05, -0.35], [-0.45, -0.55], [-1.5, -1.0]], dtype=torch.float64, requires_grad=True)
+    entropy = torch.rand(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    assert torch.autograd.gradcheck(lambda x, h: loss(x, h, rows).loss, (logprobs, entropy))
 
 
 @pytest.mark.parametrize(
     ("loss", "expected"),
     [  # rows: credited rollout, uncredited rollout, uncredited teacher, credited but weightless
-        (ClippedSurrogate(UnitRatio()), [True, False, False, False]),
-        (ClippedSurrogate(NegativeLogLikelihood()), [True, False, True, False]),
-        (ClippedSurrogate(UnitRatio(), kl_coefficient=0.1), [True, True, True, False]),
+        (Surrogate(UnitRatio()), [True, False, False, False]),
+        (Surrogate(NegativeLogLikelihood()), [True, False, True, False]),
+        (Surrogate(UnitRatio(), kl_coefficient=0.1), [True, True, True, False]),
+        (Surrogate(UnitRatio(), entropy_coefficient=0.1), [True, True, True, False]),
+        (Surrogate(UnitRatio(), ratio=sequence_product, clip=Cispo()), [True, False, False, False]),
     ],
 )
 def test_rows_that_do_not_contribute_have_exactly_no_gradient(loss, expected):
     assert isinstance(loss, PolicyLoss)
-    batch = rows(
+    rows = make_rows(
         [1.0, 0.0, 0.0, 1.0], is_teacher=[False, False, True, False], weights=[0.5, 0.5, 0.5, 0.0], reference=[-1.0] * 4
     )
-    assert loss.contributes(batch).tolist() == expected
-    logprobs = of([0.5, 0.4, 0.3, 0.2])
-    loss(logprobs, batch).loss.backward()
-    silent = ~loss.contributes(batch)
-    assert (logprobs.grad[silent] == 0).all()
+    assert loss.contributes(rows).tolist() == expected
+    gradient = value_and_gradient(loss, of([0.5, 0.4, 0.3, 0.2]), rows)[1]
+    assert (gradient[~loss.contributes(rows)] == 0).all()
 
 
 def test_clip_share_counts_tokens_where_the_clip_acts():
-    output = ClippedSurrogate(UnitRatio())(of([0.3, 0.1, 0.22]), rows([1.0, 1.0, 1.0], old=[log(0.2)] * 3))
+    rows = make_rows([1.0, 1.0, 1.0], old=[log(0.2)] * 3)
+    output = apply(Surrogate(UnitRatio()), of([0.3, 0.1, 0.22]), rows)
     assert output.metrics["loss/clipped_share"].tolist() == [1.0, 3.0]
     assert output.metrics["loss/ratio_mean"][0] == pytest.approx(1.5 + 0.5 + 1.1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Clipped(low=-0.1), "clip.low must not be negative"),
+        (lambda: Cispo(high=-1), "clip.high must not be negative"),
+        (lambda: DualClipped(floor=1.0), "floor must be above 1"),
+        (lambda: Truncated(0), "cap must be positive"),
+        (lambda: Masked(2.0, 1.0), "0 <= low < high"),
+    ],
+)
+def test_nonsense_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

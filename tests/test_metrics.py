@@ -34,6 +34,7 @@ def test_a_step_by_hand():
         "gate/open_rate": 0.75,
         "teacher/use": 0.5,  # the last group is open, but its teacher was rejected
         "teacher/rows": 2.0,
+        "teacher/refused": 1.0,
         "teacher/beside_success": 0.25,
         "teacher/token_share": pytest.approx(12 / (6 + 2 + 4 + 2 + 6 + 8)),
         "signal/all_wrong": 0.5,

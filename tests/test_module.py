@@ -16,9 +16,9 @@ from hapo_lit.data.prompts import PlainTemplate
 from hapo_lit.data.teachers import VerifiedTeachers
 from hapo_lit.datamodule import MathDataModule
 from hapo_lit.evaluation import Evaluator
-from hapo_lit.gates import AlwaysGate, BetaGate, NeverGate
+from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceWorst
-from hapo_lit.losses import ClippedSurrogate, k3
+from hapo_lit.losses import Surrogate, k3
 from hapo_lit.module import HapoModule
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.policy import token_logprobs
@@ -51,7 +51,7 @@ def hapo(gate=None, injector=None, verifier=None, advantage=None):
         group_size=4,
         engine=HFEngine(12, seed=3),
         verifier=verifier or LikesSevens(),
-        gate=gate or BetaGate(0.6, discount=0.5),
+        gate=gate or BetaGate(0.6, memory=Memory(0.5)),
         injector=injector or ReplaceWorst(),
         advantage=advantage or GroupNormalised(),
         weighting=TokenMean(),
@@ -59,7 +59,7 @@ def hapo(gate=None, injector=None, verifier=None, advantage=None):
 
 
 def phase(algorithm, teacher=None, steps=None, kl=0.0, fresh=True):
-    loss = ClippedSurrogate(teacher or UnitRatio(), kl_coefficient=kl)
+    loss = Surrogate(teacher or UnitRatio(), kl_coefficient=kl)
     return Phase(algorithm, loss, Linear(1e-2, 1e-3), steps, fresh)
 
 
@@ -240,7 +240,7 @@ def sequences():
         "hapo": lambda: [phase(hapo(advantage=SpareFailures(GroupNormalised())), kl=0.1)],
         "warmup": lambda: [
             phase(Supervised(TokenMean()), NegativeLogLikelihood(), steps=2),
-            phase(hapo(BetaGate(0.6, discount=0.9))),
+            phase(hapo(BetaGate(0.6, memory=Memory(0.9)))),
         ],
     }
 

@@ -4,7 +4,7 @@ from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.gates import NeverGate
 from hapo_lit.injectors import ReplaceGroup, ReplaceWorst
-from hapo_lit.losses import ClippedSurrogate
+from hapo_lit.losses import Surrogate
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.schedules import Constant, Linear
 from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
@@ -54,7 +54,7 @@ def test_state_of_another_sequence_is_refused():
 def test_a_teacher_alone_in_its_group_needs_a_term_without_advantage():
     def pair(injector, teacher):
         algorithm = Hapo(4, None, None, NeverGate(), injector, GroupNormalised(), TokenMean())
-        return Phase(algorithm, ClippedSurrogate(teacher), Constant(1.0))
+        return Phase(algorithm, Surrogate(teacher), Constant(1.0))
 
     pair(ReplaceGroup(), NegativeLogLikelihood())
     pair(ReplaceWorst(), UnitRatio())

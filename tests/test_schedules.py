@@ -1,6 +1,6 @@
 import pytest
 
-from hapo_lit.schedules import Constant, Cosine, Linear
+from hapo_lit.schedules import Complement, Constant, Cosine, Course, Linear, Sigmoid, Step
 
 
 @pytest.mark.parametrize(
@@ -8,14 +8,31 @@ from hapo_lit.schedules import Constant, Cosine, Linear
     [
         (Constant(3.0), [3.0, 3.0, 3.0, 3.0]),
         (Linear(1.0, 0.2), [1.0, 0.8, 0.6, 0.2]),
+        (Step(1.0, 0.2, at=0.25), [1.0, 0.2, 0.2, 0.2]),
+        (Sigmoid(1.0, 0.0, 0.5, 4.0), [0.880797, 0.731059, 0.5, 0.119203]),  # 1/(1 + exp(∓2)), 1/(1 + exp(−1))
+        (Complement(Linear(0.9, 0.1)), [0.1, 0.3, 0.5, 0.9]),
         (Cosine(1.0, 0.0), [1.0, 0.8535533905932737, 0.5, 0.0]),  # (1 + cos(π/4)) / 2
     ],
 )
 def test_values_at_quarters(schedule, values):
-    assert [schedule(p) for p in (0, 0.25, 0.5, 1)] == pytest.approx(values)
+    assert [schedule(p) for p in (0, 0.25, 0.5, 1)] == pytest.approx(values, abs=1e-6)
 
 
-@pytest.mark.parametrize("schedule", [Linear(1, 0), Cosine(1, 0)])
+@pytest.mark.parametrize("schedule", [Linear(1, 0), Cosine(1, 0), Step(1, 0), Sigmoid(1, 0)])
 def test_progress_beyond_the_end_stays_at_the_end(schedule):
     assert schedule(1.5) == schedule(1.0)
     assert schedule(-1) == schedule(0)
+
+
+def test_a_course_is_a_number_or_a_schedule_read_at_steps():
+    assert [Course(0.3, None, "x")(step) for step in (0, 7)] == [0.3, 0.3]
+    assert [Course(Linear(1, 0), 4, "x")(step) for step in (0, 1, 4, 9)] == [1, 0.75, 0, 0]
+    assert Course(Step(2, 1), 10, "x").values() == [1, 2]
+    with pytest.raises(ValueError, match="x is a schedule and needs a horizon"):
+        Course(Linear(1, 0), None, "x")
+
+
+def test_a_steep_sigmoid_does_not_overflow():
+    assert Sigmoid(1, 0, steepness=1e6)(1.0) == 0
+    with pytest.raises(ValueError, match="steepness"):
+        Sigmoid(1, 0, steepness=0)

@@ -116,4 +116,4 @@ def test_every_field_of_every_carrier_is_documented():
             for field, after in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign):
                     assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} has no docstring"
-    assert len(fields(Experience)) == 7
+    assert len(fields(Experience)) == 10

@@ -5,9 +5,17 @@ import torch
 from conftest import make_group
 
 from hapo_lit.protocols import TokenWeighting
-from hapo_lit.weighting import ConstantLength, SequenceMean, TokenMean
+from hapo_lit.schedules import Complement, Linear
+from hapo_lit.weighting import ConstantLength, DropFlat, DropTruncated, Separate, SequenceMean, TokenMean
 
-WEIGHTINGS = {"token": TokenMean, "sequence": SequenceMean, "constant": lambda: ConstantLength(6)}
+WEIGHTINGS = {
+    "token": TokenMean,
+    "sequence": SequenceMean,
+    "constant": lambda: ConstantLength(6),
+    "drop_truncated": lambda: DropTruncated(SequenceMean()),
+    "drop_flat": lambda: DropFlat(TokenMean()),
+    "separate": lambda: Separate(SequenceMean(), TokenMean()),
+}
 every_weighting = pytest.mark.parametrize("make", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 
 
@@ -20,20 +28,22 @@ def test_contract(make):
     weighting = make()
     assert isinstance(weighting, TokenWeighting)
     group = make_group([[0, 1], [0, 0]], present=[[1, 1], [1, 0]])
-    weights = weighting(group, alone)
+    held = {field.name: getattr(group, field.name).clone() for field in fields(group)}
+    weights = weighting(group, alone, 0)
+    assert all(torch.equal(getattr(group, name), value) for name, value in held.items())
     assert weights.shape == group.tokens.shape
     assert (weights[~group.mask] == 0).all()
     assert (weights[1, 1] == 0).all()
     assert (weights[group.mask & group.present[..., None]] > 0).all()
     nothing = make_group([[0, 0]], present=[[0, 0]])
-    assert (weighting(nothing, alone) == 0).all()
+    assert (weighting(nothing, alone, 0) == 0).all()
 
 
 def test_by_hand():
     group = make_group([[0, 1]], lengths=[[1, 3]])
-    assert TokenMean()(group, alone)[0].tolist() == [[0.25, 0, 0], [0.25, 0.25, 0.25]]
-    assert SequenceMean()(group, alone)[0].flatten().tolist() == pytest.approx([1 / 2, 0, 0, 1 / 6, 1 / 6, 1 / 6])
-    assert ConstantLength(6)(group, alone)[0].flatten().tolist() == pytest.approx(
+    assert TokenMean()(group, alone, 0)[0].tolist() == [[0.25, 0, 0], [0.25, 0.25, 0.25]]
+    assert SequenceMean()(group, alone, 0)[0].flatten().tolist() == pytest.approx([1 / 2, 0, 0, 1 / 6, 1 / 6, 1 / 6])
+    assert ConstantLength(6)(group, alone, 0)[0].flatten().tolist() == pytest.approx(
         [1 / 12, 0, 0, 1 / 12, 1 / 12, 1 / 12]
     )
 
@@ -41,19 +51,61 @@ def test_by_hand():
 @every_weighting
 def test_two_ranks_average_to_the_global_batch(make):
     """Gradients are averaged over ranks: rank losses with global denominators must average to the one-rank loss."""
-    group = make_group([[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 1, 0]], seed=5)
+    teacher = [[0, 0, 0], [0, 0, 1], [0, 0, 0], [0, 0, 1]]
+    group = make_group([[0, 1, 0], [1, 0, 0], [0, 0, 1], [1, 1, 0]], teacher, seed=5)
     losses = torch.rand(group.tokens.shape, generator=torch.Generator().manual_seed(1))
-    whole = (make()(group, alone) * losses).sum()
+    whole = (make()(group, alone, 0) * losses).sum()
     halves = [
         replace(group, **{field.name: getattr(group, field.name)[cut] for field in fields(group)})
         for cut in (slice(0, 2), slice(2, 4))
     ]
-    denominators: list[torch.Tensor] = []
-    for half in halves:
-        make()(half, lambda value: denominators.append(value) or value)
-    mean = sum(denominators) / 2
-    parts = [(make()(half, lambda _: mean) * loss).sum() for half, loss in zip(halves, losses.split(2), strict=True)]
+    asked: list[list[torch.Tensor]] = [[], []]
+    for half, mine in zip(halves, asked, strict=True):
+        make()(half, lambda value, mine=mine: mine.append(value) or value, 0)
+    means = [sum(pair) / 2 for pair in zip(*asked, strict=True)]
+    parts = []
+    for half, loss in zip(halves, losses.split(2), strict=True):
+        told = iter(means)
+        parts.append((make()(half, lambda value, told=told: next(told), 0) * loss).sum())
     assert float(sum(parts) / 2) == pytest.approx(float(whole), rel=1e-6)
+
+
+def test_truncated_responses_do_not_count():
+    group = make_group([[0, 1]], lengths=[[1, 3]])
+    cut = replace(group, finished=torch.tensor([[True, False]]))
+    assert DropTruncated(TokenMean())(cut, alone, 0)[0].tolist() == [[1, 0, 0], [0, 0, 0]]
+    assert DropTruncated(SequenceMean())(cut, alone, 0)[0].tolist() == [[0.5, 0, 0], [0, 0, 0]]  # still one of two
+    assert torch.equal(DropTruncated(TokenMean())(group, alone, 0), TokenMean()(group, alone, 0))
+
+
+def test_flat_groups_do_not_dilute_the_others():
+    group = make_group([[0, 1], [0, 0], [1, 1]], lengths=[[1, 3], [2, 2], [1, 1]])
+    weights = DropFlat(TokenMean())(group, alone, 0)
+    assert weights[0].tolist() == [[0.25, 0, 0], [0.25, 0.25, 0.25]]
+    assert (weights[1:] == 0).all()
+    signal = make_group([[0, 1], [1, 0]])
+    assert torch.equal(DropFlat(TokenMean())(signal, alone, 0), TokenMean()(signal, alone, 0))
+
+
+def test_a_teacher_who_stands_alone_is_not_a_flat_group():
+    group = make_group([[1, 0]], teacher=[[1, 0]], present=[[1, 0]])
+    assert float(DropFlat(TokenMean())(group, alone, 0).sum()) == pytest.approx(1.0)
+
+
+def test_rollouts_and_teacher_rows_are_averaged_apart():
+    group = make_group([[0, 1], [0, 1]], teacher=[[0, 1], [0, 0]], lengths=[[1, 2], [2, 1]])
+    weights = Separate(TokenMean(), TokenMean(), 0.25, 2.0)(group, alone, 0)
+    assert weights.tolist() == [[[0.0625, 0], [1, 1]], [[0.0625, 0.0625], [0.0625, 0]]]
+    scheduled = Separate(TokenMean(), SequenceMean(), Complement(Linear(0.9, 0.1)), Linear(0.9, 0.1), horizon=4)
+    for step, share in ((0, 0.9), (2, 0.5), (4, 0.1), (50, 0.1)):
+        weights = scheduled(group, alone, step)
+        assert float(weights[group.is_teacher].sum()) == pytest.approx(share)
+        assert float(weights[~group.is_teacher].sum()) == pytest.approx(1 - share)
+
+
+def test_without_a_teacher_the_policys_part_is_the_plain_weighting_bit_for_bit():
+    group = make_group([[0, 1], [0, 0]])
+    assert torch.equal(Separate(TokenMean(), SequenceMean())(group, alone, 0), TokenMean()(group, alone, 0))
 
 
 def test_constant_length_refuses_nonsense():

@@ -29,8 +29,11 @@ class HFEngine:
         stop_ids: token ids that end a response (and belong to it); empty = the model's own end-of-sequence ids.
         seed: of all draws.
 
+    It is the trainer itself: what it reports needs no correction, and serves to break ties and to be looked at.
     Log-probabilities are those of the distribution sampled from (at temperature 0: of the model's own, temperature 1).
     """
+
+    is_trainer = True
 
     def __init__(
         self, max_new_tokens: int, temperature: float = 1.0, stop_ids: Sequence[int] = (), seed: int = 0

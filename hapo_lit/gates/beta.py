@@ -1,0 +1,144 @@
+"""The gate of the paper, and its relatives.
+
+It keeps a Beta belief about the success rate p of the policy on a prompt, updates it with the group at hand, and opens
+while the posterior mean is below a threshold (Wu et al., arXiv 2603.11321, Eqs. 5-6, Algorithm 1)::
+
+    p ~ Beta(a0, b0)        S of n on-policy rollouts succeed
+    c = (a0 + S) / (a0 + b0 + n)        open  <=>  c < γ
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import floor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hapo_lit.draws import uniform
+from hapo_lit.gates.memory import Memory
+from hapo_lit.gates.rules import Belief, PosteriorMean, Rule
+from hapo_lit.injection_law import Rates
+from hapo_lit.schedules import Course, Schedule
+from hapo_lit.types import GateDecision, ResumeError
+
+
+class BetaGate:
+    """Opens where the posterior over the success rate lies low, as judged by ``rule`` against ``threshold``.
+
+    Args:
+        threshold: γ in [0, 1], or a schedule of it over ``horizon`` calls of ``observe``.  Annealed to
+            ``injection_law.cut_off`` or below, the mean rule ends injection for good.
+        rule: :class:`PosteriorMean` (the paper), :class:`CredibleBound` or :class:`ThompsonSample`.
+        memory: what is left of a prompt's earlier visits; nothing in the paper.
+        prior_alpha: a0 > 0, prior successes.
+        prior_beta: b0 > 0, prior failures.
+        horizon: over how many steps a scheduled threshold runs.
+        seed: of a rule that draws.
+        allow_degenerate: True = accept a threshold at which the gate can never open or never close.
+
+    ``__call__`` decides from the counts after ``observe``, so the posterior always includes the current group.  A
+    prompt that was never observed is judged by the prior.  One call of ``observe`` is one visit, whatever the number
+    of ranks.  A draw is a function of (seed, prompt, number of ``observe`` calls), so a decision depends on neither
+    rank nor batch order, and asking twice gives the same answer.
+    """
+
+    def __init__(
+        self,
+        threshold: float | Schedule,
+        rule: Rule | None = None,
+        memory: Memory | None = None,
+        prior_alpha: float = 1.0,
+        prior_beta: float = 1.0,
+        horizon: int | None = None,
+        seed: int = 0,
+        allow_degenerate: bool = False,
+    ) -> None:
+        if not callable(threshold) and not 0 < threshold <= 1:
+            raise ValueError(f"gate threshold must be in (0, 1], got {threshold}")
+        if prior_alpha <= 0 or prior_beta <= 0:
+            raise ValueError(f"gate prior must be positive, got Beta({prior_alpha}, {prior_beta})")
+        self._course = Course(threshold, horizon, "gate.threshold")
+        self.rule: Rule = PosteriorMean() if rule is None else rule
+        self.memory = Memory() if memory is None else memory
+        self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
+        self.seed, self.allow_degenerate = seed, allow_degenerate
+        self._visits = 0
+        self._batch = np.empty(0, dtype=np.int64)
+        """The prompts of the last ``observe``."""
+
+    @property
+    def threshold(self) -> float:
+        """γ now."""
+        return self._course(max(self._visits - 1, 0))
+
+    def check(self, trials: int) -> None:
+        """See the seam.  Judged over the course of the threshold, with as many trials as the memory settles at."""
+        window = self.rule.window(self.memory.length(trials), self.prior_alpha, self.prior_beta)
+        course = self._course.values()
+        if self.allow_degenerate or (course[-1] > window.low and course[0] <= window.high):
+            return
+        verb, gamma, (formula, edge), nearest = (
+            ("close", course[0], window.closes, floor(window.high * 1e4) / 1e4)
+            if course[-1] > window.low
+            else ("open", course[-1], window.opens, floor(window.low * 1e4 + 1) / 1e4)
+        )
+        raise ValueError(
+            f"gate.threshold={gamma:g} with {trials} rollouts per group could never {verb}: {formula} = {edge:.4g}; "
+            f"the nearest threshold that can open and close is {nearest:g}. Set gate.threshold={nearest:g}, change "
+            f"group_size or the prior, or set gate.allow_degenerate=true"
+        )
+
+    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
+        """See ``protocols.Lawful``; None with a memory, as the law then depends on what it holds."""
+        if self.memory.discount:
+            return None
+        return self.rule.chance(rate, self._course(visit), trials, self.prior_alpha, self.prior_beta)
+
+    def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
+        self._batch = prompt_ids.cpu().numpy()
+        self._visits += 1
+        self.memory.add(self._batch, successes.cpu().numpy(), (trials - successes).cpu().numpy())
+
+    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+        prompts = prompt_ids.cpu().numpy()
+        belief = self._belief(prompts)
+        chance = self.rule.probability(belief, self.threshold)
+        opens = chance > (uniform(self.seed, prompts, self._visits) if self.rule.draws else 0)
+        return GateDecision(
+            open=torch.from_numpy(opens).to(prompt_ids.device),
+            confidence=torch.from_numpy(belief.mean).float().to(prompt_ids.device),
+        )
+
+    def _belief(self, prompts: np.ndarray) -> Belief:
+        counts = self.memory.of(prompts)
+        return Belief(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta)
+
+    def metrics(self) -> dict[str, float]:
+        """The threshold, how many prompts are remembered, and mean and spread of the posterior means of this step's."""
+        now = {"prompts": float(len(self.memory)), "threshold": self.threshold}
+        if not len(self._batch):
+            return now
+        means = self._belief(np.unique(self._batch)).mean
+        return {**now, "posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            **self.memory.state_dict(),
+            "visits": self._visits,
+            "prior": (self.prior_alpha, self.prior_beta),
+            "rule": type(self.rule).__name__,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        rule = type(self.rule).__name__
+        mine = {"prior": (self.prior_alpha, self.prior_beta), "discount": self.memory.discount, "rule": rule}
+        for name, value in mine.items():
+            if name not in state:
+                raise ResumeError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")
+            if state[name] != value:
+                raise ResumeError(f"BetaGate {name} is {value}, but the checkpoint was written with {state[name]}")
+        self._visits = state["visits"]
+        self.memory.load_state_dict(state)
