@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+
+Chance = Callable[[np.ndarray, int, int], np.ndarray | None]
+"""``(success rates, trials, visit)`` -> P(the gate opens); None = not known in closed form."""
 
 
 def read_run(run: Path | str) -> pd.DataFrame:
@@ -26,6 +31,9 @@ def carry_over(old: Path | str, new: Path | str, step: int) -> None:
     if (Path(old) / "metrics.csv").is_file():
         table = read_run(old)
         table[table.index <= step].to_csv(Path(new) / "metrics_before.csv")
+    if (Path(old) / "groups.csv").is_file():
+        groups = pd.read_csv(Path(old) / "groups.csv")
+        groups[groups["step"] <= step].to_csv(Path(new) / "groups.csv", index=False)
 
 
 def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
@@ -58,6 +66,62 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
     plain = {name: float(value) for name, value in summary.items()}
     (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
     return plain
+
+
+def injection_by_pass_rate(run: Path | str, chance: Chance, neighbours: int = 2, bins: int = 10) -> pd.DataFrame:
+    """How often the gate opened, observed against predicted by its law, by the pass rate of the prompt.
+
+    A prompt's pass rate at a visit is not known; its visits just before and after tell.  With ``s`` of ``n`` rollouts
+    right in them its rate is taken to be distributed as Beta(½ + s, ½ + n − s), which is also what the law is averaged
+    over.  The group at hand is left out, as it is what the gate decided from.  The prediction takes rates to stand
+    still between neighbouring visits; where the policy learns or wavers fast they do not, and observed shares are less
+    steep over the bins than predicted ones.  Also written to ``injection.csv``.
+
+    Args:
+        run: the run's folder, with ``groups.csv``.
+        chance: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.chance``; None where no closed form is known.
+        neighbours: visits before and after that tell the rate; at the default 16 rollouts for groups of four.
+        bins: of the pass rate.
+
+    Returns:
+        one row for each bin with groups in it: ``pass_rate`` (mean of the bin), ``groups``, ``observed``, ``predicted``
+        (shares in [0, 1]); no row, and no file, if no prompt was visited twice.
+    """
+    groups = pd.read_csv(Path(run) / "groups.csv").sort_values(["prompt", "step"])
+    for name in ("successes", "trials"):
+        visits = groups.groupby("prompt")[name]
+        groups[f"nearby_{name}"] = visits.transform(
+            lambda own: own.rolling(2 * neighbours + 1, center=True, min_periods=1).sum() - own
+        )
+    first = groups["step"].min()
+    groups = groups[groups["nearby_trials"] > 0]
+    if groups.empty:
+        return pd.DataFrame(columns=["pass_rate", "groups", "observed", "predicted"])
+    rates = (np.arange(200) + 0.5) / 200
+
+    def predicted(at: pd.DataFrame) -> pd.Series:
+        """P(open) of the groups of one step."""
+        law = chance(rates, int(at["trials"].iloc[0]), int(at["step"].iloc[0] - first))
+        if law is None:
+            return pd.Series(np.nan, at.index)
+        won, tried = (at[f"nearby_{name}"].to_numpy()[:, None] for name in ("successes", "trials"))
+        density = (won - 0.5) * np.log(rates) + (tried - won - 0.5) * np.log(1 - rates)
+        weight = np.exp(density - density.max(1, keepdims=True))
+        return pd.Series(weight @ law / weight.sum(1), at.index)
+
+    pass_rate = groups["nearby_successes"] / groups["nearby_trials"]
+    table = pd.DataFrame(
+        {
+            "pass_rate": pass_rate,
+            "groups": 1,
+            "observed": groups["open"],
+            "predicted": pd.concat([predicted(at) for _, at in groups.groupby("step")]),
+        }
+    )
+    means: dict[str, Any] = {"pass_rate": "mean", "groups": "sum", "observed": "mean", "predicted": "mean"}
+    report = table.groupby((pass_rate * bins).clip(upper=bins - 0.5).astype(int)).agg(means).reset_index(drop=True)
+    report.to_csv(Path(run) / "injection.csv", index=False)
+    return report
 
 
 LABELS = {
@@ -94,6 +158,20 @@ def show(summary: Mapping[str, float]) -> None:
     for name, (label, form) in LABELS.items():
         if name in summary:
             table.add_row(label, form.format(summary[name]))
+    Console().print(table)
+
+
+def show_injection(report: pd.DataFrame) -> None:
+    """Print a report of :func:`injection_by_pass_rate` as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="how often the gate opened, by the prompt's pass rate around that visit")
+    for name in ("pass rate", "groups", "observed", "by its law"):
+        table.add_column(name, justify="right")
+    for row in report.to_dict("records"):
+        law = "" if pd.isna(row["predicted"]) else f"{row['predicted']:.1%}"
+        table.add_row(f"{row['pass_rate']:.0%}", f"{row['groups']:,.0f}", f"{row['observed']:.1%}", law)
     Console().print(table)
 
 

@@ -114,17 +114,22 @@ class Consistency(Callback):
 
     As the gate closes, cosine and ratio go to one: the estimator has become the on-policy one.  Each measurement costs
     two more updates' worth of passes and changes nothing in the run.
+
+    Args:
+        every: steps between measurements; None = never.
     """
 
-    def __init__(self, every: int = 20) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}")
+    def __init__(self, every: int | None = None) -> None:
+        if every is not None and every < 1:
+            raise ValueError(f"consistency_every must be at least 1 step, or null for never, got {every}")
         self.every = every
         self._measured = -1
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
         experience = pl_module.experience
-        if pl_module.step % self.every or pl_module.step == self._measured or experience is None:
+        if self.every is None or experience is None:
+            return
+        if pl_module.step % self.every or pl_module.step == self._measured:
             return
         self._measured = pl_module.step  # the first of several updates on a batch
         without = pl_module.without_teacher(experience)
@@ -137,7 +142,9 @@ class Consistency(Callback):
             metrics["norm_ratio"] = norm / norm_alone
         if norm > 0 and norm_alone > 0:
             metrics["cosine"] = float(gradient @ alone) / (norm * norm_alone)
-        pl_module.log_dict({f"consistency/{name}": value for name, value in metrics.items()})
+        named = {f"consistency/{name}": value for name, value in metrics.items()}
+        for logger in trainer.loggers:  # not self.log, which would repeat the value at every step until the next one
+            logger.log_metrics(named, step=pl_module.step + 1)
 
 
 class Groups(Callback):

@@ -156,24 +156,33 @@ class Masked:
 
 # -- KL to the reference policy -----------------------------------------------------------------------------------
 
-KL = Callable[[Tensor, Tensor], Tensor]
-"""``(log π_θ, log π_ref)`` at sampled tokens -> per-token estimate of KL(π_θ ‖ π_ref)."""
+KL = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``(log π_θ, log π_ref, ρ)`` at sampled tokens -> per-token estimate of KL(π_θ ‖ π_ref)."""
 
 
-def k1(logprobs: Tensor, reference: Tensor) -> Tensor:
+def k1(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: ARG001
     """``log π_θ − log π_ref``: unbiased, high variance, can be negative (Schulman, "Approximating KL divergence")."""
     return logprobs - reference
 
 
-def k2(logprobs: Tensor, reference: Tensor) -> Tensor:
+def k2(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: ARG001
     """``½ (log π_θ − log π_ref)²``: biased, low variance; its gradient is that of KL when on-policy."""
     return 0.5 * (logprobs - reference).square()
 
 
-def k3(logprobs: Tensor, reference: Tensor) -> Tensor:
-    """``π_ref/π_θ − 1 − log(π_ref/π_θ)``: unbiased, never negative; GRPO's choice (arXiv 2402.03300, Eq. 4)."""
+def k3(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: ARG001
+    """``π_ref/π_θ − 1 − log(π_ref/π_θ)``: unbiased, never negative; GRPO's choice (arXiv 2402.03300, Eq. 4).
+
+    Unbiased is its value; its gradient is not that of KL.
+    """
     gap = reference - logprobs
     return gap.exp() - 1 - gap
+
+
+def k3_reweighted(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:
+    """``ρ · k3``, with a gradient through ρ too: an unbiased gradient of KL (DeepSeek-V3.2, arXiv 2512.02556; TRL
+    1.16's default)."""
+    return ratio * k3(logprobs, reference, ratio)
 
 
 # -- the loss -----------------------------------------------------------------------------------------------------
@@ -189,7 +198,7 @@ class Surrogate:
         correction: :class:`Truncated` or :class:`Masked`; acts whenever the engine reports log-probabilities and is not
             the trainer itself.  None = the engine is believed.
         kl_coefficient: β; 0 = no KL term, and no reference pass either.
-        kl: the estimator, one of :func:`k1`, :func:`k2`, :func:`k3`.
+        kl: the estimator, one of :func:`k1`, :func:`k2`, :func:`k3`, :func:`k3_reweighted`.
         entropy_coefficient: η; 0 = no bonus.
     """
 
@@ -241,7 +250,7 @@ class Surrogate:
             metrics |= {"loss/correction": _tally(factor, on_policy), "loss/engine_gap": _tally(gap.abs(), on_policy)}
         loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
-            kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs)
+            kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
             loss = loss + self.kl_coefficient * (kl * weights).sum()
             metrics["loss/kl"] = _tally(kl, on_policy)
         if self.needs_entropy:

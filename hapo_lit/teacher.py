@@ -41,7 +41,8 @@ class ShapedRatio:
         self.shape = _positive(shape)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
-        return rows.advantages[:, None] * shaped(logprobs, self.shape)
+        probability = logprobs.exp()
+        return rows.advantages[:, None] * probability / (probability + self.shape)
 
 
 class Literal:
@@ -57,7 +58,8 @@ class Literal:
         self.shape = _positive(shape)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
-        return shaped(logprobs, self.shape)
+        probability = logprobs.exp()
+        return probability / (probability + self.shape)
 
 
 class ConfidenceWeighted:
@@ -153,12 +155,6 @@ class MixedPolicyRatio:
         ratio = 2 * probability / (old + (old + 1) / 2)
         unlikely = (1 - probability.detach()).clamp(min=0) ** self.exploration
         return rows.advantages[:, None] * unlikely * ratio
-
-
-def shaped(logprobs: Tensor, shape: float) -> Tensor:
-    """``π/(π + s)``."""
-    probability = logprobs.exp()
-    return probability / (probability + shape)
 
 
 def _positive(shape: float) -> float:

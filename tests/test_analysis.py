@@ -1,9 +1,14 @@
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from hapo_lit import analysis
 from hapo_lit.analysis import LABELS, carry_over, plot_anneal, read_run, show, summarise
+from hapo_lit.gates import BetaGate, FailureGate, Memory, ThompsonSample
+from hapo_lit.schedules import Linear
 
 
 @pytest.fixture
@@ -88,3 +93,63 @@ def test_a_resumed_run_reads_whole(run, tmp_path):
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
         read_run(tmp_path)
+
+
+# -- the gate against its law
+
+
+def groups_of_still_prompts(folder, gate, trials=4, prompts=400, visits=40):
+    """Prompts whose pass rates are spread evenly and never change, through a gate, as a run would write them."""
+    draw = np.random.default_rng(0)
+    rates, ids = draw.random(prompts), torch.arange(prompts)
+    rows = []
+    for visit in range(visits):
+        won = torch.from_numpy(draw.binomial(trials, rates))
+        gate.observe(ids, won, torch.full_like(won, trials))
+        opened = gate(ids, (torch.arange(trials) < won[:, None]).float()).open.int()
+        rows += [
+            (visit + 1, *row, 0)
+            for row in zip(ids.tolist(), won.tolist(), [trials] * prompts, opened.tolist(), strict=True)
+        ]
+    columns = ["step", "prompt", "successes", "trials", "open", "teacher"]
+    pd.DataFrame(rows, columns=columns).to_csv(folder / "groups.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    "gate",
+    [BetaGate(0.4), BetaGate(0.8, ThompsonSample()), BetaGate(Linear(0.9, 0.0), horizon=40), FailureGate(1)],
+    ids=["mean", "thompson", "annealed", "failure"],
+)
+def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate):
+    groups_of_still_prompts(tmp_path, gate)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    assert len(report) == 10
+    assert report["groups"].sum() == 400 * 40
+    assert report["pass_rate"].is_monotonic_increasing
+    assert (report["observed"] - report["predicted"]).abs().max() < 0.05
+    assert report["observed"].max() - report["observed"].min() > 0.3
+    assert pd.read_csv(tmp_path / "injection.csv").equals(report)
+
+
+def test_a_gate_with_a_memory_has_a_report_without_a_prediction(tmp_path):
+    gate = BetaGate(0.4, memory=Memory(1.0))
+    groups_of_still_prompts(tmp_path, gate)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    assert report["predicted"].isna().all()
+    assert report["observed"].iloc[0] > 0.9
+    analysis.show_injection(report)
+
+
+def test_prompts_seen_once_tell_nothing(tmp_path):
+    groups_of_still_prompts(tmp_path, BetaGate(0.4), visits=1)
+    assert analysis.injection_by_pass_rate(tmp_path, BetaGate(0.4).chance).empty
+    assert not (tmp_path / "injection.csv").exists()
+
+
+def test_groups_are_carried_over_up_to_the_step(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    new.mkdir()
+    groups_of_still_prompts(old, BetaGate(0.4), prompts=3, visits=5)
+    analysis.carry_over(old, new, 2)
+    assert pd.read_csv(new / "groups.csv")["step"].tolist() == [1, 1, 1, 2, 2, 2]

@@ -173,7 +173,7 @@ def test_a_settled_memory_injects_no_more_than_its_bound(discount, rate, thresho
 
 
 def test_an_annealed_draw_is_bounded_by_its_threshold():
-    """With Beta(1, 1), P ≤ 1 − (1−γ)^{n+1} ≤ (n+1)γ whatever p: thresholds that sum to a finite number end injection."""
+    """With Beta(1, 1), P ≤ 1 − (1−γ)^{n+1} ≤ (n+1)γ whatever p: if thresholds sum to something finite, help ends."""
     for threshold, rate in product((0.001, 0.01, 0.1), (0.0, 0.3, 1.0)):
         chance = law.thompson_rule(rate, threshold, 8)
         assert chance <= 1 - (1 - threshold) ** 9 + 1e-15

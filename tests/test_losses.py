@@ -15,6 +15,7 @@ from hapo_lit.losses import (
     k1,
     k2,
     k3,
+    k3_reweighted,
     sequence_product,
     sequence_ratio,
     token_ratio,
@@ -203,15 +204,29 @@ def test_kl_on_a_teacher_token_of_vanishing_probability_leaves_gradients_finite(
 )
 def test_kl_estimators_by_hand(estimator, expected):
     # π = 0.5, π_ref = 0.25
-    assert float(estimator(torch.tensor(log(0.5)), torch.tensor(log(0.25)))) == pytest.approx(expected)
+    assert float(estimator(*torch.tensor([log(0.5), log(0.25), 2.0]))) == pytest.approx(expected)
 
 
 def test_kl_estimators_average_to_kl():
     p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5]).double()
-    kl = float((p * (p / q).log()).sum())
-    for estimator in (k1, k3):
-        assert float((p * estimator(p.log(), q.log())).sum()) == pytest.approx(kl)
-    assert (k3(p.log(), q.log()) >= 0).all()
+    kl, one = float((p * (p / q).log()).sum()), torch.ones(3)
+    for estimator in (k1, k3, k3_reweighted):
+        assert float((p * estimator(p.log(), q.log(), one)).sum()) == pytest.approx(kl)
+    assert (k3(p.log(), q.log(), one) >= 0).all()
+
+
+def test_the_reweighted_estimator_has_the_gradient_of_kl():
+    """Expectation under the sampling policy of ∇(ρ k3) is ∇KL, also off-policy; that of ∇k3 is not."""
+    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
+    q, old = torch.tensor([0.2, 0.3, 0.5]).double(), torch.tensor([0.4, 0.4, 0.2]).double()
+    logprobs = logits.log_softmax(0)
+    exact = torch.autograd.grad((logprobs.exp() * (logprobs - q.log())).sum(), logits, retain_graph=True)[0]
+    found = {}
+    for estimator in (k3, k3_reweighted):
+        value = (old * estimator(logprobs, q.log(), (logprobs - old.log()).exp())).sum()
+        found[estimator] = torch.autograd.grad(value, logits, retain_graph=True)[0]
+    torch.testing.assert_close(found[k3_reweighted], exact)
+    assert not torch.allclose(found[k3], exact, atol=1e-2)
 
 
 def test_kl_is_added_on_policy_tokens_only():

@@ -204,7 +204,7 @@ def test_kl_alone_pulls_a_strayed_policy_back(make_policy, tokenizer):
         group = experience_of(built, tokenizer).rollouts
         with torch.no_grad():
             here, there = (token_logprobs(model, group.text())[0] for model in (built.policy, built.reference))
-        return float(k3(here, there).sum() / group.mask.sum())
+        return float(k3(here, there, here).sum() / group.mask.sum())
 
     before = distance()
     fit(built, data(tokenizer))

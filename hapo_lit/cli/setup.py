@@ -113,6 +113,7 @@ KEYS = frozenset(
         "max_response_tokens",
         "eval_every",
         "save_every",
+        "consistency_every",
         "resume",
     ]
 )

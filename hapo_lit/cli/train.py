@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hapo_lit import analysis
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_up
+from hapo_lit.protocols import Lawful
 
 DATA_LINE = (
     "data: {train_problems} problems, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers: "
@@ -60,6 +61,11 @@ def main(config: DictConfig) -> float:
     module.tokenizer.save_pretrained(run / "policy")
     summary = analysis.summarise(run, facts)
     analysis.show(summary)
+    gate = getattr(module.phases.at(config.steps - 1).algorithm, "gate", None)
+    if isinstance(gate, Lawful) and (run / "groups.csv").exists():
+        report = analysis.injection_by_pass_rate(run, gate.chance)
+        if len(report):
+            analysis.show_injection(report)
     print(f"curves: {analysis.plot_anneal(run)}")
     print(f"run folder: {run} (tensorboard --logdir {run})")
     return summary.get("sampled_after", float("nan"))
