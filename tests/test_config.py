@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
@@ -157,6 +158,19 @@ def test_every_preset_is_either_a_method_of_one_phase_or_begins_supervised(base,
 def test_presets_hold_the_papers_values(base, tmp_path, preset, look, value):
     (algorithm,), (loss,), module = parts_of(base, tmp_path, f"experiment={preset}")
     assert look(algorithm, loss, module) == value
+
+
+def test_the_annealed_preset_ends_with_exactly_no_injection(base, tmp_path):
+    """A policy that never succeeds is helped until the threshold meets the cut-off, 1/6, and never again."""
+    (algorithm,), _, module = parts_of(base, tmp_path, "experiment=hapo_annealed")
+    gate, one = algorithm.gate, torch.tensor([1])
+    opens = []
+    for _ in range(module.phases.steps):
+        gate.observe(one, one * 0, one * 4)
+        opens.append(bool(gate(one, torch.zeros(1, 4)).open))
+    cut = next(step for step in range(600) if 0.3 * (1 - step / 600) <= 1 / 6)
+    assert opens == [step < cut for step in range(600)]
+    assert 200 < cut < 300
 
 
 def test_a_preset_is_a_few_lines_with_its_source():
