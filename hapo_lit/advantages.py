@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.masked import all_equal, masked_mean, masked_std
-from hapo_lit.protocols import AdvantageEstimator, Mean
+from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
 
 Counted = Callable[[RolloutGroup], Tensor]
@@ -45,7 +45,7 @@ class GroupNormalised:
     """
 
     def __init__(self, ddof: int = 1, eps: float = 1e-6, over: Counted = mixed) -> None:
-        self.ddof, self.eps, self.over = ddof, eps, over
+        self.ddof, self.eps, self.over = ddof, eps, _counting(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -61,7 +61,7 @@ class GroupCentred:
     """
 
     def __init__(self, over: Counted = mixed) -> None:
-        self.over = over
+        self.over = _counting(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         return centred(group, self.over(group))
@@ -75,7 +75,7 @@ class LeaveOneOut:
     """
 
     def __init__(self, over: Counted = mixed) -> None:
-        self.over = over
+        self.over = _counting(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -88,7 +88,8 @@ class BatchWhitened:
 
     Mean and variance weigh each row by its length, as every token carries its row's advantage, over the counted rows
     of all ranks.  The mean of the batch is subtracted, so that a group without signal gets the same small credit in
-    all its rows and not exactly zero, as in the paper; a batch without any signal gets exact zeros.
+    all its rows and not exactly zero, as in the paper.  A batch without any signal gets exact zeros; there is no scale
+    there, and a teacher that is not counted keeps ``r − μ``.
 
     Args:
         eps: added to the variance (population, as in OpenRLHF; verl's divides by one token less); 1e-8 as in verl.
@@ -96,7 +97,7 @@ class BatchWhitened:
     """
 
     def __init__(self, eps: float = 1e-8, over: Counted = mixed) -> None:
-        self.eps, self.over = eps, over
+        self.eps, self.over = eps, _counting(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -105,7 +106,8 @@ class BatchWhitened:
         total = mean(tokens.sum()).clamp(min=1)
         middle = mean((credit * tokens).sum()) / total
         variance = mean(((credit - middle).square() * tokens).sum()) / total
-        return torch.where(group.present, (credit - middle) / (variance + self.eps).sqrt(), 0.0)
+        scale = torch.where(variance == 0, 1.0, (variance + self.eps).sqrt())
+        return torch.where(group.present, (credit - middle) / scale, 0.0)
 
 
 class SpareFailures:
@@ -128,24 +130,35 @@ class SpareFailures:
 class SoftOverlong:
     """Wraps an estimator: sampled answers that come near the length limit lose reward (DAPO, arXiv 2503.14476, Eq. 13).
 
-    ``r + min(0, (L_max − L_buffer − length) / L_buffer)``: nothing up to ``L_max − L_buffer`` tokens, −1 at ``L_max``.
-    What the gate counts as a success is not changed.
+    ``r + penalty · min(0, (L_max − L_buffer − length) / L_buffer)``: nothing up to ``L_max − L_buffer`` tokens,
+    ``−penalty`` at ``L_max``.  What the gate counts as a success is not changed.
 
     Args:
         estimator: credits the reduced rewards.
         max_length: L_max, the length limit in tokens.
-        buffer: L_buffer, tokens before the limit over which the penalty grows.
+        buffer_share: ``L_buffer / L_max``; DAPO has 4096 of 20480.
+        penalty: the largest loss; DAPO's is 1 with rewards of ±1, hence half of that with rewards of 0 and 1.
     """
 
-    def __init__(self, estimator: AdvantageEstimator, max_length: int, buffer: int) -> None:
-        if not 0 < buffer <= max_length:
-            raise ValueError(f"advantage.buffer must be between 1 and the length limit {max_length}, got {buffer}")
-        self.estimator, self.max_length, self.buffer = estimator, max_length, buffer
+    def __init__(
+        self, estimator: AdvantageEstimator, max_length: int, buffer_share: float = 0.2, penalty: float = 0.5
+    ) -> None:
+        if not 0 < buffer_share <= 1:
+            raise ValueError(f"advantage.buffer_share must be in (0, 1], got {buffer_share}")
+        if penalty < 0:
+            raise ValueError(f"advantage.penalty must not be negative, got {penalty}")
+        self.estimator, self.max_length = estimator, max_length
+        self.buffer, self.penalty = buffer_share * max_length, penalty
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
-        over_PG = (group.mask.sum(2) - (self.max_length - self.buffer)).clamp(min=0, max=self.buffer)
-        penalty_PG = torch.where(group.on_policy, over_PG.to(group.rewards) / self.buffer, 0.0)
+        over_PG = (group.mask.sum(2).to(group.rewards) - (self.max_length - self.buffer)) / self.buffer
+        penalty_PG = torch.where(group.on_policy, self.penalty * over_PG.clamp(min=0, max=1), 0.0)
         return self.estimator(replace(group, rewards=group.rewards - penalty_PG), mean)
+
+
+def _counting(over: Counted) -> Counted:
+    check_function(over, 1, "advantage.over")
+    return over
 
 
 def centred(group: RolloutGroup, counted: Tensor) -> Tensor:

@@ -64,6 +64,10 @@ class Hapo:
     def teacher_stands_alone(self) -> bool:
         return self.injector.teacher_stands_alone
 
+    @property
+    def estimates(self) -> bool:
+        return self.gate.estimates
+
     @torch.no_grad()
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
         """Algorithm 1: turn prompts into credited experience."""
@@ -123,6 +127,7 @@ class Supervised:
     """Supervised fine-tuning on verified teachers: groups of one row, which nobody sampled, with advantage 1."""
 
     teacher_stands_alone = False
+    estimates = False
 
     def __init__(self, weighting: TokenWeighting) -> None:
         self.weighting = weighting

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 Chance = Callable[[np.ndarray, int, int], np.ndarray | None]
 """``(success rates, trials, visit)`` -> P(the gate opens); None = not known in closed form."""
@@ -71,11 +72,12 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
 def injection_by_pass_rate(run: Path | str, chance: Chance, neighbours: int = 2, bins: int = 10) -> pd.DataFrame:
     """How often the gate opened, observed against predicted by its law, by the pass rate of the prompt.
 
-    A prompt's pass rate at a visit is not known; its visits just before and after tell.  With ``s`` of ``n`` rollouts
-    right in them its rate is taken to be distributed as Beta(½ + s, ½ + n − s), which is also what the law is averaged
-    over.  The group at hand is left out, as it is what the gate decided from.  The prediction takes rates to stand
-    still between neighbouring visits; where the policy learns or wavers fast they do not, and observed shares are less
-    steep over the bins than predicted ones.  Also written to ``injection.csv``.
+    A prompt's pass rate at a visit is not known; its visits just before and after tell.  The law is averaged over what
+    they leave open: the posterior of the rate, with a prior fitted to the run itself (the nonparametric maximum of the
+    likelihood, Kiefer and Wolfowitz 1956, by expectation-maximisation on a grid).  The group at hand is left out, as it
+    is what the gate decided from.  The prediction takes rates to stand still between neighbouring visits; where the
+    policy learns or wavers fast they do not, and observed shares are less steep over the bins than predicted ones.
+    Also written to ``injection.csv``.
 
     Args:
         run: the run's folder, with ``groups.csv``.
@@ -94,21 +96,20 @@ def injection_by_pass_rate(run: Path | str, chance: Chance, neighbours: int = 2,
             lambda own: own.rolling(2 * neighbours + 1, center=True, min_periods=1).sum() - own
         )
     first = groups["step"].min()
-    groups = groups[groups["nearby_trials"] > 0]
+    groups = groups[groups["nearby_trials"] > 0].copy()
     if groups.empty:
         return pd.DataFrame(columns=["pass_rate", "groups", "observed", "predicted"])
-    rates = (np.arange(200) + 0.5) / 200
+    rates = np.linspace(0, 1, 201)
+    kinds = groups.groupby(["nearby_successes", "nearby_trials"]).ngroup().to_numpy()
+    won, tried = groups[["nearby_successes", "nearby_trials"]].iloc[np.unique(kinds, return_index=True)[1]].to_numpy().T
+    posterior = _posteriors(stats.binom.pmf(won[:, None], tried[:, None], rates), np.bincount(kinds))
 
     def predicted(at: pd.DataFrame) -> pd.Series:
         """P(open) of the groups of one step."""
         law = chance(rates, int(at["trials"].iloc[0]), int(at["step"].iloc[0] - first))
-        if law is None:
-            return pd.Series(np.nan, at.index)
-        won, tried = (at[f"nearby_{name}"].to_numpy()[:, None] for name in ("successes", "trials"))
-        density = (won - 0.5) * np.log(rates) + (tried - won - 0.5) * np.log(1 - rates)
-        weight = np.exp(density - density.max(1, keepdims=True))
-        return pd.Series(weight @ law / weight.sum(1), at.index)
+        return pd.Series(np.nan if law is None else posterior[at["kind"]] @ law, at.index)
 
+    groups["kind"] = kinds
     pass_rate = groups["nearby_successes"] / groups["nearby_trials"]
     table = pd.DataFrame(
         {
@@ -159,6 +160,18 @@ def show(summary: Mapping[str, float]) -> None:
         if name in summary:
             table.add_row(label, form.format(summary[name]))
     Console().print(table)
+
+
+def _posteriors(likelihood: np.ndarray, counts: np.ndarray, rounds: int = 200) -> np.ndarray:
+    """``[K, R]`` posteriors over a grid of rates for ``K`` kinds of evidence, seen ``counts`` times, with the prior
+    that makes all of it most likely."""
+    prior = np.full(likelihood.shape[1], 1 / likelihood.shape[1])
+    for _ in range(rounds):
+        posterior = likelihood * prior
+        posterior /= posterior.sum(1, keepdims=True)
+        prior = counts @ posterior / counts.sum()
+    found: np.ndarray = posterior
+    return found
 
 
 def show_injection(report: pd.DataFrame) -> None:

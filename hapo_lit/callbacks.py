@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from torch import Tensor
 
 
 class Progress(RichProgressBar):
@@ -136,15 +138,20 @@ class Consistency(Callback):
         if without is None:
             return
         gradient, alone = pl_module.gradient(experience), pl_module.gradient(without)
-        norm, norm_alone = float(gradient.norm()), float(alone.norm())
+        norm, norm_alone = _inner(gradient, gradient) ** 0.5, _inner(alone, alone) ** 0.5
         metrics = {"norm": norm, "norm_without": norm_alone}
         if norm_alone > 0:
             metrics["norm_ratio"] = norm / norm_alone
         if norm > 0 and norm_alone > 0:
-            metrics["cosine"] = float(gradient @ alone) / (norm * norm_alone)
+            metrics["cosine"] = _inner(gradient, alone) / (norm * norm_alone)
         named = {f"consistency/{name}": value for name, value in metrics.items()}
         for logger in trainer.loggers:  # not self.log, which would repeat the value at every step until the next one
             logger.log_metrics(named, step=pl_module.step + 1)
+
+
+def _inner(first: list[Tensor], second: list[Tensor]) -> float:
+    """The inner product of two gradients, added up in float64."""
+    return float(sum((a * b).sum(dtype=torch.float64) for a, b in zip(first, second, strict=True)))
 
 
 class Groups(Callback):

@@ -3,6 +3,8 @@ no order of calls, prompts or ranks that could change it."""
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,13 +12,14 @@ Words = NDArray[np.uint64]
 """64-bit words."""
 
 
-def uniform(seed: int, keys: np.ndarray, counter: int) -> np.ndarray:
-    """One number in [0, 1) for each of ``keys [P]``, fixed by (seed, key, counter).
+def uniform(purpose: str, seed: int, keys: np.ndarray, counter: int) -> np.ndarray:
+    """One number in [0, 1) for each of ``keys [P]``, fixed by (purpose, seed, key, counter).
 
-    Three rounds of the SplitMix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    Rounds of the SplitMix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     2014): a whole batch at once, where one generator for each key would cost milliseconds.
     """
-    state = _mixed(np.full(len(keys), seed % 2**64, dtype=np.uint64))
+    salt = int.from_bytes(hashlib.blake2b(f"{purpose} {seed}".encode(), digest_size=8).digest(), "big")
+    state = np.full(len(keys), salt, dtype=np.uint64)
     state = _mixed(state ^ np.asarray(keys, dtype=np.int64).view(np.uint64))
     state = _mixed(state ^ np.uint64(counter % 2**64))
     numbers: np.ndarray = (state >> np.uint64(11)) * 2.0**-53

@@ -13,7 +13,7 @@ in finite time.
 from __future__ import annotations
 
 from fractions import Fraction
-from math import ceil, exp, log, sqrt
+from math import ceil, exp, floor, log, log10, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -32,12 +32,17 @@ def mass_below(threshold: float, successes: np.ndarray, trials: int, alpha: floa
     return mass
 
 
+def exact(value: float) -> Fraction:
+    """A number as the decimal it is written as, up to six digits: 7/10 < 0.7 must be false, and floats disagree."""
+    return Fraction(str(value)).limit_denominator(10**6)
+
+
 def most_successes(threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> int:
     """The largest ``S`` at which the mean rule opens: ``⌈γ(a0+b0+n) − a0⌉ − 1``, in rationals.
 
     Negative = it never opens; ``trials`` or more = it never closes.
     """
-    gamma, a, b = (Fraction(str(value)) for value in (threshold, alpha, beta))
+    gamma, a, b = map(exact, (threshold, alpha, beta))
     return ceil(gamma * (a + b + trials) - a) - 1
 
 
@@ -89,10 +94,27 @@ class Window(NamedTuple):
     closes: tuple[str, float]
     """The inequality under which it never closes, and its right-hand side."""
 
+    @property
+    def lowest(self) -> float:
+        """The lowest threshold of four digits that can open."""
+        return _four_digits(self.low, up=True)
+
+    @property
+    def highest(self) -> float:
+        """The highest threshold of four digits that can close."""
+        return _four_digits(self.high, up=False)
+
+
+def _four_digits(edge: float, up: bool) -> float:
+    """The nearest number of four digits above ``edge``, or at or below it."""
+    unit = 10.0 ** (floor(log10(edge)) - 3) if edge > 0 else 1e-4
+    whole = floor(edge / unit + 1e-9)
+    return float(f"{(whole + up) * unit:.10g}")
+
 
 def mean_window(trials: float, alpha: float = 1, beta: float = 1) -> Window:
     """Of the mean rule: ``a0/(a0+b0+n) < γ ≤ (a0+n)/(a0+b0+n)``, in rationals."""
-    a, b, n = (Fraction(str(value)) for value in (alpha, beta, trials))
+    a, b, n = map(exact, (alpha, beta, trials))
     low, high = float(a / (a + b + n)), float((a + n) / (a + b + n))
     return Window(low, high, ("γ ≤ a0/(a0+b0+n)", low), ("γ > (a0+n)/(a0+b0+n)", high))
 
@@ -107,8 +129,7 @@ def bound_window(level: float, trials: float, alpha: float = 1, beta: float = 1)
 
 def thompson_window() -> Window:
     """Of a Thompson draw: ``0 < γ < 1``; a draw may always fall on either side."""
-    high = float(np.nextafter(1, 0))
-    return Window(0.0, high, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
+    return Window(0.0, 1 - 1e-7, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
 
 
 def cut_off(trials: int, alpha: float = 1, beta: float = 1) -> float:

@@ -40,6 +40,10 @@ class ReplaceWorst:
     teacher_stands_alone = False
 
     def __init__(self, ties: TieBreak | None = None) -> None:
+        if ties is not None and not callable(ties):
+            raise ValueError(
+                f"injector.ties must be an object such as DrawnTied, got {ties!r}: choose another injector"
+            )
         self.ties: TieBreak = FirstTied() if ties is None else ties
 
     def rollouts(self, group_size: int) -> int:
@@ -89,7 +93,7 @@ class DrawnTied:
         self.seed = seed
 
     def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
-        drawn = torch.from_numpy(uniform(self.seed, group.prompt_ids.cpu().numpy(), step)).to(tied.device)
+        drawn = torch.from_numpy(uniform("injector", self.seed, group.prompt_ids.cpu().numpy(), step)).to(tied.device)
         count = tied.sum(1)
         chosen = (drawn * count).long().clamp(max=(count - 1).clamp(min=0))
         return (tied & (tied.cumsum(1) == chosen[:, None] + 1)).int().argmax(1)
@@ -168,7 +172,6 @@ class ReplaceGroup:
             placed,
             present=placed.present & ~gone_PG,
             mask=placed.mask & ~gone_PG[..., None],
-            rewards=placed.rewards.masked_fill(gone_PG, 0.0),
         )
 
 

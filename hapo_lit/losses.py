@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.masked import masked_mean, masked_sum
-from hapo_lit.protocols import TeacherTerm
+from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.types import LossOutput, Rows
 
 # -- ratio: from differences of log-probabilities to a ratio for each token ---------------------------------------
@@ -42,6 +42,11 @@ def sequence_ratio(gap: Tensor, mask: Tensor) -> Tensor:
 def sequence_product(gap: Tensor, mask: Tensor) -> Tensor:
     """The product over the response, at all its tokens: the honest importance ratio of a sequence (RLOO in TRL)."""
     return masked_sum(gap, mask, 1).expand_as(gap)
+
+
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """``exp`` of what is cut at ±20, where a ratio means nothing any more and its square still fits a float32."""
+    return log_ratio.clamp(-20, 20).exp()
 
 
 # -- clip: how much of the ratio acts -----------------------------------------------------------------------------
@@ -133,7 +138,7 @@ class Truncated:
         self.cap, self.ratio = cap, ratio
 
     def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
-        return self.ratio(gap.detach(), mask).exp().clamp(max=self.cap)
+        return bounded_exp(self.ratio(gap.detach(), mask)).clamp(max=self.cap)
 
 
 class Masked:
@@ -150,7 +155,7 @@ class Masked:
         self.low, self.high, self.ratio = low, high, ratio
 
     def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
-        factor = self.ratio(gap.detach(), mask).exp()
+        factor = bounded_exp(self.ratio(gap.detach(), mask))
         return torch.where((factor >= self.low) & (factor <= self.high), factor, 0.0)
 
 
@@ -212,6 +217,8 @@ class Surrogate:
         kl: KL = k3,
         entropy_coefficient: float = 0.0,
     ) -> None:
+        check_function(ratio, 2, "loss.ratio")
+        check_function(kl, 3, "loss.kl")
         self.teacher, self.ratio, self.correction = teacher, ratio, correction
         self.clip: Clip = Clipped() if clip is None else clip
         self.kl_coefficient, self.kl = kl_coefficient, kl
@@ -237,7 +244,7 @@ class Surrogate:
         on_policy = rows.text.mask & ~is_teacher
         old, weights = rows.old(logprobs), rows.token_weights
 
-        ratio = self.ratio(torch.where(is_teacher, 0.0, logprobs - old), rows.text.mask).exp()
+        ratio = bounded_exp(self.ratio(logprobs - old, rows.text.mask))
         surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
         metrics = {
             "loss/clipped_share": _tally(clipped, on_policy),
@@ -265,6 +272,6 @@ def _tally(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _not_negative(name: str, value: float) -> float:
-    if value < 0:
-        raise ValueError(f"loss.clip.{name} must not be negative, got {value}")
+    if not isinstance(value, int | float) or value < 0:
+        raise ValueError(f"loss.clip.{name} must be a number and not negative, got {value!r}")
     return value

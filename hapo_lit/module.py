@@ -134,8 +134,8 @@ class HapoModule(LightningModule):
             self.manual_backward(output.loss)
             yield output
 
-    def gradient(self, experience: Experience) -> Tensor:
-        """The gradient of a batch's loss at the present weights, flat, in float64; asking changes nothing."""
+    def gradient(self, experience: Experience) -> list[Tensor]:
+        """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""
         parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
         held = [parameter.grad for parameter in parameters]
         for parameter in parameters:
@@ -148,7 +148,7 @@ class HapoModule(LightningModule):
         found = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
         for parameter, gradient in zip(parameters, held, strict=True):
             parameter.grad = gradient
-        return torch.cat([gradient.flatten().double() for gradient in found])
+        return found
 
     def without_teacher(self, experience: Experience) -> Experience | None:
         """The batch as it would have been had the gate stayed closed; None if nothing was sampled."""

@@ -38,6 +38,11 @@ class Phase:
                 f"{type(loss.teacher).__name__} weighs a teacher by its advantage, and this injector leaves it none: "
                 f"set teacher=nll or another injector"
             )
+        if loss.teacher.needs_confidence and not algorithm.estimates:
+            raise ValueError(
+                f"{type(loss.teacher).__name__} weighs a teacher by the gate's estimate of the success rate, and there "
+                f"is none: set gate=beta or another teacher"
+            )
         self.algorithm, self.loss = algorithm, loss
         self.learning_rate, self.steps = learning_rate, steps
         self.fresh_optimizer = fresh_optimizer

@@ -5,6 +5,7 @@ Swapping a part is naming another class in YAML: the import path is the registry
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -19,6 +20,15 @@ if TYPE_CHECKING:
 
 Mean = Callable[[Tensor], Tensor]
 """Scalar of this rank -> its mean over ranks."""
+
+
+def check_function(function: object, arguments: int, name: str) -> None:
+    """Raise ``ValueError`` unless ``function`` takes so many positional arguments; ``name`` is its key in ``conf/``."""
+    try:
+        inspect.signature(function).bind(*range(arguments))  # type: ignore[arg-type]
+    except TypeError:
+        known = getattr(function, "__name__", function)
+        raise ValueError(f"{name} must be a function of {arguments} tensors, and {known!r} is not") from None
 
 
 class Ranks(NamedTuple):
@@ -45,6 +55,9 @@ Score = Callable[[RolloutGroup], Mapping[str, Any]]
 @runtime_checkable
 class Gate(Protocol):
     """Decides *whether* to help, from what it remembers of the policy's successes."""
+
+    estimates: bool
+    """True = its confidence is an estimate of the success rate; False = it keeps none and says 1."""
 
     def check(self, trials: int) -> None:
         """Raise ``ValueError`` if, with ``trials`` rollouts per group, the gate could never open or never close."""
@@ -112,6 +125,9 @@ class TeacherTerm(Protocol):
     needs_advantage: bool
     """True = the term is zero wherever the advantage is."""
 
+    needs_confidence: bool
+    """True = the term depends on the gate's estimate of the success rate."""
+
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         """``[N, T]`` values from ``[N, T]`` log π_θ; ``rows`` has the advantages, confidences, log π_old, the step."""
 
@@ -174,6 +190,10 @@ class Algorithm(Protocol):
     @property
     def teacher_stands_alone(self) -> bool:
         """True = teacher rows come without an advantage."""
+
+    @property
+    def estimates(self) -> bool:
+        """True = experience comes with an estimate of each prompt's success rate."""
 
     def sync(self, policy: torch.nn.Module) -> None: ...
 

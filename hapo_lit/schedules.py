@@ -87,18 +87,28 @@ class Course:
     """
 
     def __init__(self, value: float | Schedule, horizon: int | None, name: str) -> None:
-        if callable(value) and not horizon:
-            raise ValueError(f"{name} is a schedule and needs a horizon, the steps it runs over (${{steps}})")
+        if not callable(value) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name} must be a number or a schedule, got {value!r}")
+        if callable(value) and (not isinstance(horizon, int) or horizon < 1):
+            raise ValueError(f"{name} is a schedule and needs a horizon of at least 1 step (${{steps}}), got {horizon}")
         self.schedule: Schedule = value if callable(value) else Constant(value)
-        self.horizon = horizon or 1
+        self.horizon = horizon if callable(value) and horizon else 1
 
     def __call__(self, step: int) -> float:
         """The value at ``step``, counted from 0."""
         return self.schedule(step / self.horizon)
 
-    def values(self) -> list[float]:
-        """The values it takes along its way, at a hundred and one points, in rising order, each once."""
-        return sorted({self.schedule(point / 100) for point in range(101)})
+    def values(self) -> tuple[float, ...]:
+        """The values it takes along its way, at every step or at a thousand of them and the last, in order."""
+        steps = {*range(0, self.horizon, max(1, self.horizon // 1000)), self.horizon - 1}
+        return tuple(self(step) for step in sorted(steps))
+
+    def within(self, low: float, high: float, name: str) -> None:
+        """Raise ``ValueError`` if a value on its way is outside ``[low, high]``."""
+        least, most = min(self.values()), max(self.values())
+        if not low <= least <= most <= high:
+            span = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+            raise ValueError(f"{name} must stay in [{low:g}, {high:g}], and is {span}")
 
 
 def _clamped(progress: float) -> float:

@@ -18,7 +18,7 @@ from hapo_lit.types import Rows
 class UnitRatio:
     """``Â · π/sg(π)``: the teacher's row is treated as if the policy had sampled it.  Gradient ``Â ∇log π``."""
 
-    needs_advantage = True
+    needs_advantage, needs_confidence = True, False
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         return rows.advantages[:, None] * (logprobs - logprobs.detach()).exp()
@@ -35,7 +35,7 @@ class ShapedRatio:
         shape: s > 0; 0.1 in LUFFY and HAPO.
     """
 
-    needs_advantage = True
+    needs_advantage, needs_confidence = True, False
 
     def __init__(self, shape: float = 0.1) -> None:
         self.shape = _positive(shape)
@@ -52,7 +52,7 @@ class Literal:
         shape: s > 0.
     """
 
-    needs_advantage = False
+    needs_advantage, needs_confidence = False, False
 
     def __init__(self, shape: float = 0.1) -> None:
         self.shape = _positive(shape)
@@ -65,13 +65,13 @@ class Literal:
 class ConfidenceWeighted:
     """``(1 − c) ·`` another term: the less the gate trusts the policy, the more the teacher counts.
 
-    HAPO's Eq. 9 says that its operator F depends on c and not how; this is the simplest way (``method`` of v1 leaves
-    it open, its experiments do without).  Needs a gate that keeps an estimate, such as ``BetaGate``: others say c = 1.
+    HAPO's Eq. 9 says that its operator F depends on c and not how; this is the simplest way, and its experiments do
+    without.  Needs a gate that keeps an estimate of the success rate, such as ``BetaGate``.
     """
 
     def __init__(self, term: TeacherTerm) -> None:
         self.term = term
-        self.needs_advantage = term.needs_advantage
+        self.needs_advantage, self.needs_confidence = term.needs_advantage, True
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         return (1 - rows.confidence[:, None]) * self.term(logprobs, rows)
@@ -83,13 +83,13 @@ class ClippedRatio:
     As Prefix-RFT treats its prefixes (arXiv 2507.01679).  At the first update on a batch it is :class:`UnitRatio`.
     """
 
-    needs_advantage = True
+    needs_advantage, needs_confidence = True, False
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
         self.clip_low, self.clip_high = clip_low, clip_high
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
-        ratio = (logprobs - rows.old(logprobs)).exp()
+        ratio = (logprobs - rows.old(logprobs)).clamp(-20, 20).exp()
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         return torch.minimum(ratio * rows.advantages[:, None], clipped * rows.advantages[:, None])
 
@@ -102,7 +102,7 @@ class NegativeLogLikelihood:
         horizon: steps a schedule runs over.
     """
 
-    needs_advantage = False
+    needs_advantage, needs_confidence = False, False
 
     def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
         self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
@@ -121,7 +121,7 @@ class Phi:
         horizon: steps a schedule runs over.
     """
 
-    needs_advantage = False
+    needs_advantage, needs_confidence = False, False
 
     def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
         self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
@@ -143,7 +143,7 @@ class MixedPolicyRatio:
     π_old is the policy's own probability of the teacher's token before the update, without a gradient.
     """
 
-    needs_advantage = True
+    needs_advantage, needs_confidence = True, False
 
     def __init__(self, exploration: float = 0.5) -> None:
         if exploration < 0:

@@ -12,6 +12,7 @@ from hapo_lit.advantages import (
     LeaveOneOut,
     SoftOverlong,
     SpareFailures,
+    centred,
     mixed,
     on_policy,
 )
@@ -24,7 +25,7 @@ ESTIMATORS = {
     "leave_one_out": LeaveOneOut,
     "whitened": lambda over: BatchWhitened(over=over),
     "spare": lambda over: SpareFailures(GroupNormalised(over=over)),
-    "soft_overlong": lambda over: SoftOverlong(GroupNormalised(over=over), max_length=100, buffer=10),
+    "soft_overlong": lambda over: SoftOverlong(GroupNormalised(over=over), max_length=100),
 }
 every_estimator = pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
 either = pytest.mark.parametrize("over", [mixed, on_policy])
@@ -70,8 +71,17 @@ def test_constant_rewards_give_exact_zeros(make, over, value):
 def test_a_teacher_beside_failures_is_credited_and_finite(make, over):
     advantages = credit(make(over), [[0.0, 0, 0, 1]], teacher=[[0, 0, 0, 1]])
     assert advantages.isfinite().all()
-    assert advantages[0, 3] > 0
+    assert 0 < advantages[0, 3] < 3
     assert (advantages[0, :3] <= 0).all()
+
+
+@either
+@every_estimator
+def test_a_batch_of_failures_with_teachers_beside_them_stays_small(make, over):
+    """Advantage collapse, the project's own case: no spread among the policy's rows anywhere."""
+    advantages = credit(make(over), [[0.0, 0, 0, 1]] * 3, teacher=[[0, 0, 0, 1]] * 3)
+    assert (advantages[:, 3] > 0).all()
+    assert advantages.abs().max() < 3
 
 
 @pytest.mark.parametrize("name", ["sample", "population", "centred", "leave_one_out", "soft_overlong"])
@@ -203,17 +213,33 @@ def test_whitening_is_that_of_the_whole_batch_on_every_rank():
 
 
 def test_soft_overlong_penalty_by_hand():
-    # L_max = 10, buffer 4: nothing up to 6 tokens, then a quarter a token, −1 at the limit; never for the teacher
+    # L_max = 10, the last 4 of them: nothing up to 6 tokens, then a quarter of ½ a token; never for the teacher
     group = group_of([[1.0, 1, 1, 1, 1]], teacher=[[0, 0, 0, 0, 1]], lengths=[[6, 7, 9, 10, 10]])
     seen = []
 
     class Witness(GroupCentred):
         def __call__(self, group, mean):
-            seen.append(group.rewards.tolist())
+            seen.append(group.rewards[0].tolist())
             return super().__call__(group, mean)
 
-    SoftOverlong(Witness(), 10, 4)(group, lambda value: value)
-    assert seen == [[[1.0, 0.75, 0.25, 0.0, 1.0]]]
+    SoftOverlong(Witness(), 10, buffer_share=0.4)(group, lambda value: value)
+    assert seen == [pytest.approx([1.0, 0.875, 0.625, 0.5, 1.0])]
     assert group.rewards.tolist() == [[1.0] * 5]
-    with pytest.raises(ValueError, match="buffer must be between 1 and the length limit 10, got 11"):
-        SoftOverlong(GroupCentred(), 10, 11)
+    for arguments, message in (
+        ({"buffer_share": 0}, r"buffer_share must be in \(0, 1\]"),
+        ({"penalty": -1}, "penalty"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SoftOverlong(GroupCentred(), 10, **arguments)
+
+
+def test_half_the_penalty_on_rewards_of_0_and_1_is_the_papers_on_rewards_of_plus_and_minus_one():
+    lengths = [[9, 3, 3, 9]]
+    ours = credit(SoftOverlong(GroupNormalised(eps=0.0), 10, 0.4), [[1.0, 0, 0, 0]], lengths=lengths)
+    theirs = credit(SoftOverlong(GroupNormalised(eps=0.0), 10, 0.4, 1.0), [[1.0, -1, -1, -1]], lengths=lengths)
+    assert ours.tolist() == [pytest.approx(row) for row in theirs.tolist()]
+
+
+def test_statistics_are_named_by_functions_of_a_group():
+    with pytest.raises(ValueError, match=r"advantage\.over must be a function of 1 tensors, and 'centred' is not"):
+        GroupCentred(over=centred)

@@ -7,7 +7,8 @@ from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
 from hapo_lit.protocols import ALONE, Algorithm, Ranks
-from hapo_lit.weighting import TokenMean
+from hapo_lit.schedules import Linear
+from hapo_lit.weighting import Separate, TokenMean
 
 
 def hapo(rewards, gate, injector=None, size=None, advantage=None):
@@ -128,3 +129,38 @@ def test_supervised_learning_samples_nothing_and_drops_unusable_teachers():
     assert float(experience.token_weights.sum()) == pytest.approx(1.0)
     assert (experience.token_weights[1] == 0).all()
     assert experience.rows().is_teacher.tolist() == [True, False, True]
+
+
+def test_without_its_teacher_a_batch_is_credited_as_if_the_gate_had_stayed_closed():
+    rewards = [[0, 1, 0], [0, 0, 0]]
+    prompts = make_prompts(make_group(rewards), [1, 1])
+    weighting = Separate(TokenMean(), TokenMean(), Linear(1.0, 0.0), 1.0, horizon=4)
+
+    def at_step_three(gate):
+        algorithm = hapo(rewards, gate)
+        algorithm.weighting = weighting
+        score = lambda group: {"old_logprobs": group.behaviour_logprobs}  # noqa: E731
+        experience = algorithm.collect(prompts, 3, lambda group: [""] * group.rewards.numel(), score, ALONE)
+        return algorithm, experience, algorithm.without_teacher(experience, score, ALONE)
+
+    _, plain, _ = at_step_three(NeverGate())
+    _, helped, without = at_step_three(AlwaysGate())
+    assert helped.group.is_teacher.any()
+    assert not torch.equal(helped.advantages, without.advantages)
+    for name in ("advantages", "token_weights", "old_logprobs"):
+        assert torch.equal(getattr(without, name), getattr(plain, name))
+    assert torch.equal(without.group.tokens, plain.group.tokens)
+    assert without.step == 3
+    assert float(without.token_weights.sum()) == pytest.approx(0.25)
+    assert Supervised(TokenMean()).without_teacher(helped, None, ALONE) is None
+
+
+@pytest.mark.parametrize("is_trainer", [True, False])
+def test_log_probabilities_of_an_engine_count_only_if_it_is_not_the_trainer(is_trainer):
+    rewards = [[0, 1], [1, 0]]
+    algorithm = hapo(rewards, NeverGate())
+    algorithm.engine = ScriptedEngine(make_group(rewards), is_trainer)
+    experience = collect(algorithm, make_prompts(make_group(rewards), [1, 1]))
+    assert (experience.behaviour_logprobs is None) == is_trainer
+    assert (experience.rows().behaviour_logprobs is None) == is_trainer
+    assert experience.rollouts.behaviour_logprobs is not None

@@ -98,10 +98,10 @@ def test_a_folder_that_is_no_run_is_named(tmp_path):
 # -- the gate against its law
 
 
-def groups_of_still_prompts(folder, gate, trials=4, prompts=400, visits=40):
-    """Prompts whose pass rates are spread evenly and never change, through a gate, as a run would write them."""
+def groups_of_still_prompts(folder, gate, trials=4, prompts=400, visits=40, rates=None):
+    """Prompts whose pass rates never change (spread evenly unless given), through a gate, as a run would write them."""
     draw = np.random.default_rng(0)
-    rates, ids = draw.random(prompts), torch.arange(prompts)
+    rates, ids = draw.random(prompts) if rates is None else np.resize(rates, prompts), torch.arange(prompts)
     rows = []
     for visit in range(visits):
         won = torch.from_numpy(draw.binomial(trials, rates))
@@ -129,6 +129,18 @@ def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate
     assert (report["observed"] - report["predicted"]).abs().max() < 0.05
     assert report["observed"].max() - report["observed"].min() > 0.3
     assert pd.read_csv(tmp_path / "injection.csv").equals(report)
+
+
+@pytest.mark.parametrize("rates", [[0.0], [1.0], [0.01], [0.0, 1.0], [0.0, 0.02, 0.5, 0.97, 1.0]], ids=str)
+@pytest.mark.parametrize(
+    "gate", [BetaGate(0.2), BetaGate(0.8), FailureGate(0), BetaGate(0.8, ThompsonSample())], ids=["02", "08", "f", "t"]
+)
+def test_the_prediction_holds_at_the_ends_too_where_runs_begin_and_end(tmp_path, gate, rates):
+    groups_of_still_prompts(tmp_path, gate, rates=rates)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    large = report[report["groups"] > 1000]
+    assert len(large)
+    assert (large["observed"] - large["predicted"]).abs().max() < 0.05
 
 
 def test_a_gate_with_a_memory_has_a_report_without_a_prediction(tmp_path):

@@ -18,12 +18,13 @@ from hapo_lit.gates import (
     ThompsonSample,
 )
 from hapo_lit.protocols import Gate, Lawful
-from hapo_lit.schedules import Linear
+from hapo_lit.schedules import Linear, Step
+from hapo_lit.types import ResumeError
 
 GATES = {
     "beta": lambda: BetaGate(0.8),
     "beta_memory": lambda: BetaGate(0.3, prior_alpha=2.0, prior_beta=3.0, memory=Memory(0.9)),
-    "beta_annealed": lambda: BetaGate(Linear(0.8, 0.0), horizon=10),
+    "beta_annealed": lambda: BetaGate(Linear(0.8, 0.0), horizon=4),
     "credible": lambda: BetaGate(0.8, CredibleBound(0.95)),
     "thompson": lambda: BetaGate(0.8, ThompsonSample(), memory=Memory(0.5)),
     "failure": lambda: FailureGate(1),
@@ -227,13 +228,15 @@ def test_failure_gate_counts_successes():
         (BetaGate(0.01, memory=Memory(1.0)), 8, None),
         (BetaGate(1.0, memory=Memory(1.0)), 8, "never close"),
         (BetaGate(0.2, ThompsonSample()), 3, None),  # a draw may always fall below
-        (BetaGate(0.8, CredibleBound(0.05)), 8, r"never close: γ > 0.05 quantile of Beta\(a0\+n, b0\) = 0.7169"),
-        (BetaGate(0.01, CredibleBound(0.95)), 8, r"never open: γ ≤ 0.95 quantile of Beta\(a0, b0\+n\) = 0.2831"),
+        (BetaGate(0.8, CredibleBound(0.05)), 8, r"never close: γ > 0.05 quantile of Beta\(a0\+n, b0\) = 0.716871"),
+        (BetaGate(0.01, CredibleBound(0.95)), 8, r"never open: γ ≤ 0.95 quantile of Beta\(a0, b0\+n\) = 0.283129"),
         (BetaGate(1.0, ThompsonSample()), 8, r"never close: γ ≥ 1 = 1; .*Set gate.threshold=0.9999,"),
         (BetaGate(0.9, prior_alpha=0.1, prior_beta=2.7), 8, "never close"),
         (BetaGate(0.8, CredibleBound(0.95)), 8, None),
         (BetaGate(Linear(0.8, 0.0), horizon=10), 2, None),  # cannot close at first, but will
         (BetaGate(Linear(0.1, 0.0), horizon=10), 8, "never open"),
+        (BetaGate(Step(0.8, 0.0, at=1.0), horizon=10), 2, "never close"),  # progress 1 is never reached
+        (BetaGate(0.5, prior_beta=1e5), 8, "Set gate.threshold=8.999e-05,"),
         (FailureGate(3), 4, None),
         (FailureGate(4), 4, "never close; set it between 0 and 3"),
         (FailureGate(-1), 4, "never open"),
@@ -252,8 +255,11 @@ def test_gates_that_could_never_open_or_never_close_are_refused(gate, trials, me
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"threshold": 0.0}, "threshold must be in"),
-        ({"threshold": 1.5}, "threshold must be in"),
+        ({"threshold": 1.5}, r"gate.threshold must stay in \[0, 1\], and is 1.5"),
+        ({"threshold": Linear(1.5, 0), "horizon": 9}, r"must stay in \[0, 1\], and is 0.16\d* to 1.5"),
+        ({"threshold": "high"}, "gate.threshold must be a number or a schedule, got 'high'"),
+        ({"threshold": None}, "gate.threshold must be a number or a schedule, got None"),
+        ({"threshold": Linear(0.5, 0), "horizon": -5}, "needs a horizon of at least 1 step"),
         ({"threshold": 0.5, "prior_alpha": 0}, "prior must be positive"),
         ({"threshold": Linear(0.5, 0)}, "gate.threshold is a schedule and needs a horizon"),
     ],
@@ -290,7 +296,7 @@ def test_a_scheduled_gate_opens_as_often_as_it_says_and_never_after_its_end():
         open = gate(prompts, rewards).open
         assert float(open.float().mean()) == pytest.approx(share, abs=5 * (share * (1 - share) / 4000) ** 0.5 + 1e-12)
         assert torch.equal(gate(prompts.flip(0), rewards).open.flip(0), open)
-    with pytest.raises(ValueError, match=r"must stay in \[0, 1\], and goes from 0 to 1.2"):
+    with pytest.raises(ValueError, match=r"must stay in \[0, 1\], and is 0.3 to 1.2"):
         ScheduledGate(Linear(1.2, 0.0), horizon=4)
 
 
@@ -367,11 +373,37 @@ def test_a_memory_longer_than_eternity_is_refused():
         Memory(1.5)
 
 
-def test_a_checkpoint_of_another_gate_is_refused():
-    beta = BetaGate(0.5)
-    with pytest.raises(ValueError, match="had another gate"):
-        beta.load_state_dict({})
-    with pytest.raises(ValueError, match=r"prior is \(1.0, 1.0\), but the checkpoint was written with \(2.0, 1.0\)"):
-        beta.load_state_dict(BetaGate(0.5, prior_alpha=2.0).state_dict())
-    with pytest.raises(ValueError, match="NeverGate keeps no state"):
-        NeverGate().load_state_dict(beta.state_dict())
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("count", [63, 64, 65, 128, 256, 512])
+def test_memory_always_has_a_free_place_where_a_search_can_end(count):
+    memory = Memory(1.0)
+    memory.add(np.arange(count), np.ones(count), np.ones(count))
+    assert memory.of(np.arange(count, 2 * count)).sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (BetaGate(0.5, prior_alpha=2.0), r"another prior of BetaGate \(\(2.0, 1.0\) then, \(1.0, 1.0\) now\)"),
+        (BetaGate(0.5, memory=Memory(0.5)), r"another discount of BetaGate \(0.5 then, 0.0 now\)"),
+        (BetaGate(0.5, CredibleBound(0.9)), "another rule of BetaGate .*level.*0.9"),
+        (BetaGate(0.4), r"another threshold of BetaGate \(\(0.4,\) then, \(0.5,\) now\)"),
+        (BetaGate(Linear(0.5, 0.0), horizon=50), "another threshold of BetaGate"),
+        (BetaGate(0.5, seed=3), "another seed of BetaGate"),
+        (NeverGate(), "holds no BetaGate state .*it had another gate"),
+        (ScheduledGate(0.5), "holds no BetaGate state"),
+    ],
+)
+def test_a_checkpoint_of_another_gate_is_refused(other, message):
+    with pytest.raises(ResumeError, match=message):
+        BetaGate(0.5).load_state_dict(other.state_dict())
+
+
+def test_gates_without_a_prior_refuse_others_too():
+    with pytest.raises(ResumeError, match="NeverGate keeps no state"):
+        NeverGate().load_state_dict(BetaGate(0.5).state_dict())
+    with pytest.raises(ResumeError, match="another probability of ScheduledGate"):
+        ScheduledGate(0.5).load_state_dict(ScheduledGate(0.4).state_dict())
+    bound = BetaGate(0.5, CredibleBound(0.5))
+    with pytest.raises(ResumeError, match="another rule"):
+        bound.load_state_dict(BetaGate(0.5, CredibleBound(0.9)).state_dict())

@@ -37,9 +37,19 @@ def test_another_prior():
 )
 def test_the_edge_of_the_mean_rule(threshold, trials, most):
     assert law.most_successes(threshold, trials) == most
+    assert law.most_successes(0.55, 98) == 53  # 0.55 · 100 is 55.00000000000001 in floats, and would give 54
     extreme = {True: 1.0, False: 0.0}
     if not 0 <= most < trials:
         assert law.mean_rule(0.37, threshold, trials) == extreme[most >= trials]
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.2000001, 0.7, 1 / 3])
+def test_gate_and_law_read_a_threshold_alike(threshold):
+    most = law.most_successes(threshold, 8)
+    for successes in range(9):
+        gate = BetaGate(threshold)
+        gate.observe(torch.tensor([1]), torch.tensor([successes]), torch.tensor([8]))
+        assert bool(gate(torch.tensor([1]), torch.zeros(1, 8)).open) == (successes <= most)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])

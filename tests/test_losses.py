@@ -21,7 +21,7 @@ from hapo_lit.losses import (
     token_ratio,
 )
 from hapo_lit.protocols import PolicyLoss
-from hapo_lit.teacher import NegativeLogLikelihood, ShapedRatio, UnitRatio
+from hapo_lit.teacher import ClippedRatio, NegativeLogLikelihood, ShapedRatio, UnitRatio
 
 
 def of(values):
@@ -142,12 +142,28 @@ def test_teacher_tokens_are_neither_clipped_nor_compared_with_the_old_policy():
     assert output.metrics["loss/ratio_mean"].tolist() == [0.0, 0.0]
 
 
-def test_a_teacher_token_of_vanishing_probability_leaves_the_loss_finite():
+@pytest.mark.parametrize("old", [-1.0, -900.0, -1800.0])
+def test_a_teacher_token_of_vanishing_probability_leaves_the_loss_finite(old):
     logprobs = torch.tensor([[-900.0]], dtype=torch.float64, requires_grad=True)
     value, gradient = value_and_gradient(
-        Surrogate(UnitRatio()), logprobs, make_rows([1.0], old=[-1.0], is_teacher=[True])
+        Surrogate(UnitRatio()), logprobs, make_rows([1.0], old=[old], is_teacher=[True])
     )
     assert (value, float(gradient)) == (-1.0, -1.0)
+
+
+@pytest.mark.parametrize("clip", [Clipped(), DualClipped(), Unclipped(), Cispo()])
+@pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, sequence_product])
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_a_ratio_beyond_all_bounds_leaves_gradients_finite(ratio, clip, advantage):
+    logprobs = torch.full((1, 2), -1.0, requires_grad=True)
+    rows = make_rows([advantage], old=[-900.0, -1.0], width=2)
+    rows = rows._replace(old_logprobs=rows.old_logprobs.float())
+    for loss in (Surrogate(UnitRatio(), ratio, clip), Surrogate(ClippedRatio(), ratio, clip)):
+        for teacher in (False, True):
+            output = apply(loss, logprobs, rows._replace(is_teacher=torch.tensor([teacher])))
+            (gradient,) = torch.autograd.grad(output.loss, logprobs)
+            assert output.loss.isfinite()
+            assert gradient.isfinite().all()
 
 
 # -- correction for the engine
@@ -291,16 +307,22 @@ def test_clip_share_counts_tokens_where_the_clip_acts():
     output = apply(Surrogate(UnitRatio()), of([0.3, 0.1, 0.22]), rows)
     assert output.metrics["loss/clipped_share"].tolist() == [1.0, 3.0]
     assert output.metrics["loss/ratio_mean"][0] == pytest.approx(1.5 + 0.5 + 1.1)
+    rows = make_rows([-1.0, -1.0, -1.0], old=[log(0.1)] * 3)  # ratios 4, 2, 0.5: over the floor, free, under the clip
+    output = apply(Surrogate(UnitRatio(), clip=DualClipped(floor=3.0)), of([0.4, 0.2, 0.05]), rows)
+    assert output.metrics["loss/clipped_share"].tolist() == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Clipped(low=-0.1), "clip.low must not be negative"),
-        (lambda: Cispo(high=-1), "clip.high must not be negative"),
+        (lambda: Clipped(low=-0.1), "clip.low must be a number and not negative"),
+        (lambda: Cispo(high=-1), "clip.high must be a number and not negative"),
         (lambda: DualClipped(floor=1.0), "floor must be above 1"),
         (lambda: Truncated(0), "cap must be positive"),
         (lambda: Masked(2.0, 1.0), "0 <= low < high"),
+        (lambda: Clipped(low="abc"), "must be a number"),
+        (lambda: Surrogate(UnitRatio(), ratio=k3), "loss.ratio must be a function of 2 tensors, and 'k3' is not"),
+        (lambda: Surrogate(UnitRatio(), kl=token_ratio), "loss.kl must be a function of 3 tensors"),
     ],
 )
 def test_nonsense_is_refused(make, message):

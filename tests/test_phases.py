@@ -14,7 +14,11 @@ from hapo_lit.weighting import TokenMean
 
 def phase(steps=None, rate=None, fresh=True):
     return Phase(
-        Supervised(TokenMean()), loss=None, learning_rate=rate or Constant(1.0), steps=steps, fresh_optimizer=fresh
+        Supervised(TokenMean()),
+        loss=Surrogate(NegativeLogLikelihood()),
+        learning_rate=rate or Constant(1.0),
+        steps=steps,
+        fresh_optimizer=fresh,
     )
 
 

@@ -105,6 +105,10 @@ def test_measuring_consistency_changes_nothing(trained):
     assert torch.equal(plain, measured)
     found = steps.filter(like="consistency/").dropna()
     assert found.index.tolist() == [1, 3]
+    assert pd.read_csv(trained.folders[-1] / "metrics.csv")["consistency/norm"].count() == 2  # once, not per update
+    _, once = trained("experiment=hapo", "gate.threshold=0.6", "consistency_every=2", *SAME)
+    assert steps["consistency/norm"][1] == once["consistency/norm"][1]  # before the first update, not after it
+    assert once["consistency/norm"][3] == pytest.approx(once["update/gradient_norm"][3], rel=1e-5)
     taught = steps["teacher/use"] > 0
     assert ((found["consistency/cosine"] < 0.999) == taught[found.index]).all()
 

@@ -71,6 +71,7 @@ def _quieten() -> None:
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("hydra.utils").setLevel(logging.CRITICAL)  # what it has to say, the error says again
     for message in (
         ".*LeafSpec.*",
         "Experiment logs directory .* exists and is not empty",
@@ -172,6 +173,12 @@ def in_one_line(error: BaseException) -> str:
         known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
         near = _nearest(unknown[1], known)
         return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
+    if empty := re.search(r"(\w+)\(\) takes no arguments", text):
+        where = re.search(r"full_key: (?:\S+\.)?(\w+)", str(error))
+        holder = where[1] if where else "its key"
+        return f"{empty[1]} has no settings, but {holder} holds some: a preset or an override meant another part"
+    if missing := re.search(r"No module named '([\w.]+)\.(\w+)'; '[\w.]+' is not a package", text):
+        return f"{missing[1]} has no {missing[2]!r}{_nearest(missing[2], vars(get_object(missing[1])))}"
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text
     return text
@@ -184,5 +191,5 @@ def _all_keys() -> set[str]:
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
     return f"; did you mean {close[0]!r}?" if close else ""

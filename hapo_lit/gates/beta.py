@@ -10,7 +10,6 @@ while the posterior mean is below a threshold (Wu et al., arXiv 2603.11321, Eqs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,10 @@ from torch import Tensor
 from hapo_lit.draws import uniform
 from hapo_lit.gates.memory import Memory
 from hapo_lit.gates.rules import Belief, PosteriorMean, Rule
+from hapo_lit.gates.simple import must_match
 from hapo_lit.injection_law import Rates
 from hapo_lit.schedules import Course, Schedule
-from hapo_lit.types import GateDecision, ResumeError
+from hapo_lit.types import GateDecision
 
 
 class BetaGate:
@@ -35,7 +35,7 @@ class BetaGate:
         memory: what is left of a prompt's earlier visits; nothing in the paper.
         prior_alpha: a0 > 0, prior successes.
         prior_beta: b0 > 0, prior failures.
-        horizon: over how many steps a scheduled threshold runs.
+        horizon: over how many calls of ``observe`` a scheduled threshold runs: the steps of the gate's own phase.
         seed: of a rule that draws.
         allow_degenerate: True = accept a threshold at which the gate can never open or never close.
 
@@ -44,6 +44,8 @@ class BetaGate:
     of ranks.  A draw is a function of (seed, prompt, number of ``observe`` calls), so a decision depends on neither
     rank nor batch order, and asking twice gives the same answer.
     """
+
+    estimates = True
 
     def __init__(
         self,
@@ -56,11 +58,10 @@ class BetaGate:
         seed: int = 0,
         allow_degenerate: bool = False,
     ) -> None:
-        if not callable(threshold) and not 0 < threshold <= 1:
-            raise ValueError(f"gate threshold must be in (0, 1], got {threshold}")
-        if prior_alpha <= 0 or prior_beta <= 0:
-            raise ValueError(f"gate prior must be positive, got Beta({prior_alpha}, {prior_beta})")
+        if min(prior_alpha, prior_beta) < 1e-6:
+            raise ValueError(f"gate prior must be positive (1e-6 or more), got Beta({prior_alpha}, {prior_beta})")
         self._course = Course(threshold, horizon, "gate.threshold")
+        self._course.within(0, 1, "gate.threshold")
         self.rule: Rule = PosteriorMean() if rule is None else rule
         self.memory = Memory() if memory is None else memory
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
@@ -77,17 +78,16 @@ class BetaGate:
     def check(self, trials: int) -> None:
         """See the seam.  Judged over the course of the threshold, with as many trials as the memory settles at."""
         window = self.rule.window(self.memory.length(trials), self.prior_alpha, self.prior_beta)
-        course = self._course.values()
+        course = sorted(self._course.values())
         if self.allow_degenerate or (course[-1] > window.low and course[0] <= window.high):
             return
-        verb, gamma, (formula, edge), nearest = (
-            ("close", course[0], window.closes, floor(window.high * 1e4) / 1e4)
-            if course[-1] > window.low
-            else ("open", course[-1], window.opens, floor(window.low * 1e4 + 1) / 1e4)
-        )
+        if course[-1] > window.low:
+            verb, gamma, (formula, edge), nearest = "close", course[0], window.closes, window.highest
+        else:
+            verb, gamma, (formula, edge), nearest = "open", course[-1], window.opens, window.lowest
         raise ValueError(
-            f"gate.threshold={gamma:g} with {trials} rollouts per group could never {verb}: {formula} = {edge:.4g}; "
-            f"the nearest threshold that can open and close is {nearest:g}. Set gate.threshold={nearest:g}, change "
+            f"gate.threshold={gamma:g} with {trials} rollouts per group could never {verb}: {formula} = {edge:.6g}; "
+            f"the nearest threshold that can open and close is {nearest:.6g}. Set gate.threshold={nearest:.6g}, change "
             f"group_size or the prior, or set gate.allow_degenerate=true"
         )
 
@@ -106,7 +106,7 @@ class BetaGate:
         prompts = prompt_ids.cpu().numpy()
         belief = self._belief(prompts)
         chance = self.rule.probability(belief, self.threshold)
-        opens = chance > (uniform(self.seed, prompts, self._visits) if self.rule.draws else 0)
+        opens = chance > (uniform("gate", self.seed, prompts, self._visits) if self.rule.draws else 0)
         return GateDecision(
             open=torch.from_numpy(opens).to(prompt_ids.device),
             confidence=torch.from_numpy(belief.mean).float().to(prompt_ids.device),
@@ -124,21 +124,21 @@ class BetaGate:
         means = self._belief(np.unique(self._batch)).mean
         return {**now, "posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
 
-    def state_dict(self) -> dict[str, Any]:
+    @property
+    def _settings(self) -> dict[str, Any]:
+        """What a checkpoint must have been written with."""
         return {
-            **self.memory.state_dict(),
-            "visits": self._visits,
             "prior": (self.prior_alpha, self.prior_beta),
-            "rule": type(self.rule).__name__,
+            "discount": self.memory.discount,
+            "rule": f"{type(self.rule).__name__}{vars(self.rule)}",
+            "threshold": self._course.values(),
+            "seed": self.seed,
         }
 
+    def state_dict(self) -> dict[str, Any]:
+        return {**self._settings, **self.memory.state_dict(), "visits": self._visits}
+
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        rule = type(self.rule).__name__
-        mine = {"prior": (self.prior_alpha, self.prior_beta), "discount": self.memory.discount, "rule": rule}
-        for name, value in mine.items():
-            if name not in state:
-                raise ResumeError(f"the checkpoint holds no BetaGate state ({name} is missing): it had another gate")
-            if state[name] != value:
-                raise ResumeError(f"BetaGate {name} is {value}, but the checkpoint was written with {state[name]}")
+        must_match(self, self._settings, state)
         self._visits = state["visits"]
         self.memory.load_state_dict(state)

@@ -71,7 +71,6 @@ class Memory:
         """Ids and counts in the order of the ids, which no order of visits can change."""
         order = self._ids[: self._size].argsort()
         return {
-            "discount": self.discount,
             "prompt_ids": torch.from_numpy(self._ids[: self._size][order]),
             "counts": torch.from_numpy(self._counts[: self._size][order]),
         }

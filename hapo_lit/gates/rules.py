@@ -6,7 +6,6 @@ form from :mod:`hapo_lit.injection_law`.
 
 from __future__ import annotations
 
-from fractions import Fraction
 from math import lcm
 from typing import NamedTuple, Protocol
 
@@ -72,10 +71,7 @@ class PosteriorMean:
     draws = False
 
     def probability(self, belief: Belief, threshold: float) -> np.ndarray:
-        a, b, gamma = (
-            Fraction(str(value)).limit_denominator(10**6)
-            for value in (belief.prior_alpha, belief.prior_beta, threshold)
-        )
+        a, b, gamma = map(law.exact, (belief.prior_alpha, belief.prior_beta, threshold))
         unit = lcm(a.denominator, b.denominator)
         won = unit * belief.successes + int(a * unit)
         total = won + unit * belief.failures + int(b * unit)

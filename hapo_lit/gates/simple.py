@@ -18,6 +18,8 @@ from hapo_lit.types import GateDecision, ResumeError
 class Memoryless:
     """The empty memory of gates that remember nothing."""
 
+    estimates = False
+
     def check(self, trials: int) -> None:
         """Always and never are what these gates are for."""
 
@@ -94,11 +96,11 @@ class ScheduledGate:
         seed: of the draws.
     """
 
+    estimates = False
+
     def __init__(self, probability: float | Schedule, horizon: int | None = None, seed: int = 0) -> None:
         self.probability = Course(probability, horizon, "gate.probability")
-        least, *_, most = 2 * self.probability.values()
-        if least < 0 or most > 1:
-            raise ValueError(f"gate.probability must stay in [0, 1], and goes from {least:g} to {most:g}")
+        self.probability.within(0, 1, "gate.probability")
         self.seed = seed
         self._visits = 0
 
@@ -109,7 +111,7 @@ class ScheduledGate:
         self._visits += 1
 
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
-        drawn = uniform(self.seed, prompt_ids.cpu().numpy(), self._visits)
+        drawn = uniform("gate", self.seed, prompt_ids.cpu().numpy(), self._visits)
         return decision(torch.from_numpy(drawn < self._now).to(prompt_ids.device))
 
     def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
@@ -123,12 +125,22 @@ class ScheduledGate:
         return {"probability": self._now}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"draws": self._visits}
+        return {"visits": self._visits, "probability": self.probability.values(), "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        if set(state) != {"draws"}:
-            raise ResumeError(f"ScheduledGate keeps a count of draws, but the checkpoint holds {sorted(state)}")
-        self._visits = state["draws"]
+        must_match(self, {"probability": self.probability.values(), "seed": self.seed}, state)
+        self._visits = state["visits"]
+
+
+def must_match(gate: object, mine: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise ``ResumeError`` unless a gate's settings are those that its checkpoint was written with."""
+    name = type(gate).__name__
+    for key, value in mine.items():
+        if key not in state:
+            raise ResumeError(f"the checkpoint holds no {name} state ({key} is missing): it had another gate")
+        if state[key] != value:
+            short = "" if isinstance(value, tuple) and len(value) > 2 else f" ({state[key]} then, {value} now)"
+            raise ResumeError(f"the checkpoint was written with another {key} of {name}{short}: resume with that one")
 
 
 def decision(open_P: Tensor) -> GateDecision:
