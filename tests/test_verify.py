@@ -72,6 +72,8 @@ def test_extraction_is_linear():
         ("5", "1/0", None),
         ("12", "1,2", None),
         ("12", "1 2", None),
+        ("12", "1  2", None),
+        ("12", "1 \n 2", None),
         (r"2\frac{1}{2}", r"\frac{21}{2}", None),
         (r"2\frac{1}{2}", "2.5", None),
         ("", ".", False),

@@ -21,7 +21,8 @@ def normalised(answer: str) -> str:
     A space between digits stays: ``1 2`` is not twelve.  So does a fraction with anything before it: in
     ``2\\frac{1}{2}`` it is part of a mixed number.
     """
-    answer = _DIGIT_GAP.sub(" ", _SPACING.sub("", answer.strip().strip("$").strip())).rstrip(".")
+    answer = " ".join(answer.strip().strip("$").split())
+    answer = _DIGIT_GAP.sub(" ", _SPACING.sub("", answer)).rstrip(".")
     if _THOUSANDS.fullmatch(answer):
         answer = answer.replace("{,}", "").replace(",", "")
     if fraction := _FRACTION.fullmatch(answer):
