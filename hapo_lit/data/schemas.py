@@ -1,0 +1,278 @@
+"""Adapters from the public shapes of mathematical data to one: a short class maps the columns of a row.
+
+A null, whether None or the NaN that tables make of it, is an empty cell.  Whatever has another type than its column
+should is refused by name; whether a readable row is *wanted* is for :mod:`hapo_lit.data.filters` to say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Protocol
+
+from hapo_lit.verify.answers import last_box
+
+VALID = "yes"
+"""What NuminaMath-1.5 writes, in any case, where a problem or a solution is good."""
+CUT_SHORT = "length"
+"""The finish reason of a generation that ran out of tokens."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of a data set in one shape, whatever its columns were called."""
+
+    problem: str
+    """The question; never blank."""
+    solutions: tuple[str, ...]
+    """Teacher texts, best guess first; may be empty."""
+    answer: str
+    """The reference answer, from its column or else from a solution's last ``\\boxed{}``; empty = there is none."""
+    source: str = ""
+    """Where the row came from, e.g. ``olympiads``."""
+    kind: str = ""
+    """The question type as the set states it, in lower case: ``proof``, ``mcq``, ``math-word-problem``."""
+    invalid: bool = False
+    """The set itself says that the problem or its solution is not valid."""
+
+
+class BadRow(ValueError):
+    """A row that cannot be read; says which column and why."""
+
+
+class Schema(Protocol):
+    columns: tuple[str, ...]
+    """Columns that must exist; a cell may be null where its column may be empty."""
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        """The row in the common shape.
+
+        Raises:
+            BadRow: a column is missing, its value has the wrong type, or the problem is blank.
+        """
+
+
+class NuminaCoT:
+    """NuminaMath-CoT: no answer column, so that the answer is the solution's last box."""
+
+    columns: tuple[str, ...] = ("problem", "solution")
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        _require(row, self.columns)
+        solution = _text(row["solution"], "solution")
+        return Candidate(
+            problem=_question(row["problem"], "problem"),
+            solutions=_present(solution),
+            answer=last_box(solution) or "",
+            source=_text(row.get("source"), "source"),
+        )
+
+
+class Numina15:
+    """NuminaMath-1.5: the sentinels ``proof`` and ``notfound`` stay in the answer, any flag but "Yes" is invalid."""
+
+    columns: tuple[str, ...] = (
+        "problem",
+        "solution",
+        "answer",
+        "question_type",
+        "problem_is_valid",
+        "solution_is_valid",
+    )
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        _require(row, self.columns)
+        solution = _text(row["solution"], "solution")
+        flags = [_text(row[column], column) for column in ("problem_is_valid", "solution_is_valid")]
+        return Candidate(
+            problem=_question(row["problem"], "problem"),
+            solutions=_present(solution),
+            answer=_answer(row["answer"], "answer") or last_box(solution) or "",
+            source=_text(row.get("source"), "source"),
+            kind=_text(row["question_type"], "question_type").strip().lower(),
+            invalid=any(flag.strip().lower() != VALID for flag in flags),
+        )
+
+
+class OpenR1:
+    """OpenR1-Math-220k: the complete generations that math-verify calls right, then those that only the Llama judge
+    does, then the plain solution.
+
+    At least one generation of a row is right, not all.  An empty answer is read from the plain solution: a generation
+    must not be the reference that it is checked against.
+    """
+
+    columns: tuple[str, ...] = (
+        "problem",
+        "solution",
+        "answer",
+        "generations",
+        "is_reasoning_complete",
+        "correctness_math_verify",
+    )
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        _require(row, self.columns)
+        generations = [_text(*item) for item in _items(row["generations"], "generations")]
+        size = len(generations)
+        complete = _flags(row, "is_reasoning_complete", size)
+        proven = _flags(row, "correctness_math_verify", size)
+        judged = _flags(row, "correctness_llama", size)
+        reasons = [_text(*item) for item in _parallel(row, "finish_reasons", size)]
+        usable = [
+            index
+            for index in range(size)
+            if complete[index] and reasons[index] != CUT_SHORT and generations[index].strip()
+        ]
+        trusted = [index for index in usable if proven[index]]
+        trusted += [index for index in usable if judged[index] and not proven[index]]
+        solution = _text(row["solution"], "solution")
+        return Candidate(
+            problem=_question(row["problem"], "problem"),
+            solutions=(*(generations[index] for index in trusted), *_present(solution)),
+            answer=_answer(row["answer"], "answer") or last_box(solution) or "",
+            source=_text(row.get("source"), "source"),
+            kind=_text(row.get("question_type"), "question_type").strip().lower(),
+        )
+
+
+class Luffy:
+    """Openr1-Math-46k-8192: the last user message is the problem, the messages of ``target`` are the teacher's."""
+
+    columns: tuple[str, ...] = ("prompt", "target", "reward_model")
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        _require(row, self.columns)
+        asked = [message for message in _messages(row["prompt"], "prompt") if message[0] == "user"]
+        if not asked:
+            raise BadRow("column 'prompt': no message with the role 'user'")
+        told = [content for role, content, _ in _messages(row["target"], "target") if role == "assistant"]
+        solutions = tuple(content for content in told if content.strip())
+        reward_model = row["reward_model"]
+        if not isinstance(reward_model, Mapping):
+            raise _unlike(reward_model, "reward_model", "a mapping")
+        if "ground_truth" not in reward_model:
+            raise BadRow("column 'reward_model': no field 'ground_truth'")
+        answer = _answer(reward_model["ground_truth"], "reward_model.ground_truth")
+        return Candidate(
+            problem=_question(*asked[-1][1:]),
+            solutions=solutions,
+            answer=answer or last_box(solutions[0] if solutions else "") or "",
+            source=_text(row.get("data_source"), "data_source"),
+        )
+
+
+class Plain:
+    """A user's own rows.  Solution or answer may be absent, not both; without an answer the solution's last box is it.
+
+    Args:
+        problem, solution, answer: what the columns are called.
+    """
+
+    def __init__(self, problem: str = "problem", solution: str = "solution", answer: str = "answer") -> None:
+        self.columns: tuple[str, ...] = (problem,)
+        self.problem, self.solution, self.answer = problem, solution, answer
+
+    def __call__(self, row: Mapping[str, Any]) -> Candidate:
+        _require(row, self.columns)
+        if self.solution not in row and self.answer not in row:
+            raise BadRow(f"neither a column {self.answer!r} nor a column {self.solution!r}")
+        solution = _text(row.get(self.solution), self.solution)
+        return Candidate(
+            problem=_question(row[self.problem], self.problem),
+            solutions=_present(solution),
+            answer=_answer(row.get(self.answer), self.answer) or last_box(solution) or "",
+        )
+
+
+def _require(row: Mapping[str, Any], columns: Sequence[str]) -> None:
+    for column in columns:
+        if column not in row:
+            raise BadRow(f"no column {column!r}; it needs {', '.join(columns)}")
+
+
+def _null(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _unlike(value: object, column: str, expected: str) -> BadRow:
+    return BadRow(f"column {column!r}: expected {expected}, found {type(value).__name__}")
+
+
+def _text(value: object, column: str) -> str:
+    """A cell that holds text or nothing; half a surrogate pair is refused, no tokenizer and no hash would take it."""
+    if _null(value):
+        return ""
+    if not isinstance(value, str):
+        raise _unlike(value, column, "text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRow(f"column {column!r}: not valid Unicode at character {error.start}") from error
+    return value
+
+
+def _question(value: object, column: str) -> str:
+    text = _text(value, column)
+    if not text.strip():
+        raise BadRow(f"column {column!r} is empty")
+    return text
+
+
+def _answer(value: object, column: str) -> str:
+    """An answer's text; a number is written out without exponent, and a whole one as an integer."""
+    if _null(value):
+        return ""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise _unlike(value, column, "text or a number")
+    if isinstance(value, str):
+        return _text(value, column).strip()
+    try:
+        whole = int(value) == value
+        return str(int(value)) if whole else format(Decimal(repr(float(value))), "f")
+    except (OverflowError, ValueError) as error:
+        raise BadRow(f"column {column!r}: a number without a text: {error}") from error
+
+
+def _present(solution: str) -> tuple[str, ...]:
+    return (solution,) if solution.strip() else ()
+
+
+def _items(value: object, column: str) -> list[tuple[Any, str]]:
+    """The entries of a list, each with the name that an error gives it."""
+    if _null(value):
+        return []
+    if not isinstance(value, list | tuple):
+        raise _unlike(value, column, "a list")
+    return [(item, f"{column}[{index}]") for index, item in enumerate(value)]
+
+
+def _parallel(row: Mapping[str, Any], column: str, size: int) -> list[tuple[Any, str]]:
+    """The entries of a list that runs along the generations; nulls where there is no list."""
+    value = row.get(column)
+    items = _items([None] * size if _null(value) else value, column)
+    if len(items) != size:
+        raise BadRow(f"column {column!r}: {len(items)} entries for {size} generations")
+    return items
+
+
+def _flags(row: Mapping[str, Any], column: str, size: int) -> list[bool]:
+    """A parallel list of truth values; null is false."""
+    items = _parallel(row, column, size)
+    for value, name in items:
+        if not (_null(value) or isinstance(value, bool)):
+            raise _unlike(value, name, "true or false")
+    return [value is True for value, _ in items]
+
+
+def _messages(value: object, column: str) -> list[tuple[str, str, str]]:
+    """``(role, content, name of the content)`` of each message of a conversation."""
+    messages = []
+    for message, name in _items(value, column):
+        if not isinstance(message, Mapping):
+            raise _unlike(message, name, "a message with role and content")
+        role = _text(message.get("role"), f"{name}.role")
+        messages.append((role, _text(message.get("content"), f"{name}.content"), f"{name}.content"))
+    return messages
