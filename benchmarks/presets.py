@@ -1,7 +1,7 @@
 """Every preset over several seeds, as a Markdown table: the numbers of README, "What was measured".
 
     python benchmarks/presets.py                     # seven presets, seeds 0 1 2, two at a time: about an hour
-    python benchmarks/presets.py --presets hapo grpo --seeds 0 --folder runs/presets
+    python benchmarks/presets.py --presets rl_plus chord hpt --seeds 0 --folder runs/presets
     python benchmarks/presets.py --presets sft_then_grpo sft_then_hapo --name early \\
         --overrides phases.sequence.warmup.steps=5
 

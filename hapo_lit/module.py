@@ -81,8 +81,9 @@ class HapoModule(LightningModule):
         metrics = anneal_metrics(self.experience) | self.phase.algorithm.metrics()
         metrics |= self.optimise(self.experience, self.loss)
         self.step += 1
-        self.trainer.datamodule.consumed = self.step  # type: ignore[attr-defined]
-        metrics |= {"time/step": time.perf_counter() - started, "step": float(self.step)}
+        self.trainer.datamodule.used(batch, self.step)  # type: ignore[attr-defined]
+        waited: float = self.trainer.datamodule.waited  # type: ignore[attr-defined]
+        metrics |= {"time/step": time.perf_counter() - started, "time/data": waited, "step": float(self.step)}
         self.log_dict(metrics)
         shown = {"reward": "reward/mean", "gate": "gate/open_rate"}
         self.log_dict({k: metrics[v] for k, v in shown.items() if v in metrics}, prog_bar=True, logger=False)

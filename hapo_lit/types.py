@@ -77,6 +77,8 @@ class PromptBatch(_Movable):
     """``[P, T] bool``: True on the teacher's tokens."""
     teacher_rewards: Tensor
     """``[P] float``: the verifier's verdict on the teacher; 0 = absent, wrong or too long, and never injected."""
+    mark: tuple[int, ...] = ()
+    """Where the data stand after this batch, for whoever resumes."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:

@@ -170,9 +170,9 @@ def test_own_problems_from_a_file(trained):
         "train",
         "model.path=./base",
         "data=files",
-        "data.source.path=train.jsonl",
+        "data.path=train.jsonl",
         "verifier=math",
-        "data.source.heldout_path=heldout.jsonl",
+        "data.heldout_path=heldout.jsonl",
         *small,
         "hydra.run.dir=own",
     )

@@ -193,7 +193,7 @@ def test_every_option_of_every_group_names_real_parameters(group, option):
     config = composed("train", f"{group}={option}")
     OmegaConf.set_struct(config, False)
     if (group, option) == ("data", "files"):
-        config.data.source.update(path="train.jsonl", heldout_path="heldout.jsonl")
+        config.data.path = "train.jsonl"
     config.model.path, config.paths.run = "somewhere", "runs"
     OmegaConf.resolve(config)
     assert check_names(config[group]) >= 1
@@ -260,8 +260,8 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume to RUN/checkpoints/last.ckpt"),
         ("model.path=/no/folder", "model folder '/no/folder' does not exist; set model.path"),
         ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
-        ("data=files", "data.source.path"),
-        ("data=files data.source.path=a.jsonl data.source.heldout_path=b.jsonl", "data file 'a.jsonl' does not exist"),
+        ("data=files", "data.path"),
+        ("data=files data.path=a.jsonl", "data file 'a.jsonl' does not exist"),
         ("max_prompt_tokens=3", "all 384 prompts are longer than 3 tokens"),
         ("rollout.temperature=0", "training needs samples"),
         ("module.micro_batch_size=0", "module.micro_batch_size must be at least 1, got 0"),

@@ -1,13 +1,10 @@
-import json
 from collections import Counter
 
-import pandas as pd
 import pytest
 import torch
 
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.collate import collate, encode, fingerprint
-from hapo_lit.data.files import ProblemFiles
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.prompts import ChatTemplate, PlainTemplate
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
@@ -94,14 +91,13 @@ def test_prompt_ids_depend_on_the_text_alone():
 
 
 def test_templates(tokenizer):
-    assert tokenizer.decode(PlainTemplate("Q: {problem}").encode(tokenizer, "1")).endswith("1")
+    assert PlainTemplate("Q: {problem}").prompt(tokenizer, "1") == "Q: 1"
     with pytest.raises(ValueError, match=r"no \{problem\} in it"):
         PlainTemplate("Q:")
     tokenizer.chat_template = (
         "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
-    ids = ChatTemplate(system="1").encode(tokenizer, "2")
-    assert tokenizer.decode(ids) == "1;2;="
+    assert ChatTemplate(system="1").prompt(tokenizer, "2") == "1;2;="
 
 
 def test_every_epoch_is_a_permutation_of_its_own_and_no_prompt_comes_twice_in_a_batch(tokenizer):
@@ -133,7 +129,9 @@ def test_the_stream_goes_on_at_the_next_batch(tokenizer):
     data = module(tokenizer)
     stream = iter(data.train_dataloader())
     seen = [next(stream).prompt_ids.tolist() for _ in range(7)]
-    data.consumed = 3
+    again = iter(module(tokenizer).train_dataloader())
+    for step in range(3):
+        data.used(next(again), step + 1)
     resumed = module(tokenizer)
     resumed.load_state_dict(data.state_dict())
     stream = iter(resumed.train_dataloader())
@@ -167,51 +165,3 @@ def test_fingerprint_sees_every_field(tokenizer):
     for change in ({"answer": "9"}, {"teacher_reward": 0.5}, {"tokens": [1]}, {"prompt_id": 3}):
         assert fingerprint([base[0]._replace(**change), *base[1:]]) != fingerprint(base)
     assert fingerprint(base[::-1]) != fingerprint(base)
-
-
-# -- files
-
-
-def rows(*problems):
-    return [{"problem": p.problem, "solution": p.solution, "answer": p.answer} for p in problems]
-
-
-def written(path, records):
-    if path.suffix == ".parquet":
-        pd.DataFrame(records).to_parquet(path)
-    else:
-        path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return str(path)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
-def test_files_are_read_and_heldout_problems_leave_the_training_set(tmp_path, suffix):
-    train = written(tmp_path / f"train{suffix}", rows(*PROBLEMS, PROBLEMS[0]))
-    heldout = written(tmp_path / f"heldout{suffix}", rows(PROBLEMS[1]))
-    source = ProblemFiles(train, heldout)
-    assert source.train() == [PROBLEMS[0], *PROBLEMS[2:]]
-    assert source.heldout() == [PROBLEMS[1]]
-
-
-def test_bad_files_are_named(tmp_path):
-    good = written(tmp_path / "good.jsonl", rows(*PROBLEMS))
-    with pytest.raises(FileNotFoundError, match=r"'gone.jsonl' does not exist; set data.source.path"):
-        ProblemFiles("gone.jsonl", good)
-    with pytest.raises(ValueError, match=r"data\.source\.heldout_path is not set"):
-        ProblemFiles(good, None)
-    holes = written(tmp_path / "holes.jsonl", [*rows(PROBLEMS[0]), {"problem": "x", "solution": "y", "answer": None}])
-    with pytest.raises(ValueError, match=r"holes.jsonl, row 2: no text in column 'answer'"):
-        ProblemFiles(good, holes).heldout()
-    with pytest.raises(ValueError, match=r"every problem of .*good.jsonl is held out as well"):
-        ProblemFiles(good, good).train()
-    empty = written(tmp_path / "empty.jsonl", rows(Problem("x", "y", " ")))
-    with pytest.raises(ValueError, match=r"empty.jsonl, row 1: no text in column 'answer'"):
-        ProblemFiles(good, empty).heldout()
-    torn = tmp_path / "torn.jsonl"
-    torn.write_text('{"problem": "x", "solu')
-    with pytest.raises(ValueError, match=r"torn.jsonl cannot be read"):
-        ProblemFiles(good, str(torn)).heldout()
-    text = tmp_path / "data.txt"
-    text.write_text("")
-    with pytest.raises(ValueError, match=r"cannot tell the format of '\.txt'"):
-        ProblemFiles(good, str(text)).heldout()

@@ -102,6 +102,7 @@ KEYS = frozenset(
         "teacher",
         "teacher_check",
         "teacher_errors",
+        "template",
         "trainer",
         "verifier",
         "weighting",

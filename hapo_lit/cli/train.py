@@ -18,9 +18,31 @@ from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_u
 from hapo_lit.protocols import Lawful
 
 DATA_LINE = (
-    "data: {train_problems} problems, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers: "
+    "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
     "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
 )
+
+
+def report_data(data: Any) -> dict[str, float]:
+    """Print what the data are; returns the facts."""
+    facts: dict[str, float] = data.describe()
+    judged = sum(facts[f"teacher_{fate}"] for fate in ("usable", "rejected", "too_long", "absent"))
+    size = f"{facts['train_problems']:,.0f} problems" if facts["train_problems"] else "a stream of problems"
+    part = "" if judged == facts["train_problems"] else f" of {judged} looked at"
+    print(DATA_LINE.format(size=size, of=part, **facts))
+    if dropped := data.dropped():
+        print(f"rows: {dropped}")
+    if not facts["teacher_usable"]:
+        print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
+    prompt, teacher = data.sample()
+    print(f"a prompt: {shortened(prompt)}\nits teacher: {shortened(teacher)}")
+    return facts
+
+
+def shortened(text: str, length: int = 300) -> str:
+    """A text on one line, its middle left out if it is long."""
+    shown = repr(text)
+    return shown if len(shown) <= length else f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
@@ -37,10 +59,7 @@ def main(config: DictConfig) -> float:
     check(trainer, config.steps)
     with setting_up():
         data.setup()
-    facts = data.describe()
-    print(DATA_LINE.format(**facts))
-    if not facts["teacher_usable"]:
-        print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
+        facts = report_data(data)
     run.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / "config.yaml")
 

@@ -127,6 +127,9 @@ class Arithmetic:
     def heldout(self) -> list[Problem]:
         return self._take(self.heldout_size, stream=1, held_out=True, errors=NoErrors(), repeats=self.repeats)
 
+    def report(self) -> dict[str, int]:
+        return {}
+
     def _take(self, size: int, stream: int, held_out: bool, errors: TeacherErrors, repeats: bool) -> list[Problem]:
         taken: list[Problem] = []
         seen: set[str] = set()

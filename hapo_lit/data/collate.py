@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -46,30 +47,82 @@ def encode(
     """Tokenise problems and judge their teachers.
 
     A prompt over ``max_prompt_tokens`` is dropped; a teacher over ``max_response_tokens`` counts as absent, since the
-    policy could never write it.  ``tally`` counts which of the :data:`FATES` each problem met.
+    policy could never write it.  Of several solutions that fit the longest that the check accepts is taken.  ``tally``
+    counts which of the :data:`FATES` each problem met.
 
     Raises:
         ValueError: there is no problem, or no prompt fits.
     """
     if not problems:
         raise ValueError("there are no problems: look at the sizes or files under data.source")
-    encoded = []
-    for problem, reward in zip(problems, teacher_check(problems), strict=True):
-        tokens = template.encode(tokenizer, problem.problem)
-        if len(tokens) > max_prompt_tokens:
-            tally[PROMPT_LONG] += 1
-            continue
-        teacher: list[int] = []
-        if problem.solution:
-            teacher = [*tokenizer(problem.solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        fits = len(teacher) <= max_response_tokens
-        tally[_fate(teacher, fits, reward)] += 1
-        if not fits:
-            teacher = []
-        encoded.append(Encoded(problem.prompt_id, tokens, problem.answer, teacher, reward if teacher else 0.0))
-    if not encoded:
+    prompts = prompt_tokens(problems, tokenizer, template)
+    fitting = [index for index, tokens in enumerate(prompts) if len(tokens) <= max_prompt_tokens]
+    if len(fitting) < len(problems):
+        tally[PROMPT_LONG] += len(problems) - len(fitting)
+    if not fitting:
         raise ValueError(f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; raise the limit")
-    return encoded
+    kept = [problems[index] for index in fitting]
+    teachers = _teachers(kept, tokenizer, template, teacher_check, max_response_tokens, tally)
+    return [
+        Encoded(problem.prompt_id, prompts[index], problem.answer, *teacher)
+        for index, problem, teacher in zip(fitting, kept, teachers, strict=True)
+    ]
+
+
+def prompt_tokens(problems: Sequence[Problem], tokenizer: Any, template: Template) -> list[list[int]]:
+    """Token ids of the prompts."""
+    texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=template.special_tokens)["input_ids"]
+    return ids
+
+
+def fits(problems: Sequence[Problem], tokenizer: Any, template: Template, max_prompt_tokens: int) -> list[bool]:
+    """Which prompts are within the limit.  Most need not be tokenised: a token is a byte at least."""
+    texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
+    spare = 8 * template.special_tokens  # what a tokenizer may add
+    unsure = [index for index, text in enumerate(texts) if len(text.encode()) + spare > max_prompt_tokens]
+    within = [True] * len(texts)
+    if unsure:
+        ids = tokenizer([texts[index] for index in unsure], add_special_tokens=template.special_tokens)["input_ids"]
+        for index, tokens in zip(unsure, ids, strict=True):
+            within[index] = len(tokens) <= max_prompt_tokens
+    return within
+
+
+def _teachers(
+    problems: Sequence[Problem],
+    tokenizer: Any,
+    template: Template,
+    teacher_check: TeacherCheck,
+    max_response_tokens: int,
+    tally: Counter[str],
+) -> list[tuple[list[int], float]]:
+    """Each problem's teacher as tokens with its reward."""
+    texts = [[text for text in (problem.solution, *problem.others) if text] for problem in problems]
+    written = [template.response(text) for own in texts for text in own]
+    ids = iter(tokenizer(written, add_special_tokens=False)["input_ids"] if written else [])
+    found: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
+    candidates: list[list[tuple[list[int], str]]] = []
+    fates = [TEACHER_ABSENT] * len(problems)
+    for index, own in enumerate(texts):
+        every = [([*next(ids), tokenizer.eos_token_id], text) for text in own]
+        fitting = [each for each in every if len(each[0]) <= max_response_tokens]
+        candidates.append(sorted(fitting, key=lambda each: len(each[0])))
+        if every:
+            fates[index] = TEACHER_REJECTED if fitting else TEACHER_LONG
+    while asked := [index for index, left in enumerate(candidates) if left]:
+        tried = [candidates[index].pop() for index in asked]
+        rewards = teacher_check(
+            [replace(problems[i], solution=text) for i, (_, text) in zip(asked, tried, strict=True)]
+        )
+        for index, (tokens, _), reward in zip(asked, tried, rewards, strict=True):
+            if reward > 0:
+                found[index], fates[index] = (tokens, reward), TEACHER_USABLE
+                candidates[index].clear()
+            elif not found[index][0]:
+                found[index] = (tokens, 0.0)
+    tally.update(fates)
+    return found
 
 
 def collate(encoded: Sequence[Encoded], pad_id: int) -> PromptBatch:
@@ -104,11 +157,3 @@ def _padded(sequences: Sequence[list[int]], pad_id: int, left: bool) -> tuple[Te
         tokens[row, where] = torch.tensor(sequence, dtype=torch.int64)
         mask[row, where] = True
     return tokens, mask
-
-
-def _fate(teacher: list[int], fits: bool, reward: float) -> str:
-    if not teacher:
-        return TEACHER_ABSENT
-    if not fits:
-        return TEACHER_LONG
-    return TEACHER_USABLE if reward > 0 else TEACHER_REJECTED

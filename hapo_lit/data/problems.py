@@ -18,6 +18,8 @@ class Problem:
     """The teacher's worked solution, ending in ``\\boxed{answer}``; empty = no teacher."""
     answer: str
     """The reference answer."""
+    others: tuple[str, ...] = ()
+    """Further solutions, for when the first may not be used."""
 
     @property
     def prompt_id(self) -> int:
@@ -34,3 +36,6 @@ class ProblemSource(Protocol):
 
     def heldout(self) -> Sequence[Problem]:
         """What it is judged on; shares no problem with ``train``."""
+
+    def report(self) -> dict[str, int]:
+        """How many rows were dropped for which reason, for sources that drop any."""

@@ -1,4 +1,4 @@
-"""Prompt templates: a problem's text as the policy sees it."""
+"""Templates: a problem as the policy sees it, and a teacher's solution as the policy would have written it."""
 
 from __future__ import annotations
 
@@ -6,33 +6,82 @@ from typing import Any, Protocol
 
 
 class Template(Protocol):
-    def encode(self, tokenizer: Any, problem: str) -> list[int]:
-        """Token ids of the prompt, special tokens included."""
+    special_tokens: bool
+    """True = the tokenizer adds its own special tokens to the prompt."""
+
+    def prompt(self, tokenizer: Any, problem: str) -> str:
+        """The text of the prompt."""
+
+    def response(self, solution: str) -> str:
+        """The teacher's text, without the end-of-sequence token."""
 
 
-class PlainTemplate:
-    """``text`` with ``{problem}`` filled in, and the special tokens that the tokenizer adds by itself."""
+class _Responses:
+    """How a teacher's solution is written.
 
-    def __init__(self, text: str = "{problem}\n") -> None:
-        if "{problem}" not in text:
-            raise ValueError(f"the template {text!r} has no {{problem}} in it")
+    Args:
+        response: with ``{solution}`` in it; for example with think tags around it.
+        begun: what the prompt has already written of the response: a teacher that begins with it loses it.
+    """
+
+    def __init__(self, response: str, begun: str) -> None:
+        _must_hold("{solution}", response)
+        self._response, self.begun = response, begun
+
+    def response(self, solution: str) -> str:
+        return self._response.replace("{solution}", solution).removeprefix(self.begun)
+
+
+class PlainTemplate(_Responses):
+    """``text`` with ``{problem}`` filled in, and the special tokens that the tokenizer adds by itself.
+
+    Args:
+        text: the prompt.
+        response, begun: see :class:`_Responses`.
+    """
+
+    special_tokens = True
+
+    def __init__(self, text: str = "{problem}\n", response: str = "{solution}", begun: str = "") -> None:
+        _must_hold("{problem}", text)
+        super().__init__(response, begun)
         self.text = text
 
-    def encode(self, tokenizer: Any, problem: str) -> list[int]:
-        ids: list[int] = tokenizer(self.text.replace("{problem}", problem))["input_ids"]
-        return ids
+    def prompt(self, tokenizer: Any, problem: str) -> str:
+        return self.text.replace("{problem}", problem)
 
 
-class ChatTemplate:
-    """The tokenizer's own chat template, with an optional system message."""
+class ChatTemplate(_Responses):
+    """The tokenizer's own chat template.
 
-    def __init__(self, system: str | None = None) -> None:
-        self.system = system
+    Args:
+        system: the system message; None = the template's own, if it has one.
+        user: the user's message, with ``{problem}`` in it.
+        response, begun: see :class:`_Responses`; ``begun`` is added to the prompt unless the template ends with it.
+    """
 
-    def encode(self, tokenizer: Any, problem: str) -> list[int]:
+    special_tokens = False
+
+    def __init__(
+        self,
+        system: str | None = None,
+        user: str = "{problem}",
+        response: str = "{solution}",
+        begun: str = "",
+    ) -> None:
+        _must_hold("{problem}", user)
+        super().__init__(response, begun)
+        self.system, self.user = system, user
+
+    def prompt(self, tokenizer: Any, problem: str) -> str:
+        if not tokenizer.chat_template:
+            raise ValueError("this tokenizer has no chat template; choose template=plain or another model")
         messages = [{"role": "system", "content": self.system}] if self.system else []
-        text = tokenizer.apply_chat_template(
-            [*messages, {"role": "user", "content": problem}], tokenize=False, add_generation_prompt=True
-        )
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        messages.append({"role": "user", "content": self.user.replace("{problem}", problem)})
+        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return text if text.endswith(self.begun) else text + self.begun
+
+
+def _must_hold(field: str, text: str) -> None:
+    if field not in text:
+        raise ValueError(f"the template {text!r} has no {field} in it")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import sqlite3
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 from hapo_lit.data.problems import Problem
@@ -31,3 +35,51 @@ class TrustedTeachers:
 
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
         return [1.0 if problem.solution else 0.0 for problem in problems]
+
+
+class CachedTeachers:
+    """Another check whose verdicts are kept on disk, by the content of solution and answer.
+
+    Several processes may share the file; what one has verified, all have.
+
+    Args:
+        check: the check.
+        path: an SQLite file.
+        name: of the check; verdicts under another name are not used.
+    """
+
+    def __init__(self, check: TeacherCheck, path: str, name: str = "verified") -> None:
+        self.check, self.path, self.name = check, Path(path).expanduser(), name
+        self._connection: sqlite3.Connection | None = None
+        self._owner = 0
+
+    def __call__(self, problems: Sequence[Problem]) -> list[float]:
+        keys = [self._key(problem) for problem in problems]
+        known = self._known(keys)
+        asked = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
+        fresh = dict(zip(asked, self.check(list(asked.values())), strict=True)) if asked else {}
+        if fresh:
+            with self._open() as database:
+                database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", fresh.items())
+        return [fresh[key] if key in fresh else known[key] for key in keys]
+
+    def _key(self, problem: Problem) -> bytes:
+        text = "\0".join((self.name, problem.solution, problem.answer))
+        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+    def _known(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        found: dict[bytes, float] = {}
+        for start in range(0, len(keys), 500):
+            part = keys[start : start + 500]
+            query = f"SELECT * FROM verdicts WHERE key IN ({','.join('?' * len(part))})"
+            found |= dict(self._open().execute(query, part).fetchall())
+        return found
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection of this process: one must not be carried over a fork."""
+        if self._connection is None or self._owner != os.getpid():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection, self._owner = sqlite3.connect(self.path, timeout=60), os.getpid()
+            self._connection.execute("PRAGMA journal_mode=WAL")
+            self._connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, reward REAL)")
+        return self._connection

@@ -1,0 +1,222 @@
+"""Rows of a data set, one at a time, from the hub or from local files, each with its place and never all at once."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+Row = Mapping[str, Any]
+
+KINDS = {".jsonl": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
+"""File suffix -> how it is read."""
+
+
+class Place(NamedTuple):
+    """Where a row stands."""
+
+    file: str
+    """File, or hub id."""
+    row: int
+    """Counted from 1 within the file."""
+
+    def __str__(self) -> str:
+        return f"{self.file}, row {self.row}"
+
+
+class Unreadable(NamedTuple):
+    """In the place of a row that is not one: a broken line."""
+
+    why: str
+
+
+class Position(NamedTuple):
+    """Where to read on: the rows before it have been read."""
+
+    file: int = 0
+    row: int = 0
+
+
+class Reader(Protocol):
+    """Where rows come from."""
+
+    name: str
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Raise ``ValueError`` if it is known by now that a column is missing."""
+
+    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
+        """Rows from ``start`` on, each with its place and the position after it."""
+
+    def fingerprint(self) -> str:
+        """Changes when the data do."""
+
+
+class LocalFiles:
+    """Files named by patterns, read in the order of their names.
+
+    Parquet and Arrow files are streamed by ``datasets``, JSON lines line by line; a ``.json`` file holds a list and is
+    read whole.  Footers are read at once, so that a damaged file is found before training and not in the middle of it.
+
+    Args:
+        paths: a file, a pattern such as ``data/*.parquet``, or several of them.
+
+    Raises:
+        FileNotFoundError: a pattern matches nothing.
+        ValueError: a suffix is unknown or a file is damaged.
+    """
+
+    def __init__(self, paths: str | Sequence[str]) -> None:
+        patterns = [paths] if isinstance(paths, str) else list(paths)
+        self.name = ", ".join(patterns)
+        self.files: list[Path] = []
+        for pattern in patterns:
+            found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
+            if not found:
+                raise FileNotFoundError(f"data file {pattern!r} does not exist; set data.path to files or a pattern")
+            self.files += [Path(file) for file in found]
+        self._columns = {file: names for file in self.files if (names := _columns(file)) is not None}
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Raise ``ValueError`` if a Parquet or Arrow file lacks one of the columns."""
+        for file, names in self._columns.items():
+            if missing := [column for column in columns if column not in names]:
+                raise ValueError(f"{file} has no column {missing[0]!r}; it has {', '.join(names)}")
+
+    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
+        for index in range(start.file, len(self.files)):
+            file = self.files[index]
+            skip = start.row if index == start.file else 0
+            row = skip
+            try:
+                for content in _OPEN[KINDS[file.suffix]](file, skip):
+                    row += 1
+                    yield content, Place(str(file), row), Position(index, row)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
+
+    def fingerprint(self) -> str:
+        """Of names, sizes and times of change."""
+        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
+        return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
+
+
+class Hub:
+    """A data set of the Hugging Face hub, streamed by ``datasets``.
+
+    Args:
+        dataset: its id, such as ``AI-MO/NuminaMath-1.5``.
+        config: its configuration, where it has several.
+        split: the split to read.
+        revision: a commit or tag; naming one makes runs repeatable.
+    """
+
+    def __init__(
+        self, dataset: str, config: str | None = None, split: str = "train", revision: str | None = None
+    ) -> None:
+        self.name, self.config, self.split, self.revision = dataset, config, split, revision
+
+    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
+        from datasets import load_dataset
+
+        try:
+            rows = load_dataset(self.name, self.config, split=self.split, revision=self.revision, streaming=True)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"the data set {self.name!r} cannot be read from the hub ({error}); is there a network, and is the "
+                f"name right? data.path reads local files instead"
+            ) from error
+        for row, content in enumerate(_each(rows.skip(start.row)), start.row + 1):
+            yield content, Place(self.name, row), Position(0, row)
+
+    def check(self, columns: Sequence[str]) -> None:
+        """Known at the first row only."""
+
+    def fingerprint(self) -> str:
+        return f"{self.name}:{self.config}:{self.split}:{self.revision}"
+
+
+def hub_or_files(dataset: str, paths: str | Sequence[str] | None = None, **hub: Any) -> Hub | LocalFiles:
+    """The hub's data set, or local files of the same shape where ``paths`` are given."""
+    return LocalFiles(paths) if paths else Hub(dataset, **hub)
+
+
+def optional_files(paths: str | Sequence[str] | None = None) -> LocalFiles | None:
+    """Local files, or None where no path is given."""
+    return LocalFiles(paths) if paths else None
+
+
+def _columns(file: Path) -> list[str] | None:
+    """The names in a file's footer; None if it has none."""
+    if file.suffix not in KINDS:
+        raise ValueError(f"{file}: cannot tell the format of {file.suffix!r}; use {', '.join(KINDS)}")
+    if file.suffix not in (".parquet", ".arrow"):
+        return None
+    import pyarrow
+    from pyarrow import ipc, parquet
+
+    try:
+        if file.suffix == ".parquet":
+            names = parquet.read_schema(file).names
+        else:
+            with pyarrow.memory_map(str(file)) as source:
+                names = _stream_or_file(ipc, source).schema.names
+    except (pyarrow.ArrowException, OSError) as error:
+        raise ValueError(f"{file} is damaged or no {file.suffix[1:]} file: {error}") from error
+    return list(names)
+
+
+def _stream_or_file(ipc: Any, source: Any) -> Any:
+    """Arrow has two formats for one suffix; ``datasets`` writes the first."""
+    try:
+        return ipc.open_stream(source)
+    except ValueError:
+        source.seek(0)
+        return ipc.open_file(source)
+
+
+def _lines(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines):
+            if number < skip:
+                continue
+            yield _parsed(line)
+
+
+def _parsed(line: str) -> Row | Unreadable:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        return Unreadable("an empty line" if not line.strip() else f"no JSON: {error}")
+    return row if isinstance(row, dict) else Unreadable(f"a {type(row).__name__} and no object")
+
+
+def _json(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+    rows = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(rows, list):
+        raise ValueError("it holds no list of rows; for one row a line use .jsonl")
+    for row in rows[skip:]:
+        yield row if isinstance(row, dict) else Unreadable(f"a {type(row).__name__} and no object")
+
+
+def _table(kind: str) -> Any:
+    def rows(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+        from datasets import load_dataset
+
+        yield from _each(load_dataset(kind, data_files=str(file), split="train", streaming=True).skip(skip))
+
+    return rows
+
+
+def _each(rows: Any) -> Iterator[Row]:
+    """All rows of a streamed data set.  Iterated over as such it would give a loader process only its part of them, and
+    every process must see the same order."""
+    for batch in rows.iter(batch_size=256):
+        for cells in zip(*batch.values(), strict=True):
+            yield dict(zip(batch, cells, strict=True))
+
+
+_OPEN = {"lines": _lines, "json": _json, "parquet": _table("parquet"), "arrow": _table("arrow")}
