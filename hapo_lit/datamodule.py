@@ -53,7 +53,7 @@ class MathDataModule(LightningDataModule):
         buffer: problems in a block of a stream.
         workers: processes that read, tokenise and verify ahead of the step; 0 = none.
         seed: of the order.
-        path, heldout_path: what the source was told to read, for messages.
+        path, heldout_path, evaluation_path: what the source was told to read; kept for whoever asks.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class MathDataModule(LightningDataModule):
         seed: int = 0,
         path: Any = None,
         heldout_path: Any = None,
+        evaluation_path: Any = None,
     ) -> None:
         super().__init__()
         self.source, self.tokenizer, self.template = source, tokenizer, template
@@ -82,7 +83,7 @@ class MathDataModule(LightningDataModule):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.buffer, self.workers, self.seed = buffer, workers, seed
-        self.path, self.heldout_path = path, heldout_path
+        self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
         self.consumed = 0
         """Batches that training has used up; ``HapoModule`` says so, since a loader may run ahead."""
         self.waited = 0.0

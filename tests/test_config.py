@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -178,6 +180,82 @@ def test_a_preset_is_a_few_lines_with_its_source():
         lines = (CONF / "experiment" / f"{preset}.yaml").read_text().splitlines()
         assert len(lines) <= 24, preset
         assert lines[1].startswith("# "), preset
+
+
+def rows_of(shape, count=60):
+    """Rows as each data set has them: the same problems, and one that is a proof, has a figure or is invalid."""
+    for number in range(2, count):
+        question, answer = f"What is {number}-1 in the list?", str(number - 1)
+        text = rf"We compute \boxed{{{answer}}}"
+        common = {"problem": question, "solution": text, "source": "olympiads"}
+        typed = {"question_type": "math-word-problem", "problem_type": "Algebra"}
+        if shape == "numina_cot":
+            yield common | {"messages": [{"role": "user", "content": question}]}
+        elif shape == "numina":
+            valid = {"problem_is_valid": "Yes", "solution_is_valid": "Yes" if number % 7 else "No", "synthetic": False}
+            yield common | typed | valid | {"answer": answer if number % 5 else "proof"}
+        elif shape == "openr1":
+            lists = {"generations": [text, text + " twice", "wrong"], "is_reasoning_complete": [True, True, True]}
+            verdicts = {
+                "correctness_math_verify": [True, True, False],
+                "correctness_llama": None,
+                "finish_reasons": None,
+            }
+            yield common | typed | lists | verdicts | {"answer": answer, "uuid": str(number), "correctness_count": 2}
+        else:
+            yield {
+                "data_source": "olympiads",
+                "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": question}],
+                "target": [{"role": "assistant", "content": text}],
+                "ability": "math",
+                "reward_model": {"style": "rule", "ground_truth": answer},
+                "extra_info": {"index": number, "split": "train"},
+            }
+
+
+@pytest.mark.parametrize("shape", ["numina", "numina_cot", "openr1", "luffy46k"])
+def test_every_data_set_reaches_the_policy_from_local_files(base, tmp_path, shape):
+    file = tmp_path / "rows.parquet"
+    pd.DataFrame(rows_of(shape)).to_parquet(file)
+    (tmp_path / "evaluation.jsonl").write_text(json.dumps({"problem": "what is  4-1 in the list?"}) + "\n")
+    config = train(
+        base,
+        tmp_path,
+        f"data={shape}",
+        f"data.path={file}",
+        f"data.evaluation_path={tmp_path / 'evaluation.jsonl'}",
+        f"paths.cache={tmp_path / 'cache'}",
+        "data.source.heldout_share=0.2",
+        "data.buffer=16",
+        "prompts_per_step=8",
+        "verifier=math",
+        "data.workers=0",
+        "model.tokenizer._target_=test_config.words",
+    )
+    (data,) = build(config, "data")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.teacher_usable.all()
+    assert len(set(batch.answers)) == 8
+    assert "overlaps_evaluation" in data.dropped()
+    facts = data.describe()
+    assert facts["teacher_accuracy"] == 1.0
+    assert facts["heldout_problems"] > 2
+    if shape == "numina":
+        assert "proof" in data.dropped()
+        assert "marked_invalid" in data.dropped()
+    if shape == "openr1":  # the longer of two right solutions
+        assert data.sample()[1].count("twice") == 1
+
+
+def words(path):
+    """A tokenizer that knows any word, in place of the base policy's, which knows digits."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer = Tokenizer(models.BPE({each: index for index, each in enumerate(["<eos>", *sorted(alphabet)])}, []))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
 def test_the_pretrain_door_builds(tmp_path):

@@ -211,7 +211,7 @@ class OverlapsEvaluation:
         self.fingerprints = frozenset(fingerprint64(text) for text in texts if normalised(text))
 
     def __call__(self, candidate: Candidate) -> bool:
-        return fingerprint64(candidate.problem) in self.fingerprints
+        return bool(self.fingerprints) and fingerprint64(candidate.problem) in self.fingerprints
 
 
 def normalised(problem: str) -> str:

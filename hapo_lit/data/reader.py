@@ -149,6 +149,20 @@ def optional_files(paths: str | Sequence[str] | None = None) -> LocalFiles | Non
     return LocalFiles(paths) if paths else None
 
 
+def problem_texts(paths: str | Sequence[str] | None = None, column: str = "problem") -> list[str]:
+    """The problems of local files, for keeping them out of the training set; none where no path is given."""
+    if not paths:
+        return []
+    reader = LocalFiles(paths)
+    reader.check([column])
+    texts = []
+    for row, place, _ in reader.rows(Position()):
+        if isinstance(row, Unreadable) or not isinstance(row.get(column), str):
+            raise ValueError(f"{place}: no text in column {column!r}")
+        texts.append(row[column])
+    return texts
+
+
 def _columns(file: Path) -> list[str] | None:
     """The names in a file's footer; None if it has none."""
     if file.suffix not in KINDS:
