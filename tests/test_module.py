@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
@@ -12,7 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from hapo_lit.advantages import GroupNormalised, SpareFailures
 from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
+from hapo_lit.data.corpus import Corpus, Prepared
 from hapo_lit.data.prompts import PlainTemplate
+from hapo_lit.data.reader import LocalFiles
+from hapo_lit.data.schemas import Plain
 from hapo_lit.data.teachers import VerifiedTeachers
 from hapo_lit.datamodule import MathDataModule
 from hapo_lit.evaluation import Evaluator
@@ -262,6 +266,34 @@ def test_stopping_at_any_step_and_resuming_is_the_same_run_to_the_bit(make_polic
         assert str(resumed.phases.state_dict()) == str(through.phases.state_dict())
         for index, state in again.optimizers[0].state_dict()["state"].items():
             assert all(torch.equal(state[key], states[index][key]) for key in state)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("kind", ["stream", "prepared"])
+def test_a_run_on_a_data_set_goes_on_to_the_bit_too(make_policy, tokenizer, tmp_path, kind, workers):
+    rows = [
+        {"problem": f"Compute {n}7-2.", "solution": rf"\\boxed{{{10 * n + 5}}}", "answer": ""} for n in range(1, 30)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def files():
+        source = Corpus(LocalFiles(str(tmp_path / "rows.jsonl")), Plain(), heldout_share=0.2, heldout_size=2)
+        if kind == "prepared":
+            source = Prepared(source, str(tmp_path / "cache"), progress=False)
+        check = VerifiedTeachers(ExactVerifier())
+        return MathDataModule(
+            source, tokenizer, PlainTemplate(), check, ExactVerifier(), 4, 30, 40, buffer=7, workers=workers
+        )
+
+    through = module(make_policy(), tokenizer, phase(hapo()))
+    datamodule = files()
+    fit(through, datamodule, tmp_path, every=1)
+    assert through.experience.teacher_usable.any()
+    for stop in (1, 3, 5):
+        resumed, again = module(make_policy(seed=9), tokenizer, phase(hapo())), files()
+        fit(resumed, again, resume=tmp_path / f"step={stop}.ckpt")
+        assert torch.equal(weights(resumed), weights(through))
+        assert again.state_dict() == datamodule.state_dict()
 
 
 def test_a_foreign_checkpoint_is_refused(make_policy, tokenizer):
