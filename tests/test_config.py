@@ -338,7 +338,7 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume to RUN/checkpoints/last.ckpt"),
         ("model.path=/no/folder", "model folder '/no/folder' does not exist; set model.path"),
         ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
-        ("data=files", "data.path"),
+        ("data=files", "data.path is not set, and has no default"),
         ("data=files data.path=a.jsonl", "data file 'a.jsonl' does not exist"),
         ("max_prompt_tokens=3", "all 384 prompts are longer than 3 tokens"),
         ("rollout.temperature=0", "training needs samples"),

@@ -174,6 +174,8 @@ def in_one_line(error: BaseException) -> str:
         known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
         near = _nearest(unknown[1], known)
         return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
+    if unset := re.search(r"Missing mandatory value: (\S+)", text):
+        return f"{unset[1]} is not set, and has no default"
     if empty := re.search(r"(\w+)\(\) takes no arguments", text):
         where = re.search(r"full_key: (?:\S+\.)?(\w+)", str(error))
         holder = where[1] if where else "its key"
