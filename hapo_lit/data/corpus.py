@@ -83,7 +83,8 @@ class Corpus:
             return self.schema(row)
         except BadRow as error:
             if self.on_bad_row == "stop":
-                raise ValueError(f"{place}: {error}; on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out") from error
+                hint = "on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out"
+                raise ValueError(f"{place}: {error}; {hint}") from error
             tally[BAD_ROW] += 1
             return None
 
