@@ -371,7 +371,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
 
 
 def test_unknown_verbs_are_named(says):
-    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, pretrain"
+    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, pretrain, data"
 
 
 def test_help_lists_the_verbs(capsys):

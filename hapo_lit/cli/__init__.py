@@ -13,7 +13,10 @@ import sys
 VERBS = {
     "train": "train a policy (by default: HAPO on the embedded experiment)",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
+    "data": "`hapo data inspect`: what becomes of the training data, and what it looks like",
 }
+WORDS = {"data": "inspect"}
+"""The word that must follow a verb."""
 OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multirun", "--info", "--shell-completion"}
 """Hydra's options that a door passes on."""
 
@@ -31,12 +34,17 @@ def main(arguments: list[str] | None = None) -> None:
 
     if verb not in VERBS:
         stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")
-    for argument in arguments[1:]:
+    spoken, settings = verb, arguments[1:]
+    if word := WORDS.get(verb):
+        if settings[:1] != [word]:
+            stop(f"`hapo {verb}` needs the word {word!r} next: hapo {verb} {word} [key=value ...]")
+        spoken, settings = f"{verb} {word}", settings[1:]
+    for argument in settings:
         if argument.startswith("--") and argument.split("=")[0] not in OPTIONS:
             stop(f"there is no option {argument!r}: settings are key=value, such as experiment=grpo")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and what is printed is ours
     ENTERED.clear()
-    sys.argv = [f"hapo {verb}", *arguments[1:]]
+    sys.argv = [f"hapo {spoken}", *settings]
     try:
         importlib.import_module(f"hapo_lit.cli.{verb}").main()
     except (*CONFIGURATION_ERRORS, ValueError, OSError) as error:

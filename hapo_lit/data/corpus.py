@@ -97,14 +97,18 @@ class Corpus:
         """Fingerprint -> held-out problem."""
         if self._heldout is None:
             reader, found = self.heldout_reader or self.reader, dict[int, Problem]()
-            for candidate, _ in self.candidates(reader, Position(), Counter()):
+            tally: Counter[str] = Counter()
+            for candidate, _ in self.candidates(reader, Position(), tally):
+                tally[KEPT] += 1
                 mark = fingerprint64(candidate.problem)
                 if self.heldout_reader is not None or self._chosen(mark):
                     found.setdefault(mark, problem_of(candidate))
                 if len(found) == self.heldout_size:
                     break
             if not found:
-                raise ValueError(f"{reader.name} gives no held-out problem: look at the filters and heldout_share")
+                raise ValueError(
+                    f"{reader.name} gives no held-out problem ({reasons(tally)}): look at the filters and heldout_share"
+                )
             self._heldout = found
         return self._heldout
 
@@ -112,12 +116,15 @@ class Corpus:
         """Held out by its hash: the same whatever the order, the number of processes or the filters."""
         return mark % 2**32 < self.heldout_share * 2**32
 
+    def holds_out(self, mark: int) -> bool:
+        """Whether the problem with this fingerprint must not be trained on."""
+        return self._chosen(mark) if self.heldout_reader is None else mark in self._held
+
     def stream(self, start: Position, tally: Counter[str]) -> Iterator[tuple[Problem, int, Position]]:
         """Training problems from ``start`` on, each with its fingerprint and the position after it."""
-        held = self._held
         for candidate, after in self.candidates(self.reader, start, tally):
             mark = fingerprint64(candidate.problem)
-            if mark in held or (self.heldout_reader is None and self._chosen(mark)):
+            if self.holds_out(mark):
                 tally[HELD_OUT] += 1
             else:
                 tally[KEPT] += 1
