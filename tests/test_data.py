@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
-from hapo_lit.data.collate import collate, encode, fingerprint
+from hapo_lit.data.collate import collate, encode, fingerprint, token_ids
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.prompts import ChatTemplate, PlainTemplate
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
@@ -98,6 +98,15 @@ def test_templates(tokenizer):
         "{% for m in messages %}{{ m.content }};{% endfor %}{% if add_generation_prompt %}={% endif %}"
     )
     assert ChatTemplate(system="1").prompt(tokenizer, "2") == "1;2;="
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_tokens_are_those_the_tokenizer_itself_gives(tokenizer, special):
+    texts = [problem.problem + problem.solution for problem in PROBLEMS] + ["", "<bos>7<eos>"]
+    assert token_ids(tokenizer, texts, special) == tokenizer(texts, add_special_tokens=special)["input_ids"]
+    tokenizer(texts, padding=True, truncation=True, max_length=3)  # which leaves its traces in the backend
+    assert token_ids(tokenizer, texts, special) == tokenizer(texts, add_special_tokens=special)["input_ids"]
+    assert token_ids(tokenizer, [], special) == []
 
 
 def test_every_epoch_is_a_permutation_of_its_own_and_no_prompt_comes_twice_in_a_batch(tokenizer):

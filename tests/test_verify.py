@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import time
@@ -192,3 +193,21 @@ def test_no_text_is_ever_evaluated():
     for path in Path(hapo_lit.__file__).parent.rglob("*.py"):
         for line in path.read_text().splitlines():
             assert not banned.search(line.replace(".eval()", "")), f"{path}: {line}"
+
+
+def test_a_pool_that_has_worked_works_in_a_forked_process_too():
+    pool = AlgebraPool()
+    assert pool.compare([("x+1", "1+x")]) == [EQUAL]
+    queue = multiprocessing.get_context("fork").SimpleQueue()
+
+    def compare():
+        queue.put(pool.compare([("x+2", "2+x"), ("x", "y")]))
+        pool.close()
+
+    child = multiprocessing.get_context("fork").Process(target=compare, daemon=False)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert queue.get() == [EQUAL, NOT_EQUAL]
+    assert pool.compare([("x+3", "3+x")]) == [EQUAL]
+    pool.close()

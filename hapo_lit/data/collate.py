@@ -72,7 +72,17 @@ def encode(
 def prompt_tokens(problems: Sequence[Problem], tokenizer: Any, template: Template) -> list[list[int]]:
     """Token ids of the prompts."""
     texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=template.special_tokens)["input_ids"]
+    return token_ids(tokenizer, texts, template.special_tokens)
+
+
+def token_ids(tokenizer: Any, texts: list[str], special_tokens: bool) -> list[list[int]]:
+    """Token ids of texts.  Fast tokenizers are asked directly and not for offsets, which cost a quarter of the time."""
+    if getattr(tokenizer, "is_fast", False):
+        backend = tokenizer.backend_tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special_tokens)]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=special_tokens)["input_ids"] if texts else []
     return ids
 
 
@@ -83,7 +93,7 @@ def fits(problems: Sequence[Problem], tokenizer: Any, template: Template, max_pr
     unsure = [index for index, text in enumerate(texts) if len(text.encode()) + spare > max_prompt_tokens]
     within = [True] * len(texts)
     if unsure:
-        ids = tokenizer([texts[index] for index in unsure], add_special_tokens=template.special_tokens)["input_ids"]
+        ids = token_ids(tokenizer, [texts[index] for index in unsure], template.special_tokens)
         for index, tokens in zip(unsure, ids, strict=True):
             within[index] = len(tokens) <= max_prompt_tokens
     return within
@@ -100,7 +110,7 @@ def _teachers(
     """Each problem's teacher as tokens with its reward."""
     texts = [[text for text in (problem.solution, *problem.others) if text] for problem in problems]
     written = [template.response(text) for own in texts for text in own]
-    ids = iter(tokenizer(written, add_special_tokens=False)["input_ids"] if written else [])
+    ids = iter(token_ids(tokenizer, written, special_tokens=False))
     found: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
     candidates: list[list[tuple[list[int], str]]] = []
     fates = [TEACHER_ABSENT] * len(problems)

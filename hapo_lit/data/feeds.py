@@ -80,7 +80,7 @@ class Blocks:
         seed: int,
     ) -> None:
         if buffer < per_batch:
-            raise ValueError(f"data.source.buffer={buffer} must hold a batch of {per_batch} prompts at least")
+            raise ValueError(f"data.buffer={buffer} must hold a batch of {per_batch} prompts at least")
         self.corpus, self.fits, self.per_batch, self.buffer, self.seed = corpus, fits, per_batch, buffer, seed
         self.tally: Counter[str] = Counter()
 

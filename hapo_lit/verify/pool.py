@@ -14,7 +14,9 @@ import os
 import resource
 import time
 from collections.abc import Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 NOT_EQUAL, EQUAL, UNPARSABLE, TIMEOUT, DIED = range(5)
 """What became of a pair.  Only EQUAL earns a reward; the last three are counted as unknown."""
@@ -42,10 +44,12 @@ class AlgebraPool:
         self.workers, self.seconds, self.memory_mib = workers, seconds, memory_mib
         self._context = multiprocessing.get_context("forkserver")
         self._idle: list[_Worker] = []
+        self._owner = os.getpid()
         atexit.register(self.close)
 
     def compare(self, pairs: Sequence[_Task]) -> list[int]:
         """One code for each ``(gold, answer)`` pair, in order."""
+        self._leave_to_parent()
         results = [DIED] * len(pairs)
         waiting = list(enumerate(pairs))[::-1]
         busy: dict[Connection, tuple[_Worker, int, float]] = {}
@@ -80,8 +84,14 @@ class AlgebraPool:
 
     def close(self) -> None:
         """End all workers; the next ``compare`` starts new ones."""
+        self._leave_to_parent()
         while self._idle:
             self._idle.pop().kill()
+
+    def _leave_to_parent(self) -> None:
+        """After a fork the workers belong to the parent: two processes must not share a pipe."""
+        if self._owner != os.getpid():
+            self._idle, self._owner = [], os.getpid()
 
     def _living(self) -> _Worker:
         """An idle worker that still lives, else a new one."""
@@ -124,6 +134,17 @@ class _Worker:
         self.process.kill()
         self.process.join()
         self.pipe.close()
+
+
+def _forget_fork_server() -> None:
+    """A forked process needs a fork server of its own, since it cannot wait for its parent's."""
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    if server._forkserver_alive_fd is not None:
+        os.close(server._forkserver_alive_fd)
+    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+
+
+os.register_at_fork(after_in_child=_forget_fork_server)
 
 
 def _serve(pipe: Connection, memory_mib: int) -> None:
