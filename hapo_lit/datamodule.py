@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import count
 from typing import Any
 
@@ -262,7 +263,15 @@ class MathDataModule(LightningDataModule):
         if isinstance(self._shelf, _Memory):
             return same | {"fingerprint": fingerprint(self._shelf.items)}
         same |= {"fingerprint": self.source.fingerprint(), "max_prompt_tokens": self.max_prompt_tokens}  # type: ignore[union-attr]
+        same |= {"template": repr(vars(self.template)), "tokenizer": self._tokenizer_hash}
         return same | ({"buffer": self.buffer} if self._shelf is None else {})
+
+    @cached_property
+    def _tokenizer_hash(self) -> str:
+        """Of all a tokenizer is; which prompts fit depends on it."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        whole = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return hashlib.blake2b(f"{whole}{self.tokenizer.chat_template}".encode(), digest_size=8).hexdigest()
 
 
 class _Memory:

@@ -11,6 +11,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ class Corpus:
         for each in (reader, heldout):
             if each is not None:
                 each.check(schema.columns)
-        self._heldout: dict[int, Problem] | None = None
+        self._heldout: list[Problem] | None = None
 
     def candidates(self, reader: Reader, start: Position, tally: Counter[str]) -> Iterator[tuple[Candidate, Position]]:
         """Rows from ``start`` on that can be read and that no filter drops; ``tally`` counts why the rest are not."""
@@ -90,14 +91,8 @@ class Corpus:
 
     def heldout(self) -> list[Problem]:
         """What the policy is judged on."""
-        return list(self._held.values())
-
-    @property
-    def _held(self) -> dict[int, Problem]:
-        """Fingerprint -> held-out problem."""
         if self._heldout is None:
-            reader, found = self.heldout_reader or self.reader, dict[int, Problem]()
-            tally: Counter[str] = Counter()
+            reader, found, tally = self.heldout_reader or self.reader, dict[int, Problem](), Counter[str]()
             for candidate, _ in self.candidates(reader, Position(), tally):
                 tally[KEPT] += 1
                 mark = fingerprint64(candidate.problem)
@@ -109,8 +104,15 @@ class Corpus:
                 raise ValueError(
                     f"{reader.name} gives no held-out problem ({reasons(tally)}): look at the filters and heldout_share"
                 )
-            self._heldout = found
+            self._heldout = list(found.values())
         return self._heldout
+
+    @cached_property
+    def _reserved(self) -> frozenset[int]:
+        """Fingerprints of all rows of the held-out reader, whether or not they are among those that are judged on."""
+        assert self.heldout_reader is not None
+        rows = (self._mapped(row, place, Counter()) for row, place, _ in self.heldout_reader.rows(Position()))
+        return frozenset(fingerprint64(candidate.problem) for candidate in rows if candidate is not None)
 
     def _chosen(self, mark: int) -> bool:
         """Held out by its hash: the same whatever the order, the number of processes or the filters."""
@@ -118,7 +120,7 @@ class Corpus:
 
     def holds_out(self, mark: int) -> bool:
         """Whether the problem with this fingerprint must not be trained on."""
-        return self._chosen(mark) if self.heldout_reader is None else mark in self._held
+        return self._chosen(mark) if self.heldout_reader is None else mark in self._reserved
 
     def stream(self, start: Position, tally: Counter[str]) -> Iterator[tuple[Problem, int, Position]]:
         """Training problems from ``start`` on, each with its fingerprint and the position after it."""
@@ -130,12 +132,16 @@ class Corpus:
                 tally[KEPT] += 1
                 yield problem_of(candidate), mark, after
 
-    def fingerprint(self) -> str:
-        """Changes when rows, mapping, filters or the held-out share do."""
+    @cached_property
+    def _fingerprint(self) -> str:
         held = self.heldout_reader and self.heldout_reader.fingerprint()
         parts = [VERSION, self.reader.fingerprint(), _described(self.schema), held, self.on_bad_row]
         parts += [self.heldout_size, self.heldout_share, *map(_described, self.filters)]
         return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+
+    def fingerprint(self) -> str:
+        """Changes when rows, mapping, filters or the held-out share do."""
+        return self._fingerprint
 
 
 class Prepared:
@@ -168,7 +174,7 @@ class Prepared:
         """
         path = self.cache / f"{self.corpus.fingerprint()}.arrow"
         facts = path.with_suffix(".json")
-        if not facts.is_file():
+        if not (facts.is_file() and path.is_file()):
             self.cache.mkdir(parents=True, exist_ok=True)
             tally = self._write(path)
             draft = facts.with_suffix(f".{os.getpid()}")

@@ -87,7 +87,7 @@ class Blocks:
     def batches(self, mark: Mark) -> Iterator[tuple[list[Problem], Mark]]:
         epoch, file, row, used = mark
         while True:
-            dealt = 0
+            dealt, whole = 0, (file, row, used) == (0, 0, 0)
             batch: list[Problem] = []
             for begins, block in self._blocks(Position(file, row), epoch):
                 for position in range(used, len(block)):
@@ -96,7 +96,7 @@ class Blocks:
                         yield batch, (epoch, *begins, position + 1)
                         batch, dealt = [], dealt + 1
                 used = 0
-            if not dealt and (file, row) == (0, 0):
+            if not dealt and whole:
                 raise ValueError(f"{self.corpus.reader.name}: too few rows are left for a batch: {reasons(self.tally)}")
             epoch, file, row, used = epoch + 1, 0, 0, 0
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -78,6 +80,9 @@ class LocalFiles:
             if not found:
                 raise FileNotFoundError(f"data file {pattern!r} does not exist; set data.path to files or a pattern")
             self.files += [Path(file) for file in found]
+        self._fingerprint = hashlib.blake2b(
+            repr([_stamp(file) for file in self.files]).encode(), digest_size=8
+        ).hexdigest()
         self._columns = {file: names for file in self.files if (names := _columns(file)) is not None}
 
     def check(self, columns: Sequence[str]) -> None:
@@ -99,9 +104,8 @@ class LocalFiles:
                 raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Of names, sizes and times of change."""
-        stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
-        return hashlib.blake2b(repr(stats).encode(), digest_size=8).hexdigest()
+        """Of names, sizes, times of change, and both ends of each file, as they were found."""
+        return self._fingerprint
 
 
 class Hub:
@@ -122,21 +126,31 @@ class Hub:
     def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
         from datasets import load_dataset
 
+        row = start.row
         try:
-            rows = load_dataset(self.name, self.config, split=self.split, revision=self.revision, streaming=True)
+            rows = load_dataset(self.name, self.config, split=self.split, revision=self._commit, streaming=True)
+            for content in _each(rows.skip(row)):
+                row += 1
+                yield content, Place(self.name, row), Position(0, row)
         except (OSError, ValueError) as error:
             raise ValueError(
-                f"the data set {self.name!r} cannot be read from the hub ({error}); is there a network, and is the "
-                f"name right? data.path reads local files instead"
+                f"the data set {self.name!r} cannot be read from the hub after row {row} ({error}); is there a "
+                f"network, and is the name right? data.path reads local files instead"
             ) from error
-        for row, content in enumerate(_each(rows.skip(start.row)), start.row + 1):
-            yield content, Place(self.name, row), Position(0, row)
+
+    @cached_property
+    def _commit(self) -> str | None:
+        """The commit that is read: what a branch points to may change, and then a position means nothing."""
+        from huggingface_hub import HfApi
+
+        commit: str | None = HfApi().dataset_info(self.name, revision=self.revision).sha
+        return commit
 
     def check(self, columns: Sequence[str]) -> None:
         """Known at the first row only."""
 
     def fingerprint(self) -> str:
-        return f"{self.name}:{self.config}:{self.split}:{self.revision}"
+        return f"{self.name}:{self.config}:{self.split}:{self._commit}"
 
 
 def hub_or_files(dataset: str, paths: str | Sequence[str] | None = None, **hub: Any) -> Hub | LocalFiles:
@@ -192,19 +206,32 @@ def _stream_or_file(ipc: Any, source: Any) -> Any:
         return ipc.open_file(source)
 
 
+def _stamp(file: Path) -> tuple[object, ...]:
+    """What tells a file from another, without reading all of it."""
+    facts, digest = file.stat(), hashlib.blake2b(digest_size=8)
+    with file.open("rb") as content:
+        digest.update(content.read(2**16))
+        content.seek(max(0, facts.st_size - 2**16))
+        digest.update(content.read())
+    return file.name, facts.st_size, facts.st_mtime_ns, digest.hexdigest()
+
+
 def _lines(file: Path, skip: int) -> Iterator[Row | Unreadable]:
-    with file.open(encoding="utf-8", errors="replace") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines):
-            if number < skip:
-                continue
-            yield _parsed(line)
+            if number >= skip:
+                yield _parsed(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
 
 
-def _parsed(line: str) -> Row | Unreadable:
+def _parsed(line: bytes) -> Row | Unreadable:
+    if not line.strip():
+        return Unreadable("an empty line")
     try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return Unreadable("an empty line" if not line.strip() else f"no JSON: {error}")
+        row = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Unreadable(f"no UTF-8: {error}")
+    except (ValueError, RecursionError) as error:
+        return Unreadable(f"no JSON: {error}")
     return row if isinstance(row, dict) else Unreadable(f"a {type(row).__name__} and no object")
 
 
@@ -220,7 +247,9 @@ def _table(kind: str) -> Any:
     def rows(file: Path, skip: int) -> Iterator[Row | Unreadable]:
         from datasets import load_dataset
 
-        yield from _each(load_dataset(kind, data_files=str(file), split="train", streaming=True).skip(skip))
+        # else Parquet is read a row group at a time, whatever its size
+        settings = {"batch_size": 256} if kind == "parquet" else {}
+        yield from _each(load_dataset(kind, data_files=str(file), split="train", streaming=True, **settings).skip(skip))
 
     return rows
 

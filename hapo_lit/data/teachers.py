@@ -38,18 +38,20 @@ class TrustedTeachers:
 
 
 class CachedTeachers:
-    """Another check whose verdicts are kept on disk, by the content of solution and answer.
+    """Another check whose *accepting* verdicts are kept on disk, by the content of solution and answer and by what
+    accepted them.
 
-    Several processes may share the file; what one has verified, all have.
+    Rejections are not kept: one may have been a deadline that was missed.  Several processes may share the file; what
+    one has verified, all have.
 
     Args:
         check: the check.
         path: an SQLite file.
-        name: of the check; verdicts under another name are not used.
     """
 
-    def __init__(self, check: TeacherCheck, path: str, name: str = "verified") -> None:
-        self.check, self.path, self.name = check, Path(path).expanduser(), name
+    def __init__(self, check: TeacherCheck, path: str) -> None:
+        self.check, self.path = check, Path(path).expanduser()
+        self.name = f"{type(check).__name__}:{type(getattr(check, 'verifier', None)).__name__}"
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
 
@@ -58,9 +60,9 @@ class CachedTeachers:
         known = self._known(keys)
         asked = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
         fresh = dict(zip(asked, self.check(list(asked.values())), strict=True)) if asked else {}
-        if fresh:
+        if accepted := [(key, reward) for key, reward in fresh.items() if reward > 0]:
             with self._open() as database:
-                database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", fresh.items())
+                database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", accepted)
         return [fresh[key] if key in fresh else known[key] for key in keys]
 
     def _key(self, problem: Problem) -> bytes:
