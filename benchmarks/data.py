@@ -207,8 +207,8 @@ def memory(folder: str, tokenizer: Any) -> None:
     feed = data._feed
     assert isinstance(feed, Blocks)
     started, worked, early, tally = time.perf_counter(), cpu(), 0.0, Counter[str]()
-    for _, (epoch, *_) in data._batches(0, 1, 0, 16):
-        if epoch:
+    for batch in data._batches(0, 1, 0, 16):
+        if batch.mark[0]:  # the next epoch
             break
         tally = Counter(feed.tally)
         if not early and tally.total() >= WARM_ROWS:

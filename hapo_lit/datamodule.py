@@ -192,7 +192,7 @@ class MathDataModule(LightningDataModule):
 
     def sample(self) -> tuple[str, str]:
         """A prompt and its teacher as the policy sees them, special tokens and all."""
-        first = next(iter(self._batches(0, 1)))[0]
+        first = next(self._batches(0, 1))
         row = int(first.teacher_mask.any(1).int().argmax())
         prompt, teacher = first.tokens[row][first.mask[row]], first.teacher_tokens[row][first.teacher_mask[row]]
         return self.tokenizer.decode(prompt.tolist()), self.tokenizer.decode(teacher.tolist())
@@ -221,7 +221,7 @@ class MathDataModule(LightningDataModule):
         mine = self._shelf.take(self._feed.indices(index)[rank::world])
         return replace(collate(mine, self.tokenizer.pad_token_id), mark=(index + 1,))
 
-    def _batches(self, rank: int, world: int, worker: int = 0, workers: int = 1) -> Iterator[tuple[PromptBatch, Mark]]:
+    def _batches(self, rank: int, world: int, worker: int = 0, workers: int = 1) -> Iterator[PromptBatch]:
         """This rank's shares of the batches from the position on; of these every ``workers``-th."""
         self.setup()
         self._check_world(world)
@@ -229,10 +229,10 @@ class MathDataModule(LightningDataModule):
             for number, (problems, mark) in enumerate(self._feed.batches(self._mark)):
                 if number % workers == worker:
                     mine = self._encoded(problems[rank::world], Counter())
-                    yield replace(collate(mine, self.tokenizer.pad_token_id), mark=mark), mark
+                    yield replace(collate(mine, self.tokenizer.pad_token_id), mark=mark)
         else:
             for index in count(self._mark[0] + worker, workers):
-                yield self.batch(index, rank, world), (index + 1,)
+                yield self.batch(index, rank, world)
 
     def _check_world(self, world: int) -> None:
         if self.prompts_per_step % world:
@@ -321,8 +321,7 @@ class _Stream(IterableDataset[PromptBatch]):
     def __iter__(self) -> Iterator[PromptBatch]:
         info = get_worker_info()
         worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        for batch, _ in self.data._batches(self.rank, self.world, worker, workers):
-            yield batch
+        yield from self.data._batches(self.rank, self.world, worker, workers)
 
 
 class _Timed:

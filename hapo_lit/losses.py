@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hapo_lit.masked import masked_mean, masked_sum
+from hapo_lit.masked import bounded_exp, masked_mean, masked_sum
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.types import LossOutput, Rows
 
@@ -42,11 +42,6 @@ def sequence_ratio(gap: Tensor, mask: Tensor) -> Tensor:
 def sequence_product(gap: Tensor, mask: Tensor) -> Tensor:
     """The product over the response, at all its tokens: the honest importance ratio of a sequence (RLOO in TRL)."""
     return masked_sum(gap, mask, 1).expand_as(gap)
-
-
-def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """``exp`` of what is cut at ±20, where a ratio means nothing any more and its square still fits a float32."""
-    return log_ratio.clamp(-20, 20).exp()
 
 
 # -- clip: how much of the ratio acts -----------------------------------------------------------------------------

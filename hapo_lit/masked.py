@@ -1,4 +1,4 @@
-"""Masked reductions: the only numerics that several parts share."""
+"""Masked reductions and a bounded exponential: the only numerics that several parts share."""
 
 from __future__ import annotations
 
@@ -31,3 +31,8 @@ def all_equal(values: Tensor, mask: Tensor, dim: int) -> Tensor:
     high = torch.where(mask, values, -torch.inf).amax(dim, keepdim=True)
     low = torch.where(mask, values, torch.inf).amin(dim, keepdim=True)
     return (high == low) | ~mask.any(dim, keepdim=True)
+
+
+def bounded_exp(log_ratio: Tensor) -> Tensor:
+    """``exp`` of what is cut at ±20, where a ratio means nothing any more and its square still fits a float32."""
+    return log_ratio.clamp(-20, 20).exp()

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from math import ceil
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -102,38 +101,35 @@ class HapoModule(LightningModule):
         """
         started = time.perf_counter()
         optimizer = self._optimizer_at(self.step)
-        every = experience.rows()
-        rows = every.select(self.phase.loss.contributes(every))
-        idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
-        passes = self.ranks.most(ceil(rows.size / self.micro_batch_size))
+        micro_batches, row_share = self._micro_batches(experience)
         tallies: dict[str, Tensor] = {}
         total, norm = torch.zeros(()), torch.zeros(())
         for _ in range(self.updates_per_batch):
             optimizer.zero_grad(set_to_none=True)
-            for output in self._backward(rows, idle, passes, loss):
+            for micro in micro_batches:
+                output = loss(micro)
+                self.manual_backward(output.loss)
                 total = total + output.loss.detach() / self.updates_per_batch
                 for name, tally in output.metrics.items():
                     tallies[name] = tallies.get(name, 0) + tally.detach()
-            if passes:
+            if micro_batches:
                 norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
             optimizer.step()
         return ratios(tallies) | {
             "loss/total": float(total),
             "update/gradient_norm": float(norm),
             "update/learning_rate": self.phases.learning_rate(self.step),
-            "update/row_share": rows.size / every.size,
+            "update/row_share": row_share,
             "time/update": time.perf_counter() - started,
         }
 
-    def _backward(
-        self, rows: Rows, idle: Rows, passes: int, loss: Callable[[Rows], LossOutput]
-    ) -> Iterator[LossOutput]:
-        """Add the gradient of ``rows`` to the parameters, in ``passes`` micro-batches, some of them ``idle``."""
-        micro_batches = list(rows.split(self.micro_batch_size))
-        for micro in micro_batches + [idle] * (passes - len(micro_batches)):
-            output = loss(micro)
-            self.manual_backward(output.loss)
-            yield output
+    def _micro_batches(self, experience: Experience) -> tuple[list[Rows], float]:
+        """The rows that contribute, in as many micro-batches as the rank with most has, and their share of all rows."""
+        every = experience.rows()
+        rows = every.select(self.phase.loss.contributes(every))
+        idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
+        own = list(rows.split(self.micro_batch_size))
+        return own + [idle] * (self.ranks.most(len(own)) - len(own)), rows.size / every.size
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""
@@ -141,11 +137,8 @@ class HapoModule(LightningModule):
         held = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
-        every = experience.rows()
-        rows = every.select(self.phase.loss.contributes(every))
-        idle = every.select(torch.zeros(1, dtype=torch.int64, device=self.device)).silenced()
-        for _ in self._backward(rows, idle, self.ranks.most(ceil(rows.size / self.micro_batch_size)), self.loss):
-            pass
+        for micro in self._micro_batches(experience)[0]:
+            self.manual_backward(self.loss(micro).loss)
         found = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
         for parameter, gradient in zip(parameters, held, strict=True):
             parameter.grad = gradient

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hapo_lit.masked import bounded_exp
 from hapo_lit.protocols import TeacherTerm
 from hapo_lit.schedules import Course, Schedule
 from hapo_lit.types import Rows
@@ -89,7 +90,7 @@ class ClippedRatio:
         self.clip_low, self.clip_high = clip_low, clip_high
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
-        ratio = (logprobs - rows.old(logprobs)).clamp(-20, 20).exp()
+        ratio = bounded_exp(logprobs - rows.old(logprobs))
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         return torch.minimum(ratio * rows.advantages[:, None], clipped * rows.advantages[:, None])
 
@@ -124,11 +125,11 @@ class Phi:
     needs_advantage, needs_confidence = False, False
 
     def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
-        self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
+        self.likelihood = NegativeLogLikelihood(coefficient, horizon)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         probability = logprobs.detach().exp()
-        return self.coefficient(rows.step) * probability * (1 - probability) * logprobs
+        return probability * (1 - probability) * self.likelihood(logprobs, rows)
 
 
 class MixedPolicyRatio:

@@ -231,7 +231,7 @@ def test_empty_and_half_damaged_tables(tmp_path):
 def test_all_of_a_held_out_file_leaves_the_training_set_however_few_are_judged_on(files, tmp_path):
     held = write(tmp_path.parent / f"{tmp_path.name}.jsonl", [row(number) for number in range(2, 12)])
     apart, tally = corpus(files, heldout=LocalFiles(held), heldout_size=4), Counter()
-    trained = {problem.answer for problem, _, _ in apart.stream(Position(), tally)}
+    trained = {problem.answer for problem, _ in apart.stream(Position(), tally)}
     assert len(apart.heldout()) == 4
     assert not trained & {str(number - 1) for number in range(2, 12)}
 
@@ -261,7 +261,7 @@ def test_a_fingerprint_changes_with_files_filters_and_columns(files, tmp_path):
 
 def test_every_row_is_kept_or_counted_with_its_reason(files):
     source, tally = corpus(files), Counter()
-    kept = [problem for problem, _, _ in source.stream(Position(), tally)]
+    kept = [problem for problem, _ in source.stream(Position(), tally)]
     assert tally == {KEPT: len(kept), HELD_OUT: 41 - len(kept), "proof": 1, "no_answer": 1}
     assert 0 < tally[HELD_OUT] < 15
     assert reasons(tally).startswith(f"{len(kept)} kept, ")
@@ -269,7 +269,7 @@ def test_every_row_is_kept_or_counted_with_its_reason(files):
 
 def test_held_out_problems_are_never_trained_on(files, tmp_path):
     source = corpus(files, heldout_size=100)
-    held, trained = source.heldout(), [problem for problem, _, _ in source.stream(Position(), Counter())]
+    held, trained = source.heldout(), [problem for problem, _ in source.stream(Position(), Counter())]
     assert not {problem.problem for problem in held} & {problem.problem for problem in trained}
     assert {problem.problem for problem in held} | {problem.problem for problem in trained} == {
         row(number)["problem"] for number in range(2, 42)
@@ -278,7 +278,7 @@ def test_held_out_problems_are_never_trained_on(files, tmp_path):
     other = write(tmp_path.parent / "heldout.jsonl", [row(5, problem="compute  5-1"), row(1000)])
     apart, tally = corpus(files, heldout=LocalFiles(other)), Counter()
     assert [problem.answer for problem in apart.heldout()] == ["4", "999"]
-    assert "Compute 5-1." not in {problem.problem for problem, _, _ in apart.stream(Position(), tally)}
+    assert "Compute 5-1." not in {problem.problem for problem, _ in apart.stream(Position(), tally)}
     assert tally[HELD_OUT] == 1
 
 
@@ -336,7 +336,7 @@ def stream(files, tokenizer, **settings):
 
 
 def test_an_epoch_of_a_stream_deals_every_problem_at_most_once_and_no_batch_twice_the_same(files, tokenizer):
-    kept = {problem.prompt_id for problem, _, _ in corpus(files).stream(Position(), Counter())}
+    kept = {problem.prompt_id for problem, _ in corpus(files).stream(Position(), Counter())}
     per_epoch = len(kept) // 4
     batches = [ids for ids, _ in take(stream(files, tokenizer), 3 * per_epoch)]
     for epoch in range(3):

@@ -122,15 +122,24 @@ class Corpus:
         """Whether the problem with this fingerprint must not be trained on."""
         return self._chosen(mark) if self.heldout_reader is None else mark in self._reserved
 
-    def stream(self, start: Position, tally: Counter[str]) -> Iterator[tuple[Problem, int, Position]]:
-        """Training problems from ``start`` on, each with its fingerprint and the position after it."""
+    def stream(
+        self, start: Position, tally: Counter[str], seen: set[int] | None = None
+    ) -> Iterator[tuple[Problem, Position]]:
+        """Training problems from ``start`` on, each with the position after it.
+
+        Those whose fingerprints are in ``seen`` are left out, and the others' put there; None = duplicates stay.
+        """
         for candidate, after in self.candidates(self.reader, start, tally):
             mark = fingerprint64(candidate.problem)
             if self.holds_out(mark):
                 tally[HELD_OUT] += 1
+            elif seen is not None and mark in seen:
+                tally[DUPLICATE] += 1
             else:
                 tally[KEPT] += 1
-                yield problem_of(candidate), mark, after
+                if seen is not None:
+                    seen.add(mark)
+                yield problem_of(candidate), after
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -193,18 +202,9 @@ class Prepared:
         schema = pyarrow.schema(
             [("problem", "string"), ("solutions", pyarrow.list_(pyarrow.string())), ("answer", "string")]
         )
-        draft, seen = path.with_suffix(f".{os.getpid()}"), set[int]()
-
-        def fresh() -> Iterator[Problem]:
-            for problem, mark, _ in self.corpus.stream(Position(), tally):
-                if mark in seen:
-                    tally[KEPT] -= 1
-                    tally[DUPLICATE] += 1
-                    continue
-                seen.add(mark)
-                yield problem
-
-        shown = track(fresh(), "reading", transient=True, disable=not self.progress)
+        draft = path.with_suffix(f".{os.getpid()}")
+        problems = (problem for problem, _ in self.corpus.stream(Position(), tally, set()))
+        shown = track(problems, "reading", transient=True, disable=not self.progress)
         with pyarrow.OSFile(str(draft), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
             for batch in _batched(shown, 1000):
                 rows = [

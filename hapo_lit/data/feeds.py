@@ -8,28 +8,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeVar
 
 import numpy as np
 
 from hapo_lit.data.collate import PROMPT_LONG
-from hapo_lit.data.corpus import DUPLICATE, KEPT, Corpus, reasons
+from hapo_lit.data.corpus import KEPT, Corpus, reasons
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 
-Item = TypeVar("Item")
-
 Mark = tuple[int, ...]
 """Where the data stand: what to begin with to get the next batch."""
-
-
-class Feed(Protocol):
-    """An endless order of batches."""
-
-    start: Mark
-
-    def batches(self, mark: Mark) -> Iterator[tuple[list[Problem], Mark]]:
-        """Batches from ``mark`` on, each with the mark after it."""
 
 
 class Shuffled:
@@ -85,6 +73,7 @@ class Blocks:
         self.tally: Counter[str] = Counter()
 
     def batches(self, mark: Mark) -> Iterator[tuple[list[Problem], Mark]]:
+        """Batches from ``mark`` on, for ever, each with the mark after it."""
         epoch, file, row, used = mark
         while True:
             dealt, whole = 0, (file, row, used) == (0, 0, 0)
@@ -102,17 +91,13 @@ class Blocks:
 
     def _blocks(self, start: Position, epoch: int) -> Iterator[tuple[Position, list[Problem]]]:
         """Shuffled blocks, each with the position where it begins."""
-        begins, block, marks = start, list[Problem](), set[int]()
-        for problem, mark, after in self.corpus.stream(start, self.tally):
-            if mark in marks:
-                self.tally[KEPT] -= 1
-                self.tally[DUPLICATE] += 1
-                continue
-            marks.add(mark)
+        begins, block, seen = start, list[Problem](), set[int]()
+        for problem, after in self.corpus.stream(start, self.tally, seen):
             block.append(problem)
             if len(block) == self.buffer:
                 yield begins, self._shuffled(block, epoch, begins)
-                begins, block, marks = after, [], set()
+                begins, block = after, []
+                seen.clear()
         if block:
             yield begins, self._shuffled(block, epoch, begins)
 
