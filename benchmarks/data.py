@@ -35,7 +35,7 @@ from hapo_lit.data.reader import LocalFiles
 from hapo_lit.data.schemas import Numina15
 from hapo_lit.data.teachers import TeacherCheck, TrustedTeachers, VerifiedTeachers
 from hapo_lit.datamodule import MathDataModule
-from hapo_lit.verify.algebra import MathVerifier
+from hapo_lit.verify.verifier import MathVerifier
 
 FILES, CHUNK, BATCH, WARM_ROWS = 8, 10_000, 128, 20_000
 QWEN_VOCABULARY = 151_643

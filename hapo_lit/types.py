@@ -29,6 +29,10 @@ class ResumeError(ValueError):
     """A checkpoint does not fit the run that would go on from it; the message says what differs."""
 
 
+class VerifierError(RuntimeError):
+    """Rewards cannot be trusted any more; the message says why."""
+
+
 Carrier = TypeVar("Carrier", bound="_Movable")
 
 

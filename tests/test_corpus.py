@@ -26,8 +26,8 @@ from hapo_lit.data.schemas import Plain
 from hapo_lit.data.teachers import CachedTeachers, TrustedTeachers, VerifiedTeachers
 from hapo_lit.datamodule import MathDataModule
 from hapo_lit.types import ResumeError
-from hapo_lit.verify.algebra import MathVerifier
 from hapo_lit.verify.exact import ExactVerifier
+from hapo_lit.verify.verifier import MathVerifier
 
 
 def row(number, **changes):

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
-from hapo_lit.types import ResumeError
+from hapo_lit.types import ResumeError, VerifierError
 
 Result = TypeVar("Result")
 
@@ -31,7 +31,7 @@ class SetupError(Exception):
     """Something the user gave cannot be used; the message names it and the fix."""
 
 
-CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
+CONFIGURATION_ERRORS = (SetupError, ResumeError, VerifierError, HydraException, OmegaConfBaseException)
 
 
 def config_folder() -> str:

@@ -51,7 +51,8 @@ class CachedTeachers:
 
     def __init__(self, check: TeacherCheck, path: str) -> None:
         self.check, self.path = check, Path(path).expanduser()
-        self.name = f"{type(check).__name__}:{type(getattr(check, 'verifier', None)).__name__}"
+        verifier = getattr(check, "verifier", None)
+        self.name = f"{type(check).__name__}:{type(verifier).__name__}:{getattr(verifier, 'fingerprint', '')}"
         self._connection: sqlite3.Connection | None = None
         self._owner = 0
 

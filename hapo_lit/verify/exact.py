@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from hapo_lit.verify import numbers
 from hapo_lit.verify.answers import only_box
-from hapo_lit.verify.equality import plainly_equal
+from hapo_lit.verify.latex import normalise
 
 
 class ExactVerifier:
@@ -25,9 +26,7 @@ class ExactVerifier:
     def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor:
         started = time.perf_counter()
         boxes = [only_box(response) for response in responses]
-        verdicts = [
-            box is not None and plainly_equal(answer, box) is True for answer, box in zip(answers, boxes, strict=True)
-        ]
+        verdicts = [box is not None and _same(answer, box) for answer, box in zip(answers, boxes, strict=True)]
         self._metrics = {
             "time/verify": time.perf_counter() - started,
             "verify/no_answer": boxes.count(None) / max(len(boxes), 1),
@@ -36,3 +35,11 @@ class ExactVerifier:
 
     def metrics(self) -> dict[str, float]:
         return self._metrics
+
+
+def _same(gold: str, answer: str) -> bool:
+    left, right = normalise(gold), normalise(answer)
+    if left == right:
+        return bool(left)
+    one, two = numbers.read(left), numbers.read(right)
+    return one is not None and two is not None and one.value == two.value

@@ -1,193 +1,317 @@
-"""Killable worker processes for algebra on text that a model wrote.
+"""Killable worker processes that judge answers which nobody has checked.
 
-A single answer such as ``9^{9^{9^9}}`` can hold the interpreter for hours inside C code, where no alarm and no
-watchdog thread reaches it.  So algebra runs in processes of its own; the parent gives each task a deadline, counted
-from its dispatch, and kills the worker that misses it.  A worker answers with one byte, never with a pickle.
+A single answer can hold an interpreter for hours inside C code, where no alarm and no watchdog thread reaches it; it
+can also fill the memory or crash.  So a judge works in processes of its own, under limits that the kernel enforces
+(:mod:`~hapo_lit.verify.worker`), and the parent kills what still misses its deadline.  A worker replies with one byte,
+never with a pickle.
+
+The workers are forked by a process of the pool's own, which has imported what they need and nothing else: no thread,
+no CUDA, no open file of the parent.  It ends, and its workers with it, when the parent does, however that happens.
 """
 
 from __future__ import annotations
 
-import atexit
-import logging
-import multiprocessing
+import contextlib
+import itertools
+import math
 import os
-import resource
+import pickle
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
 import time
+import weakref
 from collections.abc import Sequence
-from multiprocessing import forkserver
-from multiprocessing.connection import Connection, wait
-from typing import Any
-
-NOT_EQUAL, EQUAL, UNPARSABLE, TIMEOUT, DIED = range(5)
-"""What became of a pair.  Only EQUAL earns a reward; the last three are counted as unknown."""
-
-READY = 255
-"""A worker's greeting.  The deadline of its first task does not run while Python starts and SymPy is imported."""
+from enum import IntEnum
+from typing import NamedTuple, Protocol
 
 START_SECONDS = 120.0
+"""A worker that is not ready by then cannot start.  No deadline of a pair runs meanwhile."""
 
-_Task = tuple[str, str]
+ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "",
+    "SYMPY_GROUND_TYPES": "python",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "PYTHONHASHSEED": "0",  # the order of a set must not decide how long an answer takes
+}
+
+READY = b"\xff"
+"""A worker's greeting; anything else is the reason why it cannot start."""
+TASK = struct.Struct("!QQ")
+"""Sizes of gold and answer in bytes; their texts follow."""
+CODEC = ("utf-8", "surrogatepass")
+REQUEST = struct.Struct("!q")
+"""Number of a worker: to start if a pipe comes with it, else to end."""
+REPORT = struct.Struct("!q")
+"""How the worker ended: its exit code, negative for a signal."""
 
 
-class AlgebraPool:
-    """Compares pairs of LaTeX answers in worker processes, which start at the first call.
+class Code(IntEnum):
+    """What became of a pair.  Only EQUAL earns a reward."""
+
+    NOT_EQUAL = 0
+    EQUAL = 1
+    UNPARSABLE = 2
+    BAD_GOLD = 3
+    TIMEOUT = 4
+    DIED = 5
+
+
+class Outcome(NamedTuple):
+    code: Code
+    seconds: float
+    """By the wall clock, from dispatch to the reply or to the end of the worker."""
+
+
+class Judge(Protocol):
+    """What a worker does.  It is pickled to the workers, which must be able to import its module."""
+
+    preload: tuple[str, ...]
+    """Modules to import before the first worker is forked, so that a new one is ready at once."""
+
+    def prepare(self) -> None:
+        """Called once in each worker, before its memory is limited."""
+
+    def __call__(self, gold: str, answer: str) -> Code:
+        """An ``Exception`` means UNPARSABLE; a MemoryError, and what is no ``Exception``, end the worker: DIED."""
+        ...
+
+
+class Pool:
+    """Judges pairs in worker processes, which start at the first call.
+
+    Any thread may call it, one is served at a time; a forked process, or a copy by pickle, starts workers of its own.
 
     Args:
         workers: how many processes.
-        seconds: deadline of one pair.
+        cpu_seconds: CPU time for one pair, of all threads together.
+        seconds: deadline of one pair by the wall clock, from its dispatch.
         memory_mib: address space of one worker.
     """
 
-    def __init__(self, workers: int = 1, seconds: float = 5.0, memory_mib: int = 2048) -> None:
+    def __init__(
+        self, judge: Judge, workers: int = 1, cpu_seconds: float = 1.0, seconds: float = 10.0, memory_mib: int = 2048
+    ) -> None:
         if workers < 1:
-            raise ValueError(f"verifier.workers must be at least 1, got {workers}")
-        self.workers, self.seconds, self.memory_mib = workers, seconds, memory_mib
-        self._context = multiprocessing.get_context("forkserver")
-        self._idle: list[_Worker] = []
-        self._owner = os.getpid()
-        atexit.register(self.close)
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        for name, value in (("cpu_seconds", cpu_seconds), ("seconds", seconds), ("memory_mib", memory_mib)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.kills = 0
+        """Workers lost since the start."""
+        self._settings = (judge, workers, cpu_seconds, seconds, memory_mib)
+        self._crew: _Crew | None = None
+        self._lock = threading.RLock()
+        _ours.add(self)
 
-    def compare(self, pairs: Sequence[_Task]) -> list[int]:
-        """One code for each ``(gold, answer)`` pair, in order."""
-        self._leave_to_parent()
-        results = [DIED] * len(pairs)
-        waiting = list(enumerate(pairs))[::-1]
-        busy: dict[Connection, tuple[_Worker, int, float]] = {}
-        while waiting or busy:
-            while waiting and len(busy) < self.workers:
-                index, task = waiting.pop()
-                worker = self._living()
-                try:
-                    worker.pipe.send(task)
-                except OSError:  # it died in this very moment
-                    worker.kill()
-                    continue
-                busy[worker.pipe] = (worker, index, time.monotonic() + self.seconds)
-            if not busy:
-                break
-            nearest = min(deadline for _, _, deadline in busy.values())
-            ready = wait(list(busy), max(0.0, nearest - time.monotonic()))
-            for pipe in [pipe for pipe in busy if pipe in ready]:
-                worker, index, _ = busy.pop(pipe)
-                code = worker.reply()
-                if code is None:
-                    worker.kill()
-                else:
-                    results[index] = code
-                    self._idle.append(worker)
-            for pipe, (worker, index, deadline) in list(busy.items()):
-                if time.monotonic() >= deadline:
-                    del busy[pipe]
-                    worker.kill()
-                    results[index] = TIMEOUT
-        return results
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """One outcome for each ``(gold, answer)``, in order; RuntimeError if workers cannot start."""
+        if not pairs:
+            return []
+        with self._lock:
+            crew, self._crew = self._crew or _Crew(*self._settings), None
+            try:
+                outcomes = crew.compare(pairs)
+            except BaseException:  # an interrupt too: what is under way must not answer a later call
+                crew.close()
+                raise
+            finally:
+                self.kills, crew.lost = self.kills + crew.lost, 0
+            self._crew = crew
+            return outcomes
 
     def close(self) -> None:
-        """End all workers; the next ``compare`` starts new ones."""
-        self._leave_to_parent()
-        while self._idle:
-            self._idle.pop().kill()
+        """End all processes; the next ``compare`` starts new ones."""
+        with self._lock:
+            crew, self._crew = self._crew, None
+            if crew is not None:
+                crew.close()
 
-    def _leave_to_parent(self) -> None:
-        """After a fork the workers belong to the parent: two processes must not share a pipe."""
-        if self._owner != os.getpid():
-            self._idle, self._owner = [], os.getpid()
+    def forget(self) -> None:
+        """In a forked process: the crew is the parent's, and so is the thread that may hold the lock."""
+        self._crew, self._lock = None, threading.RLock()
 
-    def _living(self) -> _Worker:
-        """An idle worker that still lives, else a new one."""
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.process.is_alive():
-                return worker
-            worker.kill()
-        self._context.set_forkserver_preload(["math_verify"])
-        return _Worker(self._context, self.memory_mib)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"workers": self.workers, "seconds": self.seconds, "memory_mib": self.memory_mib}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__init__(**state)  # type: ignore[misc]
+    def __reduce__(self) -> tuple[type[Pool], tuple[Judge, int, float, float, int]]:
+        return type(self), self._settings
 
 
 class _Worker:
-    def __init__(self, context: multiprocessing.context.ForkServerContext, memory_mib: int) -> None:
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, memory_mib), daemon=True)
-        self.process.start()
-        theirs.close()
-        if not self.pipe.poll(START_SECONDS) or self.reply() != READY:
-            self.kill()
-            raise RuntimeError(
-                f"a verifier process was not ready after {START_SECONDS:.0f} s; does `python -c 'import math_verify'` "
-                f"work, and does verifier.memory_mib leave room for it?"
+    """The parent's end of a worker, which is starting, then by turns idle and busy with the pair ``index``."""
+
+    def __init__(self, number: int, pipe: socket.socket) -> None:
+        self.number, self.pipe, self.ready = number, pipe, False
+        self.index: int | None = None
+        self.since = time.monotonic()
+        self.deadline = self.since + START_SECONDS
+
+    def rest(self) -> None:
+        self.ready, self.index, self.deadline = True, None, math.inf
+
+    def take(self, index: int, pair: tuple[str, str], seconds: float) -> None:
+        """OSError if it is gone, or does not read."""
+        gold, answer = (text.encode(*CODEC) for text in pair)
+        self.index, self.since = index, time.monotonic()
+        self.deadline = self.since + seconds
+        self.pipe.sendall(TASK.pack(len(gold), len(answer)) + gold + answer)
+
+
+class _Crew:
+    """A fork server and its workers; thrown away whole after any exception."""
+
+    def __init__(self, judge: Judge, workers: int, cpu_seconds: float, seconds: float, memory_mib: int) -> None:
+        self.workers, self.seconds, self.lost = workers, seconds, 0
+        self.team: list[_Worker] = []
+        self.numbers, self.selector = itertools.count(), selectors.PollSelector()
+        given = pickle.dumps((judge.preload, cpu_seconds, memory_mib)) + pickle.dumps(judge)
+        self.control, theirs = socket.socketpair()
+        with theirs:
+            code = f"import sys; sys.path[:] = {[str(path) for path in sys.path]}; "
+            code += f"from hapo_lit.verify.worker import serve; serve({theirs.fileno()})"
+            self.server = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=[theirs.fileno()],
+                env=os.environ | ENVIRONMENT,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # the terminal's interrupt is the parent's to handle
             )
+        self.close_server = weakref.finalize(self, _close, self.server, self.control, os.getpid())
+        _ours.add(self)
+        assert self.server.stdin is not None
+        with contextlib.suppress(BrokenPipeError), self.server.stdin as pipe:  # dead: the first request will say so
+            pipe.write(given)
 
-    def reply(self) -> int | None:
-        """The worker's one-byte answer, None if it died."""
-        try:
-            return self.pipe.recv_bytes(1)[0]
-        except (EOFError, OSError):
-            return None
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        outcomes: dict[int, Outcome] = {}
+        waiting = list(range(len(pairs)))[::-1]
+        again: set[int] = set()  # pairs whose first worker was lost before it had read them
 
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+        def settle(worker: _Worker, code: Code | None) -> None:
+            """None: the worker had not read its pair."""
+            assert worker.index is not None
+            if code is None and worker.index not in again:
+                again.add(worker.index)
+                waiting.append(worker.index)
+            else:
+                seconds = time.monotonic() - worker.since
+                outcomes[worker.index] = Outcome(Code.DIED if code is None else code, seconds)
 
+        patience = 0.0
+        while len(outcomes) < len(pairs):
+            while len(self.team) < min(self.workers, len(pairs) - len(outcomes)):
+                self.hire()
+            for key, _ in self.selector.select(patience):
+                worker: _Worker = key.data
+                if worker.index is None:
+                    self.greet(worker)
+                else:
+                    settle(worker, self.hear(worker))
+                    worker.rest()
+            for worker in [worker for worker in self.team if worker.deadline <= time.monotonic()]:
+                if worker.index is None:
+                    raise RuntimeError(f"a worker of the pool was not ready after {START_SECONDS:.0f} s")
+                self.dismiss(worker)
+                settle(worker, Code.TIMEOUT)
+            for worker in [worker for worker in self.team if worker.deadline == math.inf]:
+                if waiting:
+                    try:
+                        index = waiting.pop()
+                        worker.take(index, pairs[index], self.seconds)
+                    except OSError:
+                        self.dismiss(worker)
+                        settle(worker, None)
+            nearest = min((worker.deadline for worker in self.team), default=0.0)
+            patience = max(0.0, nearest - time.monotonic())
+        return [outcomes[index] for index in range(len(pairs))]
 
-def _forget_fork_server() -> None:
-    """A forked process needs a fork server of its own, since it cannot wait for its parent's."""
-    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-    server._forkserver_address = server._forkserver_alive_fd = server._forkserver_pid = None
+    def hire(self) -> None:
+        """Ask for a worker; it says itself when it is ready."""
+        ours, theirs = socket.socketpair()
+        ours.settimeout(self.seconds)
+        worker = _Worker(next(self.numbers), ours)
+        with theirs:
+            self.ask(worker, [theirs.fileno()])
+        self.team.append(worker)
+        self.selector.register(ours, selectors.EVENT_READ, worker)
 
-
-os.register_at_fork(after_in_child=_forget_fork_server)
-
-
-def _serve(pipe: Connection, memory_mib: int) -> None:
-    """The life of a worker: a greeting, then a byte for each pair, until the pipe closes."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that it has no time limit: the pool has
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _repair_percent()
-    limit = memory_mib * 2**20
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    pipe.send_bytes(bytes([READY]))
-    while True:
-        try:
-            gold, answer = pipe.recv()
-        except EOFError:
+    def greet(self, worker: _Worker) -> None:
+        """A worker without a task has something to say: that it is ready, why it never will be, or that it is gone."""
+        said = b"" if worker.ready else worker.pipe.recv(4096)
+        if said == READY:
+            worker.rest()
             return
-        pipe.send_bytes(bytes([_compare(gold, answer)]))
+        exit_code = self.dismiss(worker)
+        if not worker.ready:
+            cause = said.decode(errors="replace") or f"it ended with exit code {exit_code}"
+            raise RuntimeError(f"a worker of the pool could not start: {cause}")
+
+    def hear(self, worker: _Worker) -> Code | None:
+        """The reply to its task; None if it was lost and had not read it."""
+        try:
+            reply = worker.pipe.recv(1)
+        except ConnectionResetError:  # how Linux says that the other end was closed over unread bytes
+            self.dismiss(worker)
+            return None
+        if reply:
+            return Code(reply[0])
+        return Code.TIMEOUT if -self.dismiss(worker) in (signal.SIGPROF, signal.SIGXCPU) else Code.DIED
+
+    def dismiss(self, worker: _Worker) -> int:
+        """End a worker, if it has not ended by itself; its exit code, negative for a signal."""
+        self.lost += 1
+        self.team.remove(worker)
+        self.selector.unregister(worker.pipe)
+        worker.pipe.close()
+        return int(REPORT.unpack(self.ask(worker, []))[0])
+
+    def ask(self, worker: _Worker, pipes: list[int]) -> bytes:
+        """Request a worker with this end of its pipe, or without one the report of its end."""
+        try:
+            socket.send_fds(self.control, [REQUEST.pack(worker.number)], pipes)
+            if pipes:
+                return b""
+            if report := self.control.recv(REPORT.size):
+                return report
+        except OSError as error:
+            raise self.gone() from error
+        raise self.gone()
+
+    def gone(self) -> RuntimeError:
+        return RuntimeError(f"the fork server of the pool ended with exit code {self.server.wait()}")
+
+    def close(self) -> None:
+        self.close_server()
+        for worker in self.team:
+            worker.pipe.close()
+
+    forget = close  # in a forked process it closes no more than this process's copies
 
 
-def _compare(gold: str, answer: str) -> int:
-    """Parse both as LaTeX and compare.  Whatever model text makes the parser raise means: not understood."""
-    from math_verify import LatexExtractionConfig, parse, verify
+_ours: weakref.WeakSet[Pool | _Crew] = weakref.WeakSet()
 
+
+def _forget() -> None:
+    for each in list(_ours):
+        each.forget()
+
+
+os.register_at_fork(after_in_child=_forget)
+
+
+def _close(server: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
+    """At close, at exit, or when a crew is garbage: the fork server ends when nobody holds the other end."""
+    control.close()
+    if os.getpid() != owner:
+        server.returncode = 0  # not ours to wait for
+        return
     try:
-        latex = [LatexExtractionConfig()]
-        parsed = [
-            parse(f"${text}$", extraction_config=latex, fallback_mode="no_fallback", parsing_timeout=None)
-            for text in (gold, answer)
-        ]
-        if not all(parsed):
-            return UNPARSABLE
-        return EQUAL if verify(*parsed, timeout_seconds=None) else NOT_EQUAL
-    except Exception:  # untrusted text: the pool must survive it
-        return UNPARSABLE
-
-
-def _repair_percent() -> None:
-    """Give the parser generated for ANTLR 4.9.3 the rule it lacks.
-
-    latex2sympy2_extended 1.11.0 asks each atom for ``FUNC_GAMMA`` before it looks at percent signs; without the rule
-    every answer with a percent sign raises.  Hydra pins ANTLR 4.9, so this is the parser we get.
-    """
-    from latex2sympy2_extended.gen.antlr4_9_3.PSParser import PSParser
-
-    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
-        PSParser.AtomContext.FUNC_GAMMA = lambda _: None
+        server.wait(10)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()

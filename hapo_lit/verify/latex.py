@@ -1,0 +1,222 @@
+"""One spelling for what LaTeX and unicode spell in many ways.  Text in, text out; nothing is evaluated."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
+_SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
+_SCRIPTS = re.compile(f"[{''.join(_SUPERSCRIPT)}]+|[{''.join(_SUBSCRIPT)}]+")
+_VULGAR = re.compile("[¼-¾⅐-⅞]")
+_ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Zπ])|\(([^()]*)\)|(?=\{))")
+_GREEK = {
+    chr(point): "\\" + unicodedata.name(chr(point)).rsplit(" ", 1)[1].lower().replace("lamda", "lambda") + " "
+    for point in range(ord("α"), ord("ω") + 1)
+    if "FINAL" not in unicodedata.name(chr(point))
+} | {"Δ": r"\Delta ", "Γ": r"\Gamma ", "Ω": r"\Omega ", "Σ": r"\Sigma ", "Φ": r"\Phi ", "Π": r"\Pi ", "ϕ": r"\phi "}
+_SYMBOLS = str.maketrans(
+    {
+        **_GREEK,
+        **dict.fromkeys("−–—‐‑‒﹣－", "-"),
+        **dict.fromkeys("×·⋅∙∗⨯", r"\cdot "),
+        **dict.fromkeys("÷∕⁄", "/"),
+        **dict.fromkeys("“”‘’`´\u2032", "'"),
+        **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
+        "°": r"^\circ ",
+        "º": r"^\circ ",
+        "∞": r"\infty ",
+        "±": r"\pm ",
+        "∓": r"\mp ",
+        "≤": r"\le ",
+        "⩽": r"\le ",
+        "≥": r"\ge ",
+        "⩾": r"\ge ",
+        "≠": r"\ne ",
+        "≈": r"\approx ",
+        "∈": r"\in ",
+        "∪": r"\cup ",
+        "∩": r"\cap ",
+        "∖": r"\setminus ",
+        "∅": r"\emptyset ",
+        "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}",
+        "ℕ": r"\mathbb{N}",
+        "ℚ": r"\mathbb{Q}",
+        "ℂ": r"\mathbb{C}",
+        "⟨": r"\langle ",
+        "⟩": r"\rangle ",
+        "∠": r"\angle ",
+        "△": r"\triangle ",
+        "⌊": r"\lfloor ",
+        "⌋": r"\rfloor ",
+        "⌈": r"\lceil ",
+        "⌉": r"\rceil ",
+        "，": ", ",
+        "；": ";",
+        "、": ", ",
+        "…": r"\ldots ",
+    }
+)
+
+_RENAMED = {
+    **dict.fromkeys(("dfrac", "tfrac", "cfrac"), "frac"),
+    **dict.fromkeys(("dbinom", "tbinom"), "binom"),
+    **dict.fromkeys(("leq", "leqslant", "leqq"), "le"),
+    **dict.fromkeys(("geq", "geqslant", "geqq"), "ge"),
+    **dict.fromkeys(("neq",), "ne"),
+    **dict.fromkeys(("times", "ast"), "cdot"),
+    **dict.fromkeys(("varnothing",), "emptyset"),
+    **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
+    **dict.fromkeys(("lbrace",), "{"),
+    **dict.fromkeys(("rbrace",), "}"),
+    **dict.fromkeys(("degree",), "circ"),
+    **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "mbox", "mathrm", "mathbf", "mathit", "bm"), "text"),
+    **dict.fromkeys(("textsf", "mathsf", "texttt", "boldsymbol", "hbox", "emph", "underline"), "text"),
+    **dict.fromkeys(("dots", "cdots", "dotsc", "dotsb"), "ldots"),
+    **dict.fromkeys(("bigcup",), "cup"),
+    **dict.fromkeys(("backslash",), "setminus"),
+    **dict.fromkeys(("arcctg",), "arccot"),
+    **dict.fromkeys(("arctg",), "arctan"),
+    **dict.fromkeys(("tg",), "tan"),
+    **dict.fromkeys(("ctg", "cotg"), "cot"),
+    "implies": "Rightarrow",
+}
+_PLAIN = {"lt": "<", "gt": ">", "colon": ":", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "div": "/"}
+_SIZING = frozenset(
+    (
+        "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
+        "textstyle scriptstyle limits nolimits rm bf it sf tt mathstrut strut nobreak"
+    ).split()
+)
+_SPACES = frozenset(["quad", "qquad", "thinspace", "enspace", "space", "medspace", "thickspace", "hfill"])
+FUNCTIONS = frozenset(
+    ("sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp det gcd lcm max min").split()
+)
+
+ROW_END = "\x01"
+"""What ends a row of a matrix."""
+
+_ROW_END = re.compile(r"\\\\(?:\s*\[-?[0-9.]+ ?[a-z]{2}\])?")
+_GLUED_QUAD = re.compile(r"\\q?quad(?=[a-zA-Z](?![a-zA-Z]))")
+_THIN = re.compile(r"(?<=[0-9])\s*(?:,\\!\s*|\\[,! ]|\\thinspace|~)\s*(?=[0-9]{3}(?![0-9]))")
+_COMMAND = re.compile(r"\\([a-zA-Z]+)\s*|\\([,;:! ])|~")
+_FUNCTION_TEXT = re.compile(
+    rf"\\operatorname\s*\{{\s*({'|'.join(sorted(FUNCTIONS))})\s*\}}"
+    rf"|\\text\s*\{{\s*({'|'.join(sorted(FUNCTIONS - {'min', 'max', 'sec', 'lg'}))})\s*\}}"
+)
+_LETTER_TEXT = re.compile(
+    r"\\text\s*\{\s*([ei]|\\[a-z]+)\s*\}|(?<![0-9}])(?<![0-9}] )\\text\s*\{([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
+)
+_DIGIT_TEXT = re.compile(r"\\text\s*\{\s*(-?[0-9][0-9,.]*)\s*\}")
+_WHOLE_TEXT = re.compile(r"\A\\text\s*\{\s*([-+]?[0-9][^{}]*|[^{}]*(?:,| and | or )[^{}]*)\}\Z")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose ?([^{}]*)\}")
+_EMPTY_TEXT = re.compile(r"\\text\s*\{\s*\}")
+_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))")
+_SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
+_SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}")
+_BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/]) ?\}")
+_DEGREE = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
+_BLANKS = re.compile(r"\s+")
+_TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
+
+
+@lru_cache(maxsize=8192)
+def normalise(answer: str) -> str:
+    """The answer in one spelling: commands renamed, sizing, spacing, dollars and full stop gone, unicode as LaTeX.
+
+    A thin space and ``{,}`` between digits stay as ``{,}``, since they separate thousands and nothing else.
+    """
+    if not answer.isascii():
+        answer = _ascii(answer)
+    answer = _BLANKS.sub(" ", answer).strip()
+    if "$" in answer or "\\(" in answer or "\\[" in answer:
+        answer = _undollared(answer)
+    if "\\" in answer or "~" in answer:
+        if "\\\\" in answer and "\\begin" not in answer:
+            answer = answer.replace("\\\\", "\\")
+        answer = _ROW_END.sub(ROW_END, answer)
+        answer = _THIN.sub("{,}", answer)
+        answer = _GLUED_QUAD.sub(" ", answer)
+        answer = _COMMAND.sub(_renamed, answer)
+        if "\\text" in answer or "\\operatorname" in answer:
+            answer = _FUNCTION_TEXT.sub(r"\\\1\2 ", answer).replace("\\operatorname", "\\text")
+            answer = _EMPTY_TEXT.sub(" ", answer)
+            answer = _DIGIT_TEXT.sub(r"\1", answer)
+            answer = _WHOLE_TEXT.sub(r"\1", answer)
+            answer = _LETTER_TEXT.sub(r"\1\2", answer)
+        if "\\choose" in answer:
+            answer = _CHOOSE.sub(r"\\binom{\1}{\2}", answer)
+        answer = answer.removesuffix("\\")
+        answer = answer.replace("\\not=", "\\ne ").replace("\\not =", "\\ne ")
+        if "\\frac" in answer:
+            answer = _SHORT_FRACTION.sub(r"\\frac{\1\2}{\3\4}", answer)
+        if "\\sqrt" in answer:
+            answer = _SHORT_ROOT.sub(r"\\sqrt{\1}", answer)
+        if "\\circ" in answer:
+            answer = _DEGREE.sub(r"^\\circ ", answer)
+    answer = (
+        answer.replace("\\%", "%")
+        .replace("<=", "\\le ")
+        .replace(">=", "\\ge ")
+        .replace("!=", "\\ne ")
+        .replace("**", "^")
+    )
+    if "{" in answer:
+        answer = _BRACED_SIGN.sub(r"\1", answer.replace("{ , }", "{,}"))
+        answer = _SHORT_POWER.sub(r"\1\2", answer)
+    answer = _BLANKS.sub(" ", answer)
+    answer = _TIGHT.sub(r"\1", answer)
+    answer = re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", answer)
+    return answer.strip().rstrip(".,;:? ")
+
+
+def _ascii(text: str) -> str:
+    """Unicode's mathematics as LaTeX; invisible characters go, as do differences of width."""
+    text = _VULGAR.sub(lambda m: _vulgar(m.group()), text)
+    text = _SCRIPTS.sub(_script, text)
+    text = _ROOT.sub(lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}" if m.group(1) or m.group(2) else r"\sqrt", text)
+    text = text.translate(_SYMBOLS)
+    text = unicodedata.normalize("NFKC", text)
+    text = "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
+    text = text.translate(_SYMBOLS)
+    return "".join(str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text)
+
+
+def _vulgar(character: str) -> str:
+    top, _, bottom = unicodedata.normalize("NFKC", character).partition("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}"
+
+
+def _script(match: re.Match[str]) -> str:
+    run = match.group()
+    if run[0] in _SUPERSCRIPT:
+        return "^{" + "".join(_SUPERSCRIPT[c] for c in run) + "}"
+    return "_{" + "".join(_SUBSCRIPT[c] for c in run) + "}"
+
+
+def _undollared(text: str) -> str:
+    """Without the marks of formulas; a dollar before a number with nothing to close it is money and stays, escaped."""
+    text = text.replace("$$", "$")
+    if text.replace("\\$", "").count("$") % 2 == 0:
+        text = re.sub(r"(?<!\\)\$", " ", text)
+    else:
+        text = re.sub(r"(?<!\\)\$", r"\\$", text)
+    return re.sub(r"(?<!\\)\\[()\[\]]", " ", text)
+
+
+def _renamed(match: re.Match[str]) -> str:
+    name, space = match.group(1), match.group(2)
+    if name is None:
+        return "" if space == "!" else " "
+    if name in _SIZING:
+        return ""
+    if name in _SPACES:
+        return " "
+    if name in _PLAIN:
+        return _PLAIN[name]
+    name = _RENAMED.get(name, name)
+    if name in "|":
+        return "|"
+    return f"\\{name}" if name in "{}" else f"\\{name} "

@@ -1,0 +1,108 @@
+"""The other side of :mod:`~hapo_lit.verify.pool`: a process that forks workers, and the workers."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import math
+import mmap
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import time
+
+from hapo_lit.verify.pool import CODEC, READY, REPORT, REQUEST, TASK, Code, Judge
+
+HEADROOM_MIB = 64
+"""What the limit on memory must leave beside the imports."""
+
+
+def serve(handle: int) -> None:
+    """The life of the fork server: starts and ends workers as it is told, until the parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    preload, cpu_seconds, memory_mib = pickle.load(sys.stdin.buffer)
+    judge: Judge | Exception
+    try:
+        for module in preload:
+            importlib.import_module(module)
+        judge = pickle.load(sys.stdin.buffer)
+    except Exception as error:  # each worker will say so
+        judge = error
+    children: dict[int, int] = {}
+    server = os.getpid()
+    with socket.socket(fileno=handle) as control:
+        while True:
+            request, pipes, _, _ = socket.recv_fds(control, REQUEST.size, 1)
+            if not request:
+                break
+            (number,) = REQUEST.unpack(request)
+            if not pipes:
+                control.sendall(REPORT.pack(_end(children.pop(number))))
+                continue
+            children[number] = os.fork()
+            if not children[number]:
+                try:
+                    control.close()
+                    _confine(server)
+                    _work(socket.socket(fileno=pipes[0]), judge, cpu_seconds, memory_mib)
+                finally:
+                    os._exit(1)
+            os.close(pipes[0])
+    for pid in children.values():
+        _end(pid)
+
+
+def _end(pid: int) -> int:
+    os.kill(pid, signal.SIGKILL)  # says nothing to one that has ended by itself
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def _confine(server: int) -> None:
+    """Bind this process to the life of the fork server, and take from it what no judge needs."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != server:
+        os._exit(1)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):  # what a text makes a library print is of no use, and would fail where it is a file
+        os.dup2(null, standard)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for ending in (signal.SIGPROF, signal.SIGXCPU):
+        signal.signal(ending, signal.SIG_DFL)
+    for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(what, (0, 0))
+
+
+def _work(pipe: socket.socket, judge: Judge | Exception, cpu_seconds: float, memory_mib: int) -> None:
+    """The life of a worker: a greeting, then a byte for each pair, until the pipe closes."""
+    try:
+        if isinstance(judge, Exception):
+            raise judge
+        judge.prepare()
+        resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20, memory_mib * 2**20))
+        try:
+            mmap.mmap(-1, HEADROOM_MIB * 2**20).close()
+        except OSError:
+            raise MemoryError(f"memory_mib={memory_mib} leaves less than {HEADROOM_MIB} MiB beside imports") from None
+    except BaseException as error:
+        pipe.sendall(f"{type(error).__name__}: {error}".encode(errors="replace")[:4096])
+        raise
+    pipe.sendall(READY)
+    tasks = pipe.makefile("rb")
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    while sizes := tasks.read(TASK.size):
+        gold, answer = (str(tasks.read(size), *CODEC) for size in TASK.unpack(sizes))
+        soft = math.ceil(time.process_time() + cpu_seconds) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        try:
+            code = judge(gold, answer)
+        except MemoryError:
+            raise
+        except Exception:  # untrusted: whatever a text makes the judge raise means that it was not understood
+            code = Code.UNPARSABLE
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        pipe.sendall(bytes([Code(code)]))
