@@ -25,7 +25,9 @@ from hapo_lit.verify.forms import Grid, Leaf, Relation
 from hapo_lit.verify.latex import ROW_END
 
 DIGITS = (30, 60)
-"""Decimal digits of the two evaluations."""
+"""Decimal digits of the two evaluations; more where a formula has larger numbers than that, see :func:`_digits`."""
+MAX_SIZE = 1000
+"""Decimal digits of numbers beyond which precision grows no more."""
 SHRINK = 1e-15
 """A difference that falls at least so far from the first to the second is zero."""
 MAX_BITS = 1 << 20
@@ -206,7 +208,7 @@ def same_value(left: sympy.Expr, right: sympy.Expr) -> bool:
     names = sorted({symbol.name for symbol in left.free_symbols | right.free_symbols})
     general = _agree(left, right, names, _points(names, _POINTS))
     if general is None:
-        general = bool(_canonical(left) == _canonical(right))
+        general = _same_tree(left, right)
     if not general and names and _WHOLE_NAMES.issuperset(names):
         return _agree(left, right, names, _points(names, _WHOLE_POINTS), enough=6) is True
     return general
@@ -246,11 +248,12 @@ def _agree(
 ) -> bool | None:
     """Whether two trees agree at all points where both are real, None if there are too few points."""
     complex_matters = left.has(sympy.I) or right.has(sympy.I)
+    precisions = _digits(left, right)
     real = other = 0
     differs = False
     for point in points:
         try:
-            values = [(evaluate(left, point, digits), evaluate(right, point, digits)) for digits in DIGITS]
+            values = [(evaluate(left, point, digits), evaluate(right, point, digits)) for digits in precisions]
         except (NotEvaluable, ZeroDivisionError):
             continue
         is_real = [not mpmath.im(value) for value in values[1]]
@@ -271,6 +274,19 @@ def _agree(
     if differs:
         return False
     return True if real + other >= enough else None
+
+
+def _digits(*trees: sympy.Basic) -> tuple[int, int]:
+    """Two precisions that tell ``\\ln(2^{3000}+1)`` from ``\\ln(2^{3000})``."""
+    largest = min(max(_size(tree) for tree in trees), MAX_SIZE)
+    return (DIGITS[0], DIGITS[1]) if largest < 15 else (DIGITS[0] + 2 * largest, DIGITS[1] + 4 * largest)
+
+
+def _size(tree: sympy.Basic) -> int:
+    """Decimal digits of the largest rational number that is a part of a tree."""
+    if (value := exact(tree)) is not None:
+        return max(value.numerator.bit_length(), value.denominator.bit_length()) * 3 // 10
+    return max((_size(part) for part in tree.args), default=0)
 
 
 def _vanishes(rough: Any, fine: Any, scale: Any) -> bool:
@@ -306,6 +322,11 @@ def _is_decimal_of(decimal: numbers.Number, tree: sympy.Expr, digits: int | None
         return False
     close = abs(decimal.value - value) <= abs(value) / 10**14
     return (decimal.digits >= 15 and close) or numbers.stands_for(decimal, value, digits)
+
+
+def _same_tree(left: sympy.Expr, right: sympy.Expr) -> bool:
+    one, two = _canonical(left), _canonical(right)
+    return bool(one == two) and not one.has(sympy.zoo, sympy.nan)
 
 
 def _canonical(tree: sympy.Basic) -> sympy.Basic:

@@ -11,10 +11,10 @@ from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
-from hapo_lit.verify import answers, guard, numbers
+from hapo_lit.verify import answers, guard, numbers, quantities
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality, Quick
-from hapo_lit.verify.forms import Leaf, parse
+from hapo_lit.verify.forms import Form, Leaf, parse
 from hapo_lit.verify.judge import MathJudge
 from hapo_lit.verify.latex import normalise
 from hapo_lit.verify.pool import Code, Pool
@@ -174,7 +174,7 @@ class Checker:
         left, right = parse(gold.normal), parse(normal)
         truth = self._equality(left, right)
         if truth is not None:
-            return truth, "number" if isinstance(left, Leaf) and isinstance(right, Leaf) else "structure"
+            return truth, "number" if _is_number(left) and _is_number(right) else "structure"
         if (code := self._known.get((gold.normal, normal))) is not None:
             self._known.move_to_end((gold.normal, normal))
             return code == Code.EQUAL, _FROM_WORKER[code]
@@ -192,6 +192,10 @@ class Checker:
         vars(self).update(state)
         self._known = OrderedDict()
         self._gold = lru_cache(maxsize=self._remembered)(self._read_gold)
+
+
+def _is_number(form: Form) -> bool:
+    return isinstance(form, Leaf) and numbers.read(quantities.read(form.text).value) is not None
 
 
 def _unreduced(answer: str) -> bool:

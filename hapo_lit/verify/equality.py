@@ -265,6 +265,9 @@ class Equality:
         return self._bags(gaps, other) if gaps and isinstance(other, Bag) else False
 
     def _grids(self, gold: Form, answer: Form) -> Truth:
+        for grid, other in ((gold, answer), (answer, gold)):
+            if isinstance(grid, Grid) and isinstance(other, Leaf) and "\\begin" in other.text:
+                return self.leaves.matrices(grid, other.text)
         if isinstance(gold, Grid) and isinstance(answer, Grid):
             left: tuple[tuple[Form, ...], ...] | None = gold.rows
             right: tuple[tuple[Form, ...], ...] | None = answer.rows

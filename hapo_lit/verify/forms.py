@@ -117,7 +117,7 @@ _POINT = re.compile(r"([A-Z])(\([^()]*,[^()]*\))")
 _COLUMNS = re.compile(r"\{[clr| ]*\}")
 _OUTWARD = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
 """An interval, which the French write ``]1, 2[`` when it is open."""
-_TRAILING_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
+_TRAILING_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _REALS = frozenset(["\\mathbb{R}", "\\text{R}", "\\mathbf{R}"])
 _SUB = r"(?:_(?:[a-zA-Z0-9]|\{[^{}]*\}))?'*"
 _SYMBOL = rf"{_ONE}{_SUB}"

@@ -19,8 +19,9 @@ _TOO_DEAR = re.compile(
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _POWER = re.compile(r"\^ ?\{? ?[-+]? ?\(?([0-9]{5,})")
 _TOWER = re.compile(r"\^ ?(?:\{[^{}]*\^|[^{} ] ?\^|\{[^{}]*\{[^{}]*\^)")
-_FACTORIAL = re.compile(r"([0-9]+) ?\}?\)? ?!|!!|! ?\)? ?!|! ?\^|\^ ?\{?[^{}]*!")
-_BINOMIAL = re.compile(r"\\binom ?\{[^{}]*[0-9]{4,}")
+_FACTORIAL = re.compile(r"([0-9]+) ?\}?\)? ?!|! ?\^|\^ ?\{?[^{}]*!")
+_FACTORIALS = re.compile(r"!(?: ?[)}\]])* ?!")
+_BINOMIAL = re.compile(r"\\binom ?\{[^{}]*(?:[0-9]{4,}|\\binom|!|\^)|\\binom ?\{[^{}]*\} ?\{[^{}]*\\binom")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _OPERATORS = re.compile(r"[-+*/^=<>,;&]|\\(?:cdot|times|frac|sqrt|pm|mp|le|ge|ne|cup|cap|sin|cos|tan|log|ln)")
 _SUM = re.compile(r"\\sum ?_ ?\{[^{}]*\} ?\^ ?(?:\{[^{}]*[0-9]{4,}|[0-9]{4,})")
@@ -44,6 +45,8 @@ def refusal(answer: str) -> str | None:
         return "integrals, limits and the like"
     if _POWER.search(answer) or _TOWER.search(answer) or _BIG_SUM_POWER.search(answer):
         return "a power too high"
+    if _FACTORIALS.search(answer):
+        return "factorials of factorials"
     for match in _FACTORIAL.finditer(answer):
         if match.group(1) is None or int(match.group(1)[:9]) > MAX_FACTORIAL:
             return "a factorial too large"

@@ -119,6 +119,7 @@ _SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}")
 _BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/]) ?\}")
 _DEGREE = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
 _BLANKS = re.compile(r"\s+")
+_LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
 _TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
 
 
@@ -168,7 +169,7 @@ def normalise(answer: str) -> str:
         answer = _SHORT_POWER.sub(r"\1\2", answer)
     answer = _BLANKS.sub(" ", answer)
     answer = _TIGHT.sub(r"\1", answer)
-    answer = re.sub(r"(\\[a-zA-Z]+) (?![a-zA-Z])", r"\1", answer)
+    answer = _LOOSE_COMMAND.sub(r"\1", answer)
     return answer.strip().rstrip(".,;:? ")
 
 

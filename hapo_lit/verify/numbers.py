@@ -10,7 +10,7 @@ MAX_LENGTH = 400
 """Longer texts are not numbers: reading digits costs time that grows with the square of their count."""
 MAX_EXPONENT = 2000
 
-_DIGITS = r"(?:[0-9]{1,3}(?:(?:,|\{,\}| )[0-9]{3})+|[0-9]+)"
+_DIGITS = r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}| )[0-9]{3})+|[0-9]+)"
 _PLAIN = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _DECIMAL = re.compile(

@@ -82,9 +82,9 @@ def read(text: str) -> Quantity:
         return Quantity(match[1])
     if match := _CURRENCY.fullmatch(text):
         inner = read(match[3])
-        unit = _SIGNS.get(match[2]) or _word(re.sub(r"\\text|[{}\\ .]", "", match[2]))
-        if inner.unit in ("", unit):
-            return Quantity(match[1] + inner.value, unit)
+        sign = _SIGNS.get(match[2]) or _word(re.sub(r"\\text|[{}\\ .]", "", match[2]))
+        if inner.unit in ("", sign):
+            return Quantity(match[1] + inner.value, sign)
         return Quantity(text)
     if text.endswith("%"):
         return Quantity(text[:-1].strip(), "", True)
@@ -96,7 +96,6 @@ def read(text: str) -> Quantity:
         return Quantity(match[1], {"": "degree", "C": "celsius", "F": "fahrenheit"}[scale])
     if match := _CURRENCY_AFTER.fullmatch(text):
         return Quantity(match[1], _SIGNS.get(match[2]) or _word(match[2]))
-    unit: str | None
     for pattern in (_TEXT_UNIT, _BARE_UNIT, _PLURAL_WORDS):
         match = pattern.fullmatch(text)
         if match is None or not match[1].strip() or re.search(r"[-+*/^_=(\\]\Z|\\text", match[1]):
