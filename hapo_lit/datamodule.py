@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import time
 from collections import Counter
@@ -203,7 +202,7 @@ class MathDataModule(LightningDataModule):
         self.setup()  # before loader processes are made, so that it is done once
         rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         loader: DataLoader[PromptBatch] = DataLoader(
-            _Stream(self, rank, world), batch_size=None, num_workers=self.workers, worker_init_fn=_may_have_children
+            _Stream(self, rank, world), batch_size=None, num_workers=self.workers, worker_init_fn=_start_worker
         )
         return _Timed(loader, self)
 
@@ -339,7 +338,6 @@ class _Timed:
             yield batch
 
 
-def _may_have_children(worker: int) -> None:  # noqa: ARG001
-    """A verifier's processes are children of the loader's, which torch makes daemons, who may have none."""
+def _start_worker(worker: int) -> None:  # noqa: ARG001
+    """The tokenizer's threads do not survive the fork, and it would warn of it."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    multiprocessing.current_process()._config["daemon"] = False  # type: ignore[attr-defined]

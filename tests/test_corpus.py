@@ -79,11 +79,11 @@ def module(source, tokenizer, prompts_per_step=4, **settings):
 
 def take(data, count, rank=0, world=1, workers=0):
     """The next batches of a datamodule as a loader deals them: prompt ids, and where the data stand after each."""
-    from hapo_lit.datamodule import _may_have_children, _Stream
+    from hapo_lit.datamodule import _start_worker, _Stream
 
     data.setup()
     loader = DataLoader(
-        _Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_may_have_children
+        _Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_start_worker
     )
     batches = iter(loader)
     found = [next(batches) for _ in range(count)]
