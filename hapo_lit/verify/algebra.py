@@ -26,6 +26,8 @@ from hapo_lit.verify.latex import ROW_END
 
 DIGITS = (30, 60)
 """Decimal digits of the two evaluations; more where a formula has larger numbers than that, see :func:`_digits`."""
+FURTHER_DIGITS = 150
+"""One point is evaluated with so many digits more."""
 MAX_SIZE = 1000
 """Decimal digits of numbers beyond which precision grows no more."""
 SHRINK = 1e-15
@@ -39,10 +41,11 @@ ENOUGH_POINTS = 3
 _POINTS = tuple(
     Fraction(text)
     for text in (
-        "0.7391 2.3147 -1.2718 5.0573 0.1379 -3.6123 11.417 -0.4419 1.6183 23.91 0.9137 -7.313 101.3 3.3331"
+        "0.7391 2.3147 -1.2718 5.0573 0.1379 -3.6123 11.417 -0.4419 1.6183 23.91 0.9137 -7.313 101.3 3.3331 -523.71 "
+        "2048.37 -40961.3 1234567.9"
     ).split()
 )
-_WHOLE_POINTS = tuple(Fraction(value) for value in (1, 2, 3, 4, 5, 7, 10, 13, -1, -2, 0))
+_WHOLE_POINTS = tuple(Fraction(value) for value in (1, 2, 3, 4, 5, 7, 10, 13, -1, -2, 0, 1001, 5003, -2500, 100003))
 _WHOLE_NAMES = frozenset("nkmj")
 
 _DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
@@ -51,9 +54,25 @@ _GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma|gcd|l
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
 _SUBSCRIPT = re.compile(r"_([0-9]) ")
 _PRIMED = re.compile(r"((?<!\\)(?<![a-zA-Z])[a-zA-Z])('+)")
-_UNREADABLE = re.compile(r"\\text|\\ldots|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$]|\\(?:begin|end)")
-_FUNCTION_NO_PARENS = re.compile(
-    r"\\(arcsin|arccos|arctan)(?= ?[^( ])((?: ?\\frac\{[^{}]*\}\{[^{}]*\})|(?: ?\\sqrt\{[^{}]*\})| ?[0-9a-zA-Z]+)"
+_SCRIPTS = r"(?:_(?:[0-9a-zA-Z]|\{[^{}]*\}))?(?:\^(?:[0-9a-zA-Z]|\{[^{}]*\}))?"
+_FUNCTION = r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)" + _SCRIPTS
+_BRACED_ARGUMENT = re.compile(rf"({_FUNCTION}) ?\{{([^{{}}]*)\}}")
+_GREEK = r"\\(?:pi|alpha|beta|gamma|delta|theta|phi|varphi|omega|lambda|mu)"
+_ATOM = rf"(?:[0-9]+|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\\sqrt\{{[^{{}}]*\}}|{_GREEK}|[a-zA-Z])"
+_BARE_ARGUMENT = re.compile(rf"({_FUNCTION}) ?((?:{_ATOM}{_SCRIPTS} ?)++)")
+"""A function with its argument behind it: in ``\\sin 2x \\cdot 3`` it ends at the sign."""
+_UNREADABLE = re.compile(
+    r"\\text|\\ldots|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
+    r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\{?\()(?![a-zA-Z])"
+    r"|(?<![a-zA-Z\\])[fghFG]'*(?:\^|\((?![a-zA-Z0-9]\)))"
+)
+"""What the parser reads as something else, or drops."""
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_COMMANDS = frozenset(
+    "frac sqrt cdot pi infty sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp binom "
+    "sum prod circ lfloor rfloor lceil rceil max min gcd lcm overline bar vec hat tilde bmod mod Gamma zeta emptyset "
+    "mathbb alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Delta Theta Lambda Omega Sigma Phi Psi Pi ell".split()
 )
 _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
@@ -62,7 +81,7 @@ class NotEvaluable(ValueError):
     """A tree with no number at this point."""
 
 
-class TooLarge(ValueError):
+class TooLarge(NotEvaluable):
     """A number that is not worth its memory."""
 
 
@@ -76,7 +95,7 @@ class Algebra:
     def __init__(self, conventions: Conventions) -> None:
         self._quick = Quick(conventions)
         self._digits = conventions.decimal_digits
-        self.unread: list[str] = []
+        self.unread: set[str] = set()
         """The formulas that could not be read since the last :meth:`clear`."""
 
     def clear(self) -> None:
@@ -107,7 +126,7 @@ class Algebra:
     def matrices(self, grid: Grid, formula: str) -> Truth:
         value = _matrix(formula.replace(ROW_END, "\\\\"))
         if value is None:
-            self.unread.append(formula)
+            self.unread.add(formula)
             return None
         if value.shape != (len(grid.rows), len(grid.rows[0])):
             return False
@@ -148,7 +167,7 @@ class Algebra:
     def _read(self, text: str) -> sympy.Expr | None:
         tree = read(text)
         if tree is None:
-            self.unread.append(text)
+            self.unread.add(text)
         return tree
 
 
@@ -164,18 +183,21 @@ def read(formula: str) -> sympy.Expr | None:
     """The tree of a normalised formula, None if it cannot be read."""
     if number := numbers.read(formula):
         return sympy.Rational(number.value.numerator, number.value.denominator)
-    formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "")
-    if not formula or _UNREADABLE.search(formula):
+    formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "").replace("%", "\\%")
+    formula = _BRACED_ARGUMENT.sub(r"\1(\2)", formula)
+    if not formula or _UNREADABLE.search(formula) or not _COMMANDS.issuperset(_COMMAND.findall(formula)):
         return None
     text = _DECIMAL.sub(lambda m: rf"\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}}", formula)
     if any(int(top) >= int(bottom) for _, top, bottom in _MIXED.findall(text)):
         return None  # 2\frac{3}{2}: a product or a slip
     text = _MIXED.sub(r"(\1+\\frac{\2}{\3})", text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
-    text = _FUNCTION_NO_PARENS.sub(r"\\\1(\2)", text)
+    text = _BARE_ARGUMENT.sub(r"\1(\2)", text)
     text = _GLUED.sub(r"\1\\cdot ", text)
     text = re.sub(r"\) ?(?=\(|[0-9]|\\frac)", r")\\cdot ", text)
-    text = _PRIMED.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
+    text = _PRIMED.sub(lambda m: f"{m[1]}_{{{'qz' * len(m[2])}}}", text)
+    if "'" in text:
+        return None
     text = re.sub(r"\\gamma(?![a-zA-Z])", "g_{gamma}", text)
     text = re.sub(r"\\log_(?:e|\{e\})(?![a-zA-Z])", r"\\ln ", text)
     text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
@@ -233,7 +255,7 @@ def proportional(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
             constants = values
         else:
             gaps = [abs(value - constant) for value, constant in zip(values, constants, strict=True)]
-            if not _vanishes(gaps[0], gaps[1], abs(values[1])):
+            if not _vanishes(gaps[0], gaps[1], abs(values[1]), DIGITS[1]):
                 return False
         agreed += 1
     return agreed >= ENOUGH_POINTS and constants is not None and (not positive or constants[0] > 0)
@@ -250,7 +272,7 @@ def _agree(
     complex_matters = left.has(sympy.I) or right.has(sympy.I)
     precisions = _digits(left, right)
     real = other = 0
-    differs = False
+    differs = checked = False
     for point in points:
         try:
             values = [(evaluate(left, point, digits), evaluate(right, point, digits)) for digits in precisions]
@@ -258,7 +280,9 @@ def _agree(
             continue
         is_real = [not mpmath.im(value) for value in values[1]]
         gaps = [abs(one - two) for one, two in values]
-        same = _vanishes(gaps[0], gaps[1], max(map(abs, values[1])))
+        same = _vanishes(gaps[0], gaps[1], max(map(abs, values[1])), precisions[1])
+        if same and not checked:
+            same = checked = _vanishes_further(left, right, point, gaps[1], precisions[1])
         if all(is_real) or complex_matters:
             if not same:
                 return False
@@ -276,6 +300,16 @@ def _agree(
     return True if real + other >= enough else None
 
 
+def _vanishes_further(
+    left: sympy.Expr, right: sympy.Expr, point: Mapping[str, Fraction], gap: Any, digits: int
+) -> bool:
+    """The same at a precision that no formula of an answer's length is likely to have been made for."""
+    digits += FURTHER_DIGITS
+    one, two = evaluate(left, point, digits), evaluate(right, point, digits)
+    with mpmath.workdps(digits):
+        return _vanishes(gap, abs(one - two), max(abs(one), abs(two)), digits)
+
+
 def _digits(*trees: sympy.Basic) -> tuple[int, int]:
     """Two precisions that tell ``\\ln(2^{3000}+1)`` from ``\\ln(2^{3000})``."""
     largest = min(max(_size(tree) for tree in trees), MAX_SIZE)
@@ -289,11 +323,11 @@ def _size(tree: sympy.Basic) -> int:
     return max((_size(part) for part in tree.args), default=0)
 
 
-def _vanishes(rough: Any, fine: Any, scale: Any) -> bool:
-    """Whether a difference evaluated at the two precisions is zero."""
+def _vanishes(rough: Any, fine: Any, scale: Any, digits: int) -> bool:
+    """Whether a difference evaluated at the two precisions, the finer of ``digits``, is zero."""
     if not fine:
         return True
-    return bool(fine <= rough * SHRINK if rough else fine <= scale * mpmath.mpf(10) ** -45)
+    return bool(fine <= rough * SHRINK if rough else fine <= scale * mpmath.mpf(10) ** (10 - digits))
 
 
 def _points(names: list[str], values: tuple[Fraction, ...]) -> Iterator[Mapping[str, Fraction]]:
@@ -326,7 +360,7 @@ def _is_decimal_of(decimal: numbers.Number, tree: sympy.Expr, digits: int | None
 
 def _same_tree(left: sympy.Expr, right: sympy.Expr) -> bool:
     one, two = _canonical(left), _canonical(right)
-    return bool(one == two) and not one.has(sympy.zoo, sympy.nan)
+    return bool(one == two) and not one.has(sympy.zoo, sympy.nan, sympy.oo)
 
 
 def _canonical(tree: sympy.Basic) -> sympy.Basic:

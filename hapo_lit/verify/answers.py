@@ -18,7 +18,7 @@ _SPACE = re.compile(r"\s*")
 _TAG_END = re.compile(r"</answer>", re.IGNORECASE)
 _TAG = re.compile(r"<answer>", re.IGNORECASE)
 _PHRASE = re.compile(
-    r"answer\s{0,3}(?:\*\*|\*|:|\s){0,6}(?:\bis\b|\bare\b|[:：])(?:\*\*|\*|:|\s){0,6}|答案(?:是|为)?\s{0,3}[:：]?\s{0,3}",
+    r"answer\s{0,3}(?:\*\*|\*|:|\s){0,6}(?:\bis\b|\bare\b|[:：])(?:\*\*|\*|:|\s){0,6}|####\s{0,3}|答案(?:是|为)?\s{0,3}[:：]?\s{0,3}",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(r"\$\$([^$]+)\$\$|\\\[(.+?)\\\]|(?<!\\)\$((?:[^$\n\\]|\\.)+)\$|\\\(([^\n]+?)\\\)", re.DOTALL)
@@ -53,10 +53,10 @@ def find(
     if unfinished_thought_fails and text.rfind(THOUGHT) > thought_end:
         return Found(None, "none")
     begin = max(thought_end + len(THOUGHT_END) if thought_end >= 0 else 0, len(text) - TAIL)
+    behind = max(thought_end, 0)
+    if (start := max(text.rfind(box, behind) for box in BOXES)) >= 0:
+        return Found(_joined(text[behind:]) if join_boxes else _box(text[start : start + TAIL], 0), "box")
     tail = text[begin:]
-    start = max(tail.rfind(box) for box in BOXES)
-    if start >= 0:
-        return Found(_joined(tail) if join_boxes else _box(tail, start), "box")
     if "tag" in fallbacks and (answer := _tagged(tail)) is not None:
         return Found(answer or None, "tag")
     if "phrase" in fallbacks and (answer := _phrased(tail)) is not None:
@@ -156,7 +156,10 @@ def _phrased(text: str) -> str | None:
     line = lines[0].strip()
     if line in ("$$", "\\[") and len(lines) > 1:
         line = lines[1].split("\n", 1)[0]
-    if stop := _SENTENCE_END.search(line):
+    stop = _SENTENCE_END.search(line)
+    if stop and stop.group() == "?":
+        return None
+    if stop:
         line = line[: stop.start()]
     return line.strip().strip("*").strip()
 

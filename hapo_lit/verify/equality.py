@@ -48,7 +48,7 @@ _BASE_NAMES = dict(
         strict=True,
     )
 )
-_DOMAIN = re.compile(r"\\mathbb\{[ZNRQC]\}[+*^_0-9{}\\a-z]*|[ZN]")
+_DOMAIN = re.compile(r"\\mathbb\{Z\}|Z")
 
 
 class LeafEquality(Protocol):
@@ -156,9 +156,8 @@ class Equality:
 
     def _bags(self, gold: Form, answer: Form) -> Truth:
         if isinstance(gold, Bag) and isinstance(answer, Bag):
-            decimals = [_comma_number(bag, False) for bag in (gold, answer)]
-            if all(decimals):
-                return self.values(*decimals)
+            if gold.decimal.startswith("0.") and answer.decimal.startswith("0."):
+                return gold.decimal == answer.decimal
             if gold.braces or answer.braces:
                 return self.any_order(self._distinct(gold.items), self._distinct(answer.items))
             if all(
@@ -168,11 +167,11 @@ class Equality:
             return self.any_order(_shared_units(gold.items), _shared_units(answer.items))
         bag, other = (gold, answer) if isinstance(gold, Bag) else (answer, gold)
         assert isinstance(bag, Bag)
-        if isinstance(other, Leaf) and _comma_number(bag, self.conventions.decimal_comma):
-            return self(Leaf(_comma_number(bag, self.conventions.decimal_comma)), other)
+        if isinstance(other, Leaf) and bag.decimal and (self.conventions.decimal_comma or re.match("-?0", bag.decimal)):
+            return self(Leaf(bag.decimal), other)
         if self.conventions.brackets_optional and isinstance(other, Row) and not bag.braces:
             return self.all_of(bag.items, other.items)
-        items = self._distinct(bag.items)
+        items = self._distinct(bag.items) if bag.braces else list(bag.items)
         if len(items) == 1 and items[0] != Leaf("\\emptyset"):
             return self(items[0], other) if bag is gold else self(other, items[0])
         return False
@@ -212,8 +211,10 @@ class Equality:
                 return False
             return every(self(left[name], right[name]) for name in left)
         record, other = (gold, answer) if isinstance(gold, Record) else (answer, gold)
+        if isinstance(other, Named) and (split := _split_up(other)):
+            return self._records(record, split)
         assert isinstance(record, Record)
-        values = [entry.value for entry in record.entries]
+        values = [entry.value for entry in sorted(record.entries, key=lambda entry: entry.name)]
         if isinstance(other, Row) and (other.opening, other.closing) == ("(", ")"):
             return self.all_of(values, other.items)
         if isinstance(other, Named) and isinstance(other.value, Bag):
@@ -240,20 +241,17 @@ class Equality:
         return self(choice.value, other)
 
     def _approximate(self, gold: Form, answer: Form) -> Truth:
-        """The exact part counts, or the decimal where the other side is a decimal."""
+        """The exact part counts, or the decimal where the other side is a decimal and the two are not far apart."""
         if isinstance(gold, Approximate) and isinstance(answer, Approximate):
             return self(gold.exact, answer.exact)
         rough, other = (gold, answer) if isinstance(gold, Approximate) else (answer, gold)
         assert isinstance(rough, Approximate)
         if isinstance(other, Named):
             other = other.value
-        if (
-            isinstance(other, Leaf)
-            and (number := numbers.read(other.text))
-            and number.places
-            and self(rough.decimal, other)
-        ):
-            return True
+        number = numbers.read(other.text) if isinstance(other, Leaf) else None
+        if number and number.places and self(rough.decimal, other):
+            exact = numbers.read(rough.exact.text) if isinstance(rough.exact, Leaf) else None
+            return exact is None or abs(exact.value - number.value) <= abs(exact.value) / 100
         return self(rough.exact, other)
 
     def _without(self, gold: Form, answer: Form) -> Truth:
@@ -299,14 +297,18 @@ class Equality:
         gold, answer = left.value, right.value
         words, other_words = _words(gold), _words(answer)
         if words is not None or other_words is not None:
+            if min(len(gold), len(answer)) <= 4 and (gold.isupper() or answer.isupper()):  # names, such as ABC
+                return _letters(gold, exact=True) == _letters(answer, exact=True) != ""
             return words == other_words or _letters(gold) == _letters(answer) != ""
         if _LETTER.fullmatch(gold) and _LETTER.fullmatch(answer) and gold not in _ALIKE and answer not in _ALIKE:
             return gold == answer
         return self.values(gold, answer)
 
     def _quantities(self, left: Quantity, right: Quantity) -> Truth:
-        if left.unit != right.unit and ((left.unit and right.unit) or not self.conventions.units_optional):
-            return False
+        if left.unit != right.unit:
+            alone = left.unit or right.unit
+            if (left.unit and right.unit) or quantities.UNKNOWN in alone or not self.conventions.units_optional:
+                return False
         if left.percent == right.percent:
             return self.values(left.value, right.value)
         share, plain = (left, right) if left.percent else (right, left)
@@ -385,16 +387,21 @@ def _words(text: str) -> str | None:
         return None
     bare = re.sub(r"[^\w]+", " ", _MARKUP.sub(lambda m: f" {m[1] or ''} ", text)).strip()
     if "\\text" in text:
-        return " ".join(bare.lower().split()) if re.search(r"[a-zA-Z]{2}", text.replace("\\text", "")) else None
+        plain = re.fullmatch(r"[^\\+*/^_=<>|!0-9{}-]*", _MARKUP.sub(lambda m: "" if m[1] else m[0], text))
+        return " ".join(bare.lower().split()) if plain and re.search(r"[a-zA-Z]{2}", bare) else None
     if "\\" in text or re.search(r"[-+*/^_=(){}|!0-9]", text):
         return None
     return " ".join(text.lower().split()) if re.search(r"[a-zA-Z]{3}", text) or not text.isascii() else None
 
 
-def _letters(text: str) -> str:
+def _letters(text: str, exact: bool = False) -> str:
     """The letters of words, however they are marked up; nothing for a formula."""
     plain = _MARKUP.sub(lambda m: m[1] or "", text)
-    return re.sub(r"[^a-z]", "", plain.lower()) if re.fullmatch(r"[A-Za-z .'-]+", plain) else ""
+    return (
+        re.sub(r"[^a-zA-Z]", "", plain if exact else plain.lower())
+        if re.fullmatch(r"[A-Za-z][A-Za-z .'-]*", plain)
+        else ""
+    )
 
 
 def _without_domains(gold: Form, answer: Form) -> tuple[Form, Form]:
@@ -426,6 +433,8 @@ def _domains(form: Form) -> tuple[list[Named], Form]:
         if isinstance(item, Named) and isinstance(item.value, Leaf) and _DOMAIN.fullmatch(item.value.text)
     ]
     rest = [item for item in items if item not in found]
+    spelled = repr(rest)
+    found = [item for item in found if re.search(rf"(?<![a-zA-Z]){re.escape(item.name)}(?![a-zA-Z])", spelled)]
     if not found or not rest:
         return [], form
     if len(rest) == 1:
@@ -445,16 +454,12 @@ def _shared_units(items: Sequence[Form]) -> Sequence[Form]:
     return items
 
 
-def _comma_number(bag: Bag, allowed: bool) -> str:
-    """A list of two integers as a decimal with a comma, where that may be meant; empty if not."""
-    if (
-        bag.braces
-        or len(bag.items) != 2
-        or not all(isinstance(i, Leaf) and i.text.lstrip("-").isdigit() for i in bag.items)
-    ):
-        return ""
-    whole, part = (item.text for item in bag.items if isinstance(item, Leaf))
-    return f"{whole}.{part}" if part.isdigit() and (allowed or whole in ("0", "-0")) else ""
+def _split_up(named: Named) -> Record | None:
+    """``(x, y) = (1, 2)`` as values of two names."""
+    names = [name.strip() for name in named.name.strip("()").split(",")]
+    if not isinstance(named.value, Row) or not 1 < len(names) == len(named.value.items):
+        return None
+    return Record(tuple(Named(name, value) for name, value in zip(names, named.value.items, strict=True)))
 
 
 def _is_constant(form: Form) -> bool:

@@ -28,6 +28,8 @@ class Bag(NamedTuple):
 
     items: tuple[Form, ...]
     braces: bool = False
+    decimal: str = ""
+    """What it is if its comma is a decimal comma."""
 
 
 class Row(NamedTuple):
@@ -107,7 +109,8 @@ _WORD_SEPARATOR = re.compile(
     r",? ?\\text ?\{ ?,? ?(and|or) ?,? ?\} ?|,? ?(?<![a-zA-Z\\])(and|or)(?![a-zA-Z]) ?"
     r"| ?\\(?:(lor|vee)|land|wedge)(?![a-zA-Z]) ?"
 )
-_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])[).]\}? ?(?=[-0-9\\(])(.+)|\\text\{\(?([A-J])\)?\}(?=[-0-9\\(])(.+)")
+_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])[).]\}? ?(?=[0-9\\(])(.+)|\\text\{\(?([A-J])\)?\}(?=[0-9\\(])(.+)")
+_SECOND_CHOICE = re.compile(r"\([A-J]|(?<![A-Za-z])[A-J]\)|\b(?:or|and|is|not|false|wrong|incorrect)\b")
 _LETTER = re.compile(r"(?:\\text\{)?\(?([A-Za-z])[).:]?\}?[.:)]?")
 _ONE = r"(?:\\[a-zA-Z]+|[a-zA-Z])"
 _ABSOLUTE = re.compile(rf"\|({_ONE})\|")
@@ -121,19 +124,21 @@ _TRAILING_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+
 _REALS = frozenset(["\\mathbb{R}", "\\text{R}", "\\mathbf{R}"])
 _SUB = r"(?:_(?:[a-zA-Z0-9]|\{[^{}]*\}))?'*"
 _SYMBOL = rf"{_ONE}{_SUB}"
+_ARGUMENT = rf"(?:-?[0-9.]+|{_SYMBOL})"
 _UPPER = rf"(?:[A-Z]{_SUB})+"
 _POINTS = (
     rf"(?:{_UPPER}|\|{_UPPER}\||\|\\(?:vec|overrightarrow|overline) ?\{{?[a-zA-Z]+\}}?\||\\overline\{{{_UPPER}\}})"
 )
 _DRAWN = r"angle|triangle|overline|overrightarrow|vec|bar|hat|tilde|Delta|measuredangle"
 _NAME = re.compile(
-    rf"{_SYMBOL}(?:\^\{{-1\}})?(?:\([^()]*\))?|{_UPPER}"
+    rf"{_SYMBOL}(?:\^\{{-1\}})?(?:\({_ARGUMENT}(?:, ?{_ARGUMENT})*\))?|{_UPPER}"
     rf"|{_POINTS}:{_POINTS}|{_POINTS}/{_POINTS}|\\frac\{{{_POINTS}\}}\{{{_POINTS}\}}|{_POINTS}"
     rf"|\[[A-Z]{{3,}}\]|m?\\(?:{_DRAWN}) ?\{{?[a-zA-Z]+\}}?"
-    rf"|\\text\{{[^{{}}]*\}}(?:_(?:[a-zA-Z0-9]|\{{[^{{}}]*\}}))?(?:\([^()]*\))?|[a-zA-Z]{{4,}}"
+    rf"|\\text\{{[^{{}}]*\}}(?:_(?:[a-zA-Z0-9]|\{{[^{{}}]*\}}))?(?:\([^()]*\))?"
     rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\([^()]*\))"
 )
-_NOT_A_NAME = frozenset(("e i \\pi \\infty \\emptyset \\pm \\mp \\sqrt \\ldots \\circ I").split())
+_DENIAL = re.compile(r"\b(?:not|wrong|incorrect|false|never|no)\b", re.IGNORECASE)
+_NOT_A_NAME = frozenset(("i \\pi \\infty \\emptyset \\pm \\mp \\sqrt \\ldots \\circ").split())
 _VARIABLES = re.compile(r"\\(?:text|mathbb)\{[^{}]*\}|\\[a-zA-Z]+|([a-zA-Z])")
 _CONSTANTS = frozenset("ei")
 
@@ -154,7 +159,7 @@ def names_in(text: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a text names one quantity: ``x``, ``f(x)``, ``AB``, ``a_1``, ``\\angle ABC``, ``\\text{Area}``."""
-    return text not in _NOT_A_NAME and bool(_NAME.fullmatch(text))
+    return text not in _NOT_A_NAME and bool(_NAME.fullmatch(text)) and not _DENIAL.search(text)
 
 
 def _greek(command: str) -> bool:
@@ -177,7 +182,9 @@ def _parse(text: str, depth: int) -> Form:
     if numbers.read(text) or ("," in text and numbers.read(quantities.read(text).value)):
         return Leaf(text)
     if depth == 0 and (match := _CHOICE.fullmatch(text)):
-        return Choice(match[1] or match[3], _parse(match[2] or match[4], 1))
+        value = match[2] or match[4]
+        if not _SECOND_CHOICE.search(quantities.read(value).value):
+            return Choice(match[1] or match[3], _parse(value, 1))
     if depth == 0 and (match := _LETTER.fullmatch(text)):
         return Leaf(match[1])
     if depth == 0 and ("[" in text or "]" in text):
@@ -265,6 +272,8 @@ def _group(text: str, depth: int, joint: str) -> Form | None:
     parts = [part for part in split[0] if part.strip()]
     items = [_parse(part, depth + 1) for part in parts]
     items = [inner for item in items for inner in _members(item)]  # 0, \pm 2
+    if depth == 0 and re.fullmatch(r"-?[0-9]+,[0-9]+", text):
+        return Bag(tuple(items), False, text.replace(",", "."))
     joint = joint or ("and" if "\x02" in split[1] else "")
     return _collect(items, joint) if len(items) > 1 else (items[0] if items else None)
 
@@ -280,7 +289,7 @@ def _collect(items: Sequence[Form], joint: str) -> Form:
         if len({item.name for item in named}) == 1:
             ends = _between(named) if joint != "or" else None
             if joint == "and" and not ends and _intervals(item.value for item in named):
-                return Leaf("\\emptyset")
+                return Leaf(repr(items))  # an intersection that is not worked out
             return Named(named[0].name, ends or Bag(tuple(item.value for item in named)))
         if len({item.name for item in named}) == len(named):
             return Record(tuple(named))
@@ -403,9 +412,11 @@ def _bounded(text: str) -> bool:
 
 def _negative(form: Form) -> Form:
     text = form.text if isinstance(form, Leaf) else ""
-    return Leaf(
-        "0" if text == "0" else text[1:] if text[:1] == "-" and "+" not in text and "-" not in text[1:] else f"-{text}"
-    )
+    if text in ("", "0"):
+        return form
+    if re.search(r".[-+]", text):
+        return Leaf(f"-({text})")
+    return Leaf(text[1:] if text[0] == "-" else f"-{text}")
 
 
 def _absolute(operator: str, end: Form) -> Form:
@@ -463,7 +474,9 @@ def _set(inner: str, depth: int) -> Form:
         built = _split(inner, (mark,))
         if built and len(built[0]) == 2:
             head, condition = (part.strip() for part in built[0])
-            head, _, _ = head.partition("\\in")
+            head, _, domain = head.partition("\\in")
+            if domain.strip() not in ("", *_REALS):
+                return Leaf("\\{" + inner + "\\}")
             form = _parse(condition, depth + 1)
             if isinstance(form, Named) and form.name == head.strip():
                 return form.value

@@ -13,6 +13,9 @@ MAX_FACTORIAL = 999
 MAX_TERMS = 60
 """Most operators in one answer."""
 
+MAX_MARKS = 8
+"""Most bars and most primes, and half the most indices, over which the grammar has to guess."""
+
 _TOO_DEAR = re.compile(
     r"\\(?:i*int|oint|lim|limsup|liminf|prod|coprod|gcd|lcm|det|rank|frac\{d\}|partial|operatorname)(?![a-zA-Z])"
 )
@@ -54,4 +57,6 @@ def refusal(answer: str) -> str | None:
         return "a number too large"
     if len(_OPERATORS.findall(answer)) > MAX_TERMS:
         return "too many terms"
+    if answer.count("|") > MAX_MARKS or answer.count("'") > MAX_MARKS or answer.count("_") > 2 * MAX_MARKS:
+        return "too many bars, primes or indices"
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hapo_lit.verify import quantities
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality
-from hapo_lit.verify.forms import parse
+from hapo_lit.verify.forms import Leaf, parse
 from hapo_lit.verify.pool import Code
 
 if TYPE_CHECKING:
@@ -40,7 +42,16 @@ class MathJudge:
         truth = self._equality(parse(gold), parse(answer))
         if truth is not None:
             return Code.EQUAL if truth else Code.NOT_EQUAL
-        return Code.BAD_GOLD if any(formula in gold for formula in self._leaves.unread) else Code.UNPARSABLE
+        return Code.BAD_GOLD if self._leaves.unread & set(_formulas(parse(gold))) else Code.UNPARSABLE
+
+
+def _formulas(form: object) -> Iterator[str]:
+    """The formulas of a reference as the leaves see them."""
+    if isinstance(form, Leaf):
+        yield from (form.text, quantities.read(form.text).value)
+    elif isinstance(form, tuple):
+        for part in form:
+            yield from _formulas(part)
 
 
 def _repair_percent() -> None:

@@ -6,9 +6,6 @@ import re
 import unicodedata
 from functools import lru_cache
 
-_SUPERSCRIPT = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni", strict=True))
-_SUBSCRIPT = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋", "0123456789+-", strict=True))
-_SCRIPTS = re.compile(f"[{''.join(_SUPERSCRIPT)}]+|[{''.join(_SUBSCRIPT)}]+")
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Zπ])|\(([^()]*)\)|(?=\{))")
 _GREEK = {
@@ -24,6 +21,10 @@ _SYMBOLS = str.maketrans(
         **dict.fromkeys("÷∕⁄", "/"),
         **dict.fromkeys("“”‘’`´\u2032", "'"),
         **dict.fromkeys("\u00a0\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000", " "),
+        "\u2061": "",
+        "\u2062": r"\cdot ",
+        "\u2063": ", ",
+        "\u2064": "+",
         "°": r"^\circ ",
         "º": r"^\circ ",
         "∞": r"\infty ",
@@ -87,7 +88,7 @@ _PLAIN = {"lt": "<", "gt": ">", "colon": ":", "lbrack": "[", "rbrack": "]", "lpa
 _SIZING = frozenset(
     (
         "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
-        "textstyle scriptstyle limits nolimits rm bf it sf tt mathstrut strut nobreak"
+        "textstyle scriptstyle limits nolimits rm bf it sf tt mathstrut strut nobreak large Large LARGE huge Huge small footnotesize tiny normalsize"
     ).split()
 )
 _SPACES = frozenset(["quad", "qquad", "thinspace", "enspace", "space", "medspace", "thickspace", "hfill"])
@@ -98,6 +99,8 @@ FUNCTIONS = frozenset(
 ROW_END = "\x01"
 """What ends a row of a matrix."""
 
+_ESCAPED = re.compile(r"\\\\(?=[a-zA-Z])")
+_BOLD_VECTOR = re.compile(r"\\(?:mathbf|boldsymbol|bm|textbf)\s*\{\s*([ijk])\s*\}")
 _ROW_END = re.compile(r"\\\\(?:\s*\[-?[0-9.]+ ?[a-z]{2}\])?")
 _GLUED_QUAD = re.compile(r"\\q?quad(?=[a-zA-Z](?![a-zA-Z]))")
 _THIN = re.compile(r"(?<=[0-9])\s*(?:,\\!\s*|\\[,! ]|\\thinspace|~)\s*(?=[0-9]{3}(?![0-9]))")
@@ -113,11 +116,18 @@ _DIGIT_TEXT = re.compile(r"\\text\s*\{\s*(-?[0-9][0-9,.]*)\s*\}")
 _WHOLE_TEXT = re.compile(r"\A\\text\s*\{\s*([-+]?[0-9][^{}]*|[^{}]*(?:,| and | or )[^{}]*)\}\Z")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose ?([^{}]*)\}")
 _EMPTY_TEXT = re.compile(r"\\text\s*\{\s*\}")
-_SHORT_FRACTION = re.compile(r"\\frac\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))\s*(?:\{([^{}]*)\}|([0-9a-zA-Z]))")
+_PART = re.compile(r"\s*(?:\{|\\sqrt ?\{[^{}]*\}|\\[a-zA-Z]+|[0-9a-zA-Z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
-_SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}")
+_SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}(?![0-9a-zA-Z])")
+_DOTS = re.compile(r"\.{3,}")
+_COMMA = re.compile(r"\{,\}(?![0-9]{3}(?![0-9]))|(?<=(?<![0-9])0)\{,\}")
+_PLAIN_FUNCTION = re.compile(
+    r"(?<![a-zA-Z\\{])(sqrt(?=\()|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|infinity)(?![a-zA-Z])"
+)
+_PLAIN_ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 _BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/]) ?\}")
-_DEGREE = re.compile(r"\s*\^\s*\{?\s*\\circ\s*\}?")
+_DEGREE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ\s*)")
 _BLANKS = re.compile(r"\s+")
 _LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
 _TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
@@ -136,7 +146,8 @@ def normalise(answer: str) -> str:
         answer = _undollared(answer)
     if "\\" in answer or "~" in answer:
         if "\\\\" in answer and "\\begin" not in answer:
-            answer = answer.replace("\\\\", "\\")
+            answer = _ESCAPED.sub(r"\\", answer)
+        answer = _BOLD_VECTOR.sub(r"\\vec{\1}", answer)
         answer = _ROW_END.sub(ROW_END, answer)
         answer = _THIN.sub("{,}", answer)
         answer = _GLUED_QUAD.sub(" ", answer)
@@ -145,6 +156,8 @@ def normalise(answer: str) -> str:
             answer = _FUNCTION_TEXT.sub(r"\\\1\2 ", answer).replace("\\operatorname", "\\text")
             answer = _EMPTY_TEXT.sub(" ", answer)
             answer = _DIGIT_TEXT.sub(r"\1", answer)
+            if answer.startswith("\\text{") and _group_end(answer, 5) == len(answer) - 1 and "\\" in answer[6:]:
+                answer = answer[6:-1]
             answer = _WHOLE_TEXT.sub(r"\1", answer)
             answer = _LETTER_TEXT.sub(r"\1\2", answer)
         if "\\choose" in answer:
@@ -152,35 +165,37 @@ def normalise(answer: str) -> str:
         answer = answer.removesuffix("\\")
         answer = answer.replace("\\not=", "\\ne ").replace("\\not =", "\\ne ")
         if "\\frac" in answer:
-            answer = _SHORT_FRACTION.sub(r"\\frac{\1\2}{\3\4}", answer)
+            answer = _fractions(answer)
         if "\\sqrt" in answer:
             answer = _SHORT_ROOT.sub(r"\\sqrt{\1}", answer)
         if "\\circ" in answer:
             answer = _DEGREE.sub(r"^\\circ ", answer)
-    answer = (
-        answer.replace("\\%", "%")
-        .replace("<=", "\\le ")
-        .replace(">=", "\\ge ")
-        .replace("!=", "\\ne ")
-        .replace("**", "^")
-    )
+    if "..." in answer:
+        answer = _DOTS.sub(r"\\ldots ", answer)
+    if "{,}" in answer:
+        answer = _COMMA.sub(".", answer)
+    if _PLAIN_FUNCTION.search(answer):
+        answer = _PLAIN_ROOT.sub(r"\\sqrt{\1}", _PLAIN_FUNCTION.sub(r"\\\1 ", answer))
+    answer = answer.replace("\\%", "%").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
+    answer = answer.replace("**", "^")
     if "{" in answer:
         answer = _BRACED_SIGN.sub(r"\1", answer.replace("{ , }", "{,}"))
         answer = _SHORT_POWER.sub(r"\1\2", answer)
     answer = _BLANKS.sub(" ", answer)
     answer = _TIGHT.sub(r"\1", answer)
     answer = _LOOSE_COMMAND.sub(r"\1", answer)
-    return answer.strip().rstrip(".,;:? ")
+    answer = answer.strip()
+    return answer[:-1].rstrip() if answer.endswith((".", ",", ";", ":")) else answer
 
 
 def _ascii(text: str) -> str:
     """Unicode's mathematics as LaTeX; invisible characters go, as do differences of width."""
     text = _VULGAR.sub(lambda m: _vulgar(m.group()), text)
-    text = _SCRIPTS.sub(_script, text)
+    text = _scripts(text)
     text = _ROOT.sub(lambda m: rf"\sqrt{{{m.group(1) or m.group(2)}}}" if m.group(1) or m.group(2) else r"\sqrt", text)
     text = text.translate(_SYMBOLS)
     text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Cc", "Mn"))
+    text = "".join(c for c in text if c.isascii() or unicodedata.category(c) not in ("Cf", "Cc"))
     text = text.translate(_SYMBOLS)
     return "".join(str(unicodedata.decimal(c)) if not c.isascii() and c.isdecimal() else c for c in text)
 
@@ -190,11 +205,50 @@ def _vulgar(character: str) -> str:
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
-def _script(match: re.Match[str]) -> str:
-    run = match.group()
-    if run[0] in _SUPERSCRIPT:
-        return "^{" + "".join(_SUPERSCRIPT[c] for c in run) + "}"
-    return "_{" + "".join(_SUBSCRIPT[c] for c in run) + "}"
+def _scripts(text: str) -> str:
+    """Raised and lowered characters as powers and indices."""
+    pieces: list[str] = []
+    kind = ""
+    for character in text:
+        tag, _, points = unicodedata.decomposition(character).partition(" ")
+        now = {"<super>": "^", "<sub>": "_"}.get(tag, "") if character not in "ªº" else ""
+        if now != kind:
+            pieces += ["}"] * bool(kind) + [now + "{"] * bool(now)
+            kind = now
+        pieces.append("".join(chr(int(point, 16)) for point in points.split()) if now else character)
+    return "".join(pieces) + "}" * bool(kind)
+
+
+def _fractions(text: str) -> str:
+    """``\\frac`` with braces around both parts, which may be a single sign or command."""
+    pieces, place = [], 0
+    while (start := text.find("\\frac", place)) >= 0:
+        pieces.append(text[place : start + 5])
+        place = start + 5
+        for _ in range(2):
+            match = _PART.match(text, place)
+            if match is None:
+                break
+            if match[0].lstrip()[0] == "{":
+                begin = match.end() - 1
+                end = _group_end(text, begin)
+                if end is None:
+                    break
+                pieces.append("{" + _fractions(text[begin + 1 : end].strip()) + "}")
+                place = end + 1
+            else:
+                pieces.append("{" + match[0].strip() + "}")
+                place = match.end()
+    return "".join(pieces) + text[place:]
+
+
+def _group_end(text: str, begin: int) -> int | None:
+    level = 0
+    for match in _BRACE.finditer(text, begin):
+        level += {"{": 1, "}": -1}.get(match[0], 0)
+        if level == 0:
+            return match.start()
+    return None
 
 
 def _undollared(text: str) -> str:

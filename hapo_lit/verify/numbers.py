@@ -78,7 +78,11 @@ def equal(left: Number, right: Number, digits: int | None) -> bool:
     for decimal, other in ((left, right), (right, left)):
         if decimal.places is None:
             continue
-        if decimal.digits >= 15 and abs(decimal.value - other.value) <= abs(other.value) / 10**14:
+        if (
+            decimal.digits >= 15
+            and other.value.denominator != 1
+            and abs(decimal.value - other.value) <= abs(other.value) / 10**14
+        ):
             return True
         exact = other.places is None and other.value.denominator != 1
         if exact and stands_for(decimal, other.value, digits):

@@ -6,6 +6,9 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+UNKNOWN = "?"
+"""Stands before a word that is a unit only if both sides have it."""
+
 
 class Quantity(NamedTuple):
     """``value`` is what the text is without its ``unit``, which is spelled in one way, and empty if there is none."""
@@ -30,8 +33,20 @@ _ALIASES = {
     "child": "children", "man": "men", "woman": "women", "centavo": "", "knot": "", "mole_per_liter": "mol/L",
 }  # fmt: skip
 _CANONICAL = {alias: name for name, aliases in _ALIASES.items() for alias in (name, *aliases.split())}
+_NOUNS = frozenset(
+    (
+        "apple ball bag bird block book bottle box boy brick bus cake candle candy car card cat chair chicken "
+        "chocolate choice cookie combination cow crayon cup desk distinct integer dog egg element face fish flower "
+        "game girl guest handshake house human item lap letter line marble marker match member mile minute number "
+        "orange outcome page pair pen pencil people permutation pie piece pizza place player plant point "
+        "possibility pupil question rectangle root row seat side solution square stamp step sticker stone student "
+        "sweet team ticket time tile toy tree triangle trip truck turn value vertex way win word worker integer "
+        "real "
+    ).split()
+)
+_KNOWN = frozenset(_ALIASES) | _NOUNS
 _BARE = sorted(
-    {word for word in _CANONICAL if len(word) > 1 and re.fullmatch(r"[a-z/]+", word)} - {"in", "deg", "min", "am", "pm"}
+    {word for word in _CANONICAL if len(word) > 1 and re.fullmatch(r"[a-z]+", word)} - {"in", "deg", "min", "am", "pm"}
     | {"deg", "min", "am", "pm", "mL", "Hz", "units", "square", "cubic"},
     key=len,
     reverse=True,
@@ -45,15 +60,16 @@ _STOP_WORDS = frozenset(
     ).split()
 )
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_SCALED = re.compile(rf"(.*[0-9]) ?(?:\\text\{{({'|'.join(_SCALES)})\}}|({'|'.join(_SCALES)})) ?(.*)")
+_SCALED = re.compile(rf"(.*[0-9]) ?(?:\\text\{{({'|'.join(_SCALES)})\}}|({'|'.join(_SCALES)})(?![a-z])) ?(.*)")
 _POWER = r"(?:\^(?:\{?([23])\}?))?"
-_TEXT_UNIT = re.compile(rf"(.*?) ?((?:(?:/|\\cdot)? ?\\text ?\{{[^{{}}]*\}}{_POWER} ?)+)")
+_TEXT_UNIT = re.compile(rf"(.*?) ?((?:(?> ?(?:(?:/|\\cdot) ?)?\\text ?\{{[^{{}}]*\}}{_POWER}))++ ?)")
 _TEXT_PART = re.compile(r"(/|\\cdot)? ?\\text ?\{([^{}]*)\}(?:\^\{?(-?[0-9])\}?)? ?")
 _BARE_UNIT = re.compile(
-    rf"(.*?[0-9)}}]) ?((?:(?:{'|'.join(map(re.escape, _BARE))})s?(?: |/|(?![a-zA-Z])))+(?:[a-z]+s?)?){_POWER}"
+    rf"(.*?[0-9)}}]) ?((?:(?>(?:{'|'.join(map(re.escape, _BARE))})s?(?: |/|(?![a-zA-Z]))))++(?:[a-z]+s?)?){_POWER}"
 )
 _PLURAL_WORDS = re.compile(r"(.*?[0-9}]) ([a-z]{3,}(?: [a-z]{2,}){0,2})")
 _DEGREE = re.compile(r"(.*?)\^\\circ ?(C|F|\\text\{ ?[CF] ?\})?")
+_SPEEDS = {"mph": "mile/hour", "kmh": "kilometer/hour", "mps": "meter/second"}
 _UNIT_WORD = re.compile(r"([A-Za-z$€£¥₹¢%.']+)(?:\^?\{?(-?[1-4])\}?)?")
 _FUNCTION = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _CURRENCY = re.compile(
@@ -87,7 +103,8 @@ def read(text: str) -> Quantity:
             return Quantity(match[1] + inner.value, sign)
         return Quantity(text)
     if text.endswith("%"):
-        return Quantity(text[:-1].strip(), "", True)
+        share = text[:-1].strip()
+        return Quantity(text) if re.search(r".[-+]|%", share) else Quantity(share, "", True)
     if (match := _SCALED.fullmatch(text)) and not match[4].startswith(("^", "_")):
         inner = read(match[1] + (" " + match[4] if match[4] else ""))
         return Quantity(rf"{inner.value}\cdot{_SCALES[match[2] or match[3]]}", inner.unit)
@@ -133,14 +150,19 @@ def _unit(words: str, power: str | None = None) -> str | None:
                 raise_to = "2"
             elif word.lower() in ("cubic", "cu", "cu."):
                 raise_to = "3"
-            elif word.lower() == "of":
+            elif word.lower() == "of" and names:
                 break
             else:
-                names.append(_word(match[1]) + (f"^{match[2]}" if match[2] not in (None, "1") else ""))
+                name = _word(match[1])
+                names.append(
+                    (name if name in _KNOWN else UNKNOWN + name)
+                    + (f"^{match[2]}" if match[2] not in (None, "1") else "")
+                )
         if len(names) > 4:
             return None
         spelled.append(" ".join(names or ["unit"]) + (f"^{raise_to}" if raise_to and raise_to != "1" else ""))
-    return "/".join(spelled)
+    unit = "/".join(spelled)
+    return _SPEEDS.get(unit, unit)
 
 
 def _word(word: str) -> str:
