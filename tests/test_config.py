@@ -16,7 +16,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hapo_lit import cli
 from hapo_lit.algorithm import Hapo, Supervised
-from hapo_lit.cli.setup import KEYS, build, config_folder
+from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.setup import KEYS, build
 from hapo_lit.gates import BetaGate, NeverGate
 
 CONF = Path(config_folder())
@@ -371,7 +372,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
 
 
 def test_unknown_verbs_are_named(says):
-    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, pretrain, data"
+    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, pretrain, data, verify"
 
 
 def test_help_lists_the_verbs(capsys):

@@ -10,10 +10,13 @@ import importlib
 import os
 import sys
 
+from hapo_lit.cli.light import stop
+
 VERBS = {
     "train": "train a policy (by default: HAPO on the embedded experiment)",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
     "data": "`hapo data inspect`: what becomes of the training data, and what it looks like",
+    "verify": "`hapo verify GOLD COMPLETION`: is this the right answer, and why; or score a file",
 }
 WORDS = {"data": "inspect"}
 """The word that must follow a verb."""
@@ -29,11 +32,15 @@ def main(arguments: list[str] | None = None) -> None:
         print("usage: hapo VERB [key=value ...]\n\nverbs:")
         print("\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items()))
         print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
+        print("`hapo verify --help` has its options.")
         return
-    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, give_up, stop
-
     if verb not in VERBS:
         stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")
+    if verb == "verify":  # its arguments are answers, and none of them Hydra's
+        importlib.import_module("hapo_lit.cli.verify").main(arguments[1:])
+        return
+    from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, give_up
+
     spoken, settings = verb, arguments[1:]
     if word := WORDS.get(verb):
         if settings[:1] != [word]:

@@ -16,7 +16,8 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.cli.setup import build, config_folder, door, setting_up
+from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.data.collate import (
     PROMPT_LONG,
     TEACHER_ABSENT,

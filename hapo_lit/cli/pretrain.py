@@ -14,7 +14,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import __version__
-from hapo_lit.cli.setup import build, config_folder, door
+from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.setup import build, door
 from hapo_lit.data import arithmetic
 
 RECIPE = ("model", "data", "phases", "optim", "seed", "threads")

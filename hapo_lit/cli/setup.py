@@ -1,16 +1,14 @@
-"""What the doors share: finding ``conf/``, building parts, and saying in one line what is wrong."""
+"""What the doors to a run share: building parts, and saying in one line what is wrong."""
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 import logging
 import os
 import re
-import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -22,23 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
+from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
 from hapo_lit.types import ResumeError, VerifierError
 
 Result = TypeVar("Result")
 
 
-class SetupError(Exception):
-    """Something the user gave cannot be used; the message names it and the fix."""
-
-
 CONFIGURATION_ERRORS = (SetupError, ResumeError, VerifierError, HydraException, OmegaConfBaseException)
-
-
-def config_folder() -> str:
-    """``conf/``, inside the installed package or beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "conf"
-    return str(inside if inside.is_dir() else package.parent / "conf")
 
 
 @contextmanager
@@ -55,7 +43,7 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     OmegaConf.resolve(config)
     if unknown := set(config) - KEYS:
         name = sorted(map(str, unknown))[0]
-        raise SetupError(f"nothing reads the key {name!r}{_nearest(name, KEYS)}")
+        raise SetupError(f"nothing reads the key {name!r}{nearest(name, KEYS)}")
     for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
         if not isinstance(config[key], int) or config[key] < least:
             raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
@@ -122,12 +110,6 @@ KEYS = frozenset(
 """Every top-level key of ``conf/core.yaml``; a test compares them."""
 
 
-def stop(message: str) -> NoReturn:
-    """Say what is wrong and leave."""
-    print(f"hapo: error: {message}", file=sys.stderr)
-    raise SystemExit(2)
-
-
 def give_up(error: BaseException) -> NoReturn:
     """Leave with the one line that says what is wrong, or with the frames if ``HAPO_FRAMES=1`` asks for them."""
     if os.environ.get("HAPO_FRAMES") == "1":
@@ -164,15 +146,15 @@ def in_one_line(error: BaseException) -> str:
     if match := re.search(r"Config group override must be a string or a list. Got (\w+)", text):
         return f"a group was given a {match[1]}: name one of its options, or a field as group.field=value"
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
-        near = _nearest(match[1], _all_keys() - {match[1]})
+        near = nearest(match[1], _all_keys() - {match[1]})
         return f"there is no key {match[2] or match[1]!r}{near}; `--cfg job` prints all keys"
     if match := re.search(r"Could not find '(\w+)/([\w/-]+)' Available options in '\w+': (.*?) Config search", text):
         options = match[3].split()
-        return f"there is no {match[1]}={match[2]}{_nearest(match[2], options)}; there are: {', '.join(options)}"
+        return f"there is no {match[1]}={match[2]}{nearest(match[2], options)}; there are: {', '.join(options)}"
     unknown = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if unknown and (target := re.search(r"Error in call to target '([\w.]+)'", str(error))):
         known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
-        near = _nearest(unknown[1], known)
+        near = nearest(unknown[1], known)
         return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
     if unset := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{unset[1]} is not set, and has no default"
@@ -181,7 +163,7 @@ def in_one_line(error: BaseException) -> str:
         holder = where[1] if where else "its key"
         return f"{empty[1]} has no settings, but {holder} holds some: a preset or an override meant another part"
     if missing := re.search(r"No module named '([\w.]+)\.(\w+)'; '[\w.]+' is not a package", text):
-        return f"{missing[1]} has no {missing[2]!r}{_nearest(missing[2], vars(get_object(missing[1])))}"
+        return f"{missing[1]} has no {missing[2]!r}{nearest(missing[2], vars(get_object(missing[1])))}"
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text
     return text
@@ -191,8 +173,3 @@ def _all_keys() -> set[str]:
     """Every key that occurs anywhere in ``conf/``."""
     text = "\n".join(path.read_text() for path in Path(config_folder()).rglob("*.yaml"))
     return set(re.findall(r"^[ \t-]*(\w+):", text, re.MULTILINE))
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f"; did you mean {close[0]!r}?" if close else ""

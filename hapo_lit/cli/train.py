@@ -13,8 +13,9 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
+from hapo_lit.cli.light import SetupError, config_folder
 from hapo_lit.cli.pretrain import cached_base_policy
-from hapo_lit.cli.setup import SetupError, build, config_folder, door, setting_up
+from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.protocols import Lawful
 
 DATA_LINE = (
