@@ -180,7 +180,7 @@ KINDS: dict[str, tuple[float, str]] = {
         \begin{pmatrix}«a»\\«b»\end{pmatrix} == \begin{bmatrix} «a» \\ «b» \end{bmatrix} == («a», «b»)
         \begin{pmatrix}«a»&-«b»\\«c»&«d»\end{pmatrix} == \begin{bmatrix} «a» & -«b» \\ «c» & «d» \end{bmatrix}
         \begin{pmatrix}\frac{«s»}{«t»}\\-«c»\end{pmatrix} == \begin{pmatrix} «s»/«t» \\ -«c» \end{pmatrix}
-        \begin{pmatrix}\sqrt{«p»}/2&-1\\1&«a»\end{pmatrix} == \begin{bmatrix} \frac{\sqrt{«p»}}2 & -1 \\ 1 & «a» \end{bmatrix}
+        \begin{pmatrix}\sqrt{«p»}/2&-1\\1&0\end{pmatrix} == \begin{bmatrix}\frac{\sqrt{«p»}}2&-1\\1&0\end{bmatrix}
         """,
     ),
     "percent": (0.4, r"«n»\% == «n»% == «n» \% == «n» == «n»\text{ percent}"),

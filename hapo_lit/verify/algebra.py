@@ -37,15 +37,17 @@ MAX_BITS = 1 << 20
 MAX_EXACT_BITS = 20_000
 MAX_SUM_TERMS = 200
 ENOUGH_POINTS = 3
+PLENTY_OF_POINTS = 10
 
 _POINTS = tuple(
     Fraction(text)
     for text in (
-        "0.7391 2.3147 -1.2718 5.0573 0.1379 -3.6123 11.417 -0.4419 1.6183 23.91 0.9137 -7.313 101.3 3.3331 -523.71 "
-        "2048.37 -40961.3 1234567.9"
+        "0.7391 2.3147 -1.2718 2048.37 -523.71 1234567.9 -0.4419 -40961.3 11.417 0.1379 5.0573 -3.6123 1.6183 23.91 "
+        "0.9137 -7.313 101.3 3.3331"
     ).split()
 )
-_WHOLE_POINTS = tuple(Fraction(value) for value in (1, 2, 3, 4, 5, 7, 10, 13, -1, -2, 0, 1001, 5003, -2500, 100003))
+"""Near 0, around 1, and far out on both sides: where roots, bounds and remainders bend."""
+_WHOLE_POINTS = tuple(Fraction(value) for value in (1, 2, 3, 1001, 5003, -2500, 100003, -1, 0, 4, 5, 7, 10, 13, -2))
 _WHOLE_NAMES = frozenset("nkmj")
 
 _DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
@@ -275,18 +277,23 @@ def _agree(
     differs = checked = False
     for point in points:
         try:
-            values = [(evaluate(left, point, digits), evaluate(right, point, digits)) for digits in precisions]
+            rough = evaluate(left, point, precisions[0]), evaluate(right, point, precisions[0])
+            fine = (
+                rough if _far_apart(*rough) else tuple(evaluate(tree, point, precisions[1]) for tree in (left, right))
+            )
         except (NotEvaluable, ZeroDivisionError):
             continue
-        is_real = [not mpmath.im(value) for value in values[1]]
-        gaps = [abs(one - two) for one, two in values]
-        same = _vanishes(gaps[0], gaps[1], max(map(abs, values[1])), precisions[1])
+        is_real = [not mpmath.im(value) for value in fine]
+        gaps = abs(rough[0] - rough[1]), abs(fine[0] - fine[1])
+        same = fine is not rough and _vanishes(*gaps, max(map(abs, fine)), precisions[1])
         if same and not checked:
             same = checked = _vanishes_further(left, right, point, gaps[1], precisions[1])
         if all(is_real) or complex_matters:
             if not same:
                 return False
             real += 1
+            if real == PLENTY_OF_POINTS:
+                break
         elif same:
             other += 1
         else:
@@ -298,6 +305,12 @@ def _agree(
     if differs:
         return False
     return True if real + other >= enough else None
+
+
+def _far_apart(one: Any, two: Any) -> bool:
+    """Whether two values differ by so much that no further digit can bring them together."""
+    scale = max(abs(one), abs(two))
+    return bool(scale > 1e-6 and abs(one - two) > scale / 1000)
 
 
 def _vanishes_further(

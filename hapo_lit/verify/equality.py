@@ -297,7 +297,7 @@ class Equality:
         gold, answer = left.value, right.value
         words, other_words = _words(gold), _words(answer)
         if words is not None or other_words is not None:
-            if min(len(gold), len(answer)) <= 4 and (gold.isupper() or answer.isupper()):  # names, such as ABC
+            if words not in _SHORT_WORDS and min(len(gold), len(answer)) <= 4 and (gold.isupper() or answer.isupper()):
                 return _letters(gold, exact=True) == _letters(answer, exact=True) != ""
             return words == other_words or _letters(gold) == _letters(answer) != ""
         if _LETTER.fullmatch(gold) and _LETTER.fullmatch(answer) and gold not in _ALIKE and answer not in _ALIKE:
@@ -338,6 +338,8 @@ def _tight(text: str) -> str:
     return re.sub(r"(?<![0-9a-zA-Z]) +| +(?![0-9a-zA-Z])", "", text)
 
 
+_SHORT_WORDS = frozenset(["yes", "no", "true", "odd", "even"])
+"""Other short words in capitals are names, such as ABC, and are not abc."""
 _ALIKE = frozenset(["\\phi", "\\varphi", "\\epsilon", "\\varepsilon", "\\theta", "\\vartheta"])
 
 

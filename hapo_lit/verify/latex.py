@@ -88,7 +88,8 @@ _PLAIN = {"lt": "<", "gt": ">", "colon": ":", "lbrack": "[", "rbrack": "]", "lpa
 _SIZING = frozenset(
     (
         "left right middle big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Biggr displaystyle "
-        "textstyle scriptstyle limits nolimits rm bf it sf tt mathstrut strut nobreak large Large LARGE huge Huge small footnotesize tiny normalsize"
+        "textstyle scriptstyle limits nolimits rm bf it sf tt mathstrut strut nobreak "
+        "large Large LARGE huge Huge small footnotesize tiny normalsize"
     ).split()
 )
 _SPACES = frozenset(["quad", "qquad", "thinspace", "enspace", "space", "medspace", "thickspace", "hfill"])
@@ -120,6 +121,7 @@ _PART = re.compile(r"\s*(?:\{|\\sqrt ?\{[^{}]*\}|\\[a-zA-Z]+|[0-9a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
 _SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}(?![0-9a-zA-Z])")
+_PLUS_INFINITY = re.compile(r"(?<![0-9a-zA-Z})\]])\+ ?\\infty")
 _DOTS = re.compile(r"\.{3,}")
 _COMMA = re.compile(r"\{,\}(?![0-9]{3}(?![0-9]))|(?<=(?<![0-9])0)\{,\}")
 _PLAIN_FUNCTION = re.compile(
@@ -172,6 +174,7 @@ def normalise(answer: str) -> str:
             answer = _DEGREE.sub(r"^\\circ ", answer)
     if "..." in answer:
         answer = _DOTS.sub(r"\\ldots ", answer)
+    answer = _PLUS_INFINITY.sub(r"\\infty", answer)
     if "{,}" in answer:
         answer = _COMMA.sub(".", answer)
     if _PLAIN_FUNCTION.search(answer):
@@ -220,26 +223,25 @@ def _scripts(text: str) -> str:
 
 
 def _fractions(text: str) -> str:
-    """``\\frac`` with braces around both parts, which may be a single sign or command."""
-    pieces, place = [], 0
-    while (start := text.find("\\frac", place)) >= 0:
-        pieces.append(text[place : start + 5])
+    """``\\frac`` with braces around both parts, which may be a single sign or command; inner fractions first."""
+    start = len(text)
+    while (start := text.rfind("\\frac", 0, start)) >= 0:
         place = start + 5
         for _ in range(2):
             match = _PART.match(text, place)
             if match is None:
                 break
             if match[0].lstrip()[0] == "{":
-                begin = match.end() - 1
-                end = _group_end(text, begin)
+                end = _group_end(text, match.end() - 1)
                 if end is None:
                     break
-                pieces.append("{" + _fractions(text[begin + 1 : end].strip()) + "}")
-                place = end + 1
+                text = text[:place] + text[match.end() - 1 :]
+                place = end + 1 - (match.end() - 1 - place)
             else:
-                pieces.append("{" + match[0].strip() + "}")
-                place = match.end()
-    return "".join(pieces) + text[place:]
+                part = "{" + match[0].strip() + "}"
+                text = text[:place] + part + text[match.end() :]
+                place += len(part)
+    return text
 
 
 def _group_end(text: str, begin: int) -> int | None:

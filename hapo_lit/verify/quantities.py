@@ -142,7 +142,7 @@ def _unit(words: str, power: str | None = None) -> str | None:
     spelled = []
     for part in parts:
         raise_to = power if len(parts) == 1 else None
-        names = []
+        names: list[str] = []
         for word in part.replace("-", " ").split():
             if word.lower() in _STOP_WORDS or (match := _UNIT_WORD.fullmatch(word)) is None:
                 return None
