@@ -214,9 +214,10 @@ class Equality:
         if isinstance(other, Named) and (split := _split_up(other)):
             return self._records(record, split)
         assert isinstance(record, Record)
-        values = [entry.value for entry in sorted(record.entries, key=lambda entry: entry.name)]
+        values = [entry.value for entry in record.entries]
         if isinstance(other, Row) and (other.opening, other.closing) == ("(", ")"):
-            return self.all_of(values, other.items)
+            in_order = sorted(record.entries, key=lambda entry: entry.name)  # (x, y), however they were listed
+            return self.all_of([entry.value for entry in in_order], other.items)
         if isinstance(other, Named) and isinstance(other.value, Bag):
             return (
                 self.any_order(values, other.value.items)

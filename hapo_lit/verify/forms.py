@@ -137,7 +137,7 @@ _NAME = re.compile(
     rf"|\\text\{{[^{{}}]*\}}(?:_(?:[a-zA-Z0-9]|\{{[^{{}}]*\}}))?(?:\([^()]*\))?"
     rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\([^()]*\))"
 )
-_DENIAL = re.compile(r"\b(?:not|wrong|incorrect|false|never|no)\b", re.IGNORECASE)
+_DENIAL = re.compile(r"\b(?:not|wrong|incorrect|false|never)\b")
 _NOT_A_NAME = frozenset(("i \\pi \\infty \\emptyset \\pm \\mp \\sqrt \\ldots \\circ").split())
 _VARIABLES = re.compile(r"\\(?:text|mathbb)\{[^{}]*\}|\\[a-zA-Z]+|([a-zA-Z])")
 _CONSTANTS = frozenset("ei")

@@ -128,7 +128,7 @@ _PLAIN_FUNCTION = re.compile(
     r"(?<![a-zA-Z\\{])(sqrt(?=\()|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|infinity)(?![a-zA-Z])"
 )
 _PLAIN_ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
-_BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/]) ?\}")
+_BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/.]) ?\}")
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ\s*)")
 _BLANKS = re.compile(r"\s+")
 _LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
