@@ -188,7 +188,7 @@ def normalise(answer: str) -> str:
     answer = _TIGHT.sub(r"\1", answer)
     answer = _LOOSE_COMMAND.sub(r"\1", answer)
     answer = answer.strip()
-    return answer[:-1].rstrip() if answer.endswith((".", ",", ";", ":")) else answer
+    return answer[:-1].rstrip() if answer.endswith((".", ",")) else answer
 
 
 def _ascii(text: str) -> str:
