@@ -82,9 +82,7 @@ def take(data, count, rank=0, world=1, workers=0):
     from hapo_lit.datamodule import _start_worker, _Stream
 
     data.setup()
-    loader = DataLoader(
-        _Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_start_worker
-    )
+    loader = DataLoader(_Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_start_worker)
     batches = iter(loader)
     found = [next(batches) for _ in range(count)]
     return [(batch.prompt_ids.tolist(), batch.mark) for batch in found]

@@ -365,6 +365,21 @@ def test_a_file_is_judged_in_chunks_and_not_twice(hapo, tmp_path, watched):
     assert [line[:4] for line in cells(again[0])] == [line[:4] for line in cells(first[0])]
 
 
+def test_each_chunk_is_on_disk_before_the_next_is_judged(hapo, tmp_path, monkeypatch):
+    found = []
+    judge = Checker.__call__
+
+    def looking(self, golds, responses):
+        found.append(lines_in(tmp_path / "v.jsonl"))
+        return judge(self, golds, responses)
+
+    monkeypatch.setattr(Checker, "__call__", looking)
+    monkeypatch.setattr(verb, "CHUNK", CHUNK)
+    write(tmp_path / "r.jsonl", NUMBERS)
+    hapo("--file", "r.jsonl", "--out", "v.jsonl")
+    assert found == [0, 16, 32, 48]
+
+
 @pytest.mark.parametrize("cut", [1, 20, 0])
 def test_a_half_written_line_is_cut_off_and_judged_again(hapo, tmp_path, watched, cut):
     write(tmp_path / "r.jsonl", NUMBERS)
