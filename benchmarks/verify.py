@@ -31,7 +31,7 @@ from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
-from hapo_lit.verify import Checker, Verdict, forms, latex, quantities
+from hapo_lit.verify import Checker, Verdict, answers, equality, forms, latex, numbers, quantities
 from hapo_lit.verify.guard import refusal
 from hapo_lit.verify.judge import MathJudge
 
@@ -180,7 +180,7 @@ KINDS: dict[str, tuple[float, str]] = {
         \begin{pmatrix}«a»\\«b»\end{pmatrix} == \begin{bmatrix} «a» \\ «b» \end{bmatrix} == («a», «b»)
         \begin{pmatrix}«a»&-«b»\\«c»&«d»\end{pmatrix} == \begin{bmatrix} «a» & -«b» \\ «c» & «d» \end{bmatrix}
         \begin{pmatrix}\frac{«s»}{«t»}\\-«c»\end{pmatrix} == \begin{pmatrix} «s»/«t» \\ -«c» \end{pmatrix}
-        \begin{pmatrix}\sqrt{«p»}/2&-1\\1&0\end{pmatrix} == \begin{bmatrix}\frac{\sqrt{«p»}}2&-1\\1&0\end{bmatrix}
+        \begin{pmatrix}\sqrt{«p»}/2&-1\\1&«a»\end{pmatrix} == \begin{bmatrix}\frac{\sqrt{«p»}}{2}&-1\\1&«a»\end{bmatrix}
         """,
     ),
     "percent": (0.4, r"«n»\% == «n»% == «n» \% == «n» == «n»\text{ percent}"),
@@ -427,8 +427,10 @@ def replaced() -> None:
 
 def forget() -> None:
     """Empty the caches that all checkers share."""
-    for cache in (latex.normalise, forms.parse, quantities.read):
-        cache.cache_clear()
+    for part in (answers, equality, forms, latex, numbers, quantities):
+        for function in vars(part).values():
+            if hasattr(function, "cache_clear"):
+                function.cache_clear()
 
 
 def clock(work: object) -> float:

@@ -105,6 +105,8 @@ _RELATIONS = frozenset(_FLIPPED) | frozenset(
     "\\in \\approx \\equiv \\notin \\subset \\subseteq \\sim \\Rightarrow \\to \\rightarrow \\mapsto \\propto \\cong "
     "\\perp \\parallel".split()
 )
+_RELATED = re.compile(rf"[<>=]|{'|'.join(re.escape(word) for word in sorted(_RELATIONS) if len(word) > 1)}")
+_LISTED = re.compile("[,;\x02\x03]")
 _WORD_SEPARATOR = re.compile(
     r",? ?\\text ?\{ ?,? ?(and|or) ?,? ?\} ?|,? ?(?<![a-zA-Z\\])(and|or)(?![a-zA-Z]) ?"
     r"| ?\\(?:(lor|vee)|land|wedge)(?![a-zA-Z]) ?"
@@ -194,9 +196,14 @@ def _parse(text: str, depth: int) -> Form:
         return listed
     if (related := _relation(text, depth)) is not None:
         return related
-    if (joined := _split(text, ("\\cup",))) and len(joined[0]) > 1:
+    if "\\cup" in text and (joined := _split(text, ("\\cup",))) and len(joined[0]) > 1:
         return _union([_parse(part, depth + 1) for part in joined[0]])
-    if (cut := _split(text, ("\\setminus",))) and len(cut[0]) == 2 and cut[0][0].strip() in _REALS:
+    if (
+        "\\setminus" in text
+        and (cut := _split(text, ("\\setminus",)))
+        and len(cut[0]) == 2
+        and cut[0][0].strip() in _REALS
+    ):
         removed = _parse(cut[0][1], depth + 1)
         if isinstance(removed, Bag):
             return Without(removed)
@@ -204,7 +211,7 @@ def _parse(text: str, depth: int) -> Form:
         return bracketed
     if (match := _POINT.fullmatch(text)) and isinstance(point := _parse(match[2], depth + 1), Row):
         return Named(match[1], point)
-    if (ratio := _split(text, (":",))) and len(ratio[0]) > 1 and all(part.strip() for part in ratio[0]):
+    if ":" in text and (ratio := _split(text, (":",))) and len(ratio[0]) > 1 and all(part.strip() for part in ratio[0]):
         return Ratio(tuple(_parse(part, depth + 1) for part in ratio[0]))
     if text in _REALS:
         return Row("(", (Leaf("-\\infty"), Leaf("\\infty")), ")")
@@ -237,6 +244,8 @@ def _signed(text: str) -> str:
 def _list(text: str, depth: int) -> Form | None:
     """A bare list.  Semicolons and ``or`` separate groups, commas and ``and`` the members of one."""
     text = _WORD_SEPARATOR.sub(lambda m: "\x03" if "or" in m.groups() or m.group(3) else "\x02", text)
+    if not _LISTED.search(text):
+        return None
     outer = _split(text, (";", "\x03"))
     if outer is None:
         return None
@@ -331,7 +340,7 @@ def _between(named: Sequence[Named]) -> Row | None:
 
 def _relation(text: str, depth: int) -> Form | None:
     """A chain of relations, as a named value or interval where it is one; None if there is no relation."""
-    split = _split(text, _RELATIONS)
+    split = _split(text, _RELATIONS) if _RELATED.search(text) else None
     if split is None or not split[1]:
         return None
     parts, operators = [part.strip() for part in split[0]], split[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from functools import lru_cache
 from typing import NamedTuple
 
 MAX_LENGTH = 400
@@ -37,6 +38,7 @@ class Number(NamedTuple):
     digits: int = 0
 
 
+@lru_cache(maxsize=8192)
 def read(text: str) -> Number | None:
     """The number that a normalised text is, None if it is not one.
 
