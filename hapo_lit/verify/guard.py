@@ -7,8 +7,6 @@ import re
 MAX_NESTING = 12
 MAX_DIGITS = 40
 """Longest run of digits."""
-MAX_POWER = 9999
-"""Largest exponent written in digits."""
 MAX_FACTORIAL = 999
 MAX_TERMS = 60
 """Most operators in one answer."""
