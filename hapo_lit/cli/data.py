@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.light import config_folder, cut
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.data.collate import (
     PROMPT_LONG,
@@ -238,5 +238,4 @@ def _show_samples(console: Console, tokenizer: Any, sample: Sequence[tuple[Seen,
 
 def _short(text: str, length: int = 300) -> str:
     """A text on one line, its middle left out if it is long."""
-    shown = text.strip().replace("\n", "⏎")
-    return shown if len(shown) <= length else f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
+    return cut(text.strip().replace("\n", "⏎"), length)

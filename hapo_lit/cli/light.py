@@ -26,6 +26,11 @@ def stop(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
+def cut(text: str, length: int) -> str:
+    """A text, its middle left out if it is longer than that."""
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean ...?``, or nothing if no known name is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)

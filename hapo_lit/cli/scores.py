@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.cli.light import SetupError
+from hapo_lit.cli.light import SetupError, cut
 from hapo_lit.verify import Verdict
 
 LISTED = 20
@@ -207,6 +207,4 @@ def _table(title: str, *columns: str) -> Table:
 
 def shown(text: str, length: int = 300) -> str:
     """A text that anybody wrote as one line for a terminal: no controls, its middle left out if it is long."""
-    if len(text) > length:
-        text = f"{text[: length // 2]} ... {text[-length // 2 :]}"
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in cut(text, length))

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
-from hapo_lit.cli.light import SetupError, config_folder
+from hapo_lit.cli.light import SetupError, config_folder, cut
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.protocols import Lawful
@@ -42,8 +42,7 @@ def report_data(data: Any) -> dict[str, float]:
 
 def shortened(text: str, length: int = 300) -> str:
     """A text on one line, its middle left out if it is long."""
-    shown = repr(text)
-    return shown if len(shown) <= length else f"{shown[: length // 2]} ... {shown[-length // 2 :]}"
+    return cut(repr(text), length)
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")

@@ -22,7 +22,7 @@ from sympy.core.function import AppliedUndef
 from hapo_lit.verify import numbers
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Quick, Truth, every
-from hapo_lit.verify.forms import Grid, Leaf, Relation
+from hapo_lit.verify.forms import FLIPPED, Grid, Leaf, Relation
 from hapo_lit.verify.latex import ROW_END
 
 DIGITS = (30, 60)
@@ -73,7 +73,7 @@ _UNREADABLE = re.compile(
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _COMMANDS = frozenset(
     "frac sqrt cdot pi infty sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp binom "
-    "sum prod circ lfloor rfloor lceil rceil max min gcd lcm overline bar vec hat tilde bmod mod Gamma zeta emptyset "
+    "sum prod circ lfloor rfloor lceil rceil max min gcd lcm overline bar vec hat tilde bmod mod Gamma emptyset "
     "mathbb alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
     "upsilon phi varphi chi psi omega Delta Theta Lambda Omega Sigma Phi Psi Pi ell".split()
 )
@@ -171,7 +171,7 @@ class Algebra:
     def _chains(self, left: Relation, right: Relation) -> Truth:
         if len(left.sides) != len(right.sides) or not (_readable(left) and _readable(right)):
             return False
-        flipped = tuple(_FLIPPED.get(operator, "") for operator in right.operators[::-1])
+        flipped = tuple(FLIPPED.get(operator, "") for operator in right.operators[::-1])
         if left.operators == right.operators:
             sides = right.sides
         elif left.operators == flipped:
@@ -187,13 +187,13 @@ class Algebra:
     def _difference(self, relation: Relation) -> tuple[str, sympy.Expr] | None:
         """The kind of a two-sided relation and what is compared with zero: ``left - right``, turned to ``<``."""
         operator = relation.operators[0]
-        if not _readable(relation) or operator not in _FLIPPED:
+        if not _readable(relation) or operator not in FLIPPED:
             return None
         left, right = (self._read(side.text) for side in relation.sides if isinstance(side, Leaf))
         if left is None or right is None:
             return None
         if operator in (">", "\\ge"):
-            left, right, operator = right, left, _FLIPPED[operator]
+            left, right, operator = right, left, FLIPPED[operator]
         return operator, sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
 
     def _read(self, text: str) -> sympy.Expr | None:
@@ -201,9 +201,6 @@ class Algebra:
         if tree is None:
             self.unread.add(text)
         return tree
-
-
-_FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 
 
 def _readable(relation: Relation) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from hapo_lit.verify.conventions import ROUTES
+from hapo_lit.verify.latex import closing_brace
 
 BOXES = ("\\boxed", "\\fbox")
 THOUGHT, THOUGHT_END = "<think>", "</think>"
@@ -109,7 +110,7 @@ def only_box(text: str) -> str | None:
     """The content of the box if the text has exactly one and ends with it, else None."""
     text = text.rstrip()
     start = text.find(_ONLY_BOX)
-    if start < 0 or text.count(_ONLY_BOX) != 1 or _closing_brace(text, start + len(_ONLY_BOX)) != len(text) - 1:
+    if start < 0 or text.count(_ONLY_BOX) != 1 or closing_brace(text, start + len(_ONLY_BOX)) != len(text) - 1:
         return None
     return text[start + len(_ONLY_BOX) : -1].strip() or None
 
@@ -133,7 +134,7 @@ def _box(text: str, start: int) -> str | None:
     assert opening is not None
     if text[opening.end() : opening.end() + 1] != "{":
         return None
-    end = _closing_brace(text, opening.end() + 1)
+    end = closing_brace(text, opening.end() + 1)
     return None if end is None else text[opening.end() + 1 : end].strip() or None
 
 
@@ -162,21 +163,3 @@ def _phrased(text: str) -> str | None:
     if stop:
         line = line[: stop.start()]
     return line.strip().strip("*").strip()
-
-
-def _closing_brace(text: str, begin: int) -> int | None:
-    """Where the brace that was opened just before ``begin`` closes; ``\\{`` and ``\\}`` do not count."""
-    depth, position, length = 1, begin, len(text)
-    while position < length:
-        character = text[position]
-        if character == "\\":
-            position += 2
-            continue
-        if character == "{":
-            depth += 1
-        elif character == "}":
-            depth -= 1
-            if depth == 0:
-                return position
-        position += 1
-    return None

@@ -120,9 +120,10 @@ class Checker:
         for row, (gold, response) in enumerate(zip(golds, responses, strict=True)):
             started = time.perf_counter()
             found.append(self.find(response))
-            decided = self._decide(self._gold(gold), found[row].answer)
+            known = self._gold(gold)
+            decided = self._decide(known, found[row].answer)
             if isinstance(decided, str):
-                open_pairs.setdefault((self._gold(gold).normal, decided), []).append(row)
+                open_pairs.setdefault((known.normal, decided), []).append(row)
                 verdicts.append(None)
             else:
                 verdicts.append(Verdict(*decided, *found[row], time.perf_counter() - started))

@@ -100,8 +100,8 @@ _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\{,\}|.", re.DOTALL)
 _OPENERS = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil", "\\begin"])
 _CLOSERS = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end"])
 _PAIRS = {"(": ")", "[": "]", "{": "}", "\\{": "\\}", "\\langle": "\\rangle"}
-_FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
-_RELATIONS = frozenset(_FLIPPED) | frozenset(
+FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
+_RELATIONS = frozenset(FLIPPED) | frozenset(
     "\\in \\approx \\equiv \\notin \\subset \\subseteq \\sim \\Rightarrow \\to \\rightarrow \\mapsto \\propto \\cong "
     "\\perp \\parallel".split()
 )
@@ -154,7 +154,7 @@ def parse(text: str) -> Form:
 def names_in(text: str) -> bool:
     """Whether a formula has letters other than the constants e and i."""
     return any(
-        match.group(1) not in _CONSTANTS if match.group(1) else match.group().startswith("\\") and _greek(match.group())
+        match.group(1) not in _CONSTANTS if match.group(1) else match.group() in _GREEK_COMMANDS
         for match in _VARIABLES.finditer(text)
     )
 
@@ -162,10 +162,6 @@ def names_in(text: str) -> bool:
 def is_name(text: str) -> bool:
     """Whether a text names one quantity: ``x``, ``f(x)``, ``AB``, ``a_1``, ``\\angle ABC``, ``\\text{Area}``."""
     return text not in _NOT_A_NAME and bool(_NAME.fullmatch(text)) and not _DENIAL.search(text)
-
-
-def _greek(command: str) -> bool:
-    return command in _GREEK_COMMANDS
 
 
 _GREEK_COMMANDS = frozenset(
@@ -393,7 +389,7 @@ def _interval(parts: Sequence[str], sides: tuple[Form, ...], operators: Sequence
         if not _bounded(parts[1]) or not set(operators) <= {"<", "\\le", ">", "\\ge"}:
             return None
         if operators[0] in (">", "\\ge"):
-            sides, operators = sides[::-1], [_FLIPPED[operator] for operator in operators[::-1]]
+            sides, operators = sides[::-1], [FLIPPED[operator] for operator in operators[::-1]]
         brackets = "(" if operators[0] == "<" else "[", ")" if operators[1] == "<" else "]"
         if match := _ABSOLUTE.fullmatch(parts[1]):
             below = Row(_MIRRORED[brackets[1]], (_negative(sides[2]), _negative(sides[0])), _MIRRORED[brackets[0]])
@@ -404,7 +400,7 @@ def _interval(parts: Sequence[str], sides: tuple[Form, ...], operators: Sequence
     if _bounded(parts[0]) and not is_name(parts[1]):
         name, operator, end = parts[0], operators[0], sides[1]
     elif _bounded(parts[1]) and not is_name(parts[0]):
-        name, operator, end = parts[1], _FLIPPED[operators[0]], sides[0]
+        name, operator, end = parts[1], FLIPPED[operators[0]], sides[0]
     else:
         return None
     if match := _ABSOLUTE.fullmatch(name):

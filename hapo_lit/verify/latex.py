@@ -158,7 +158,7 @@ def normalise(answer: str) -> str:
             answer = _FUNCTION_TEXT.sub(r"\\\1\2 ", answer).replace("\\operatorname", "\\text")
             answer = _EMPTY_TEXT.sub(" ", answer)
             answer = _DIGIT_TEXT.sub(r"\1", answer)
-            if answer.startswith("\\text{") and _group_end(answer, 5) == len(answer) - 1 and "\\" in answer[6:]:
+            if answer.startswith("\\text{") and closing_brace(answer, 6) == len(answer) - 1 and "\\" in answer[6:]:
                 answer = answer[6:-1]
             answer = _WHOLE_TEXT.sub(r"\1", answer)
             answer = _LETTER_TEXT.sub(r"\1\2", answer)
@@ -232,7 +232,7 @@ def _fractions(text: str) -> str:
             if match is None:
                 break
             if match[0].lstrip()[0] == "{":
-                end = _group_end(text, match.end() - 1)
+                end = closing_brace(text, match.end())
                 if end is None:
                     break
                 text = text[:place] + text[match.end() - 1 :]
@@ -244,11 +244,12 @@ def _fractions(text: str) -> str:
     return text
 
 
-def _group_end(text: str, begin: int) -> int | None:
-    level = 0
+def closing_brace(text: str, begin: int) -> int | None:
+    """Where the brace that was opened just before ``begin`` closes; ``\\{`` and ``\\}`` do not count."""
+    depth = 1
     for match in _BRACE.finditer(text, begin):
-        level += {"{": 1, "}": -1}.get(match[0], 0)
-        if level == 0:
+        depth += {"{": 1, "}": -1}.get(match[0], 0)
+        if depth == 0:
             return match.start()
     return None
 
