@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import math
@@ -83,8 +84,9 @@ class Store:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
         except BlockingIOError as error:
             raise SetupError(f"{path} is being written by another process") from error
-        except OSError:  # a file system without locks
-            pass
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+                raise
         if self._file.tell():
             self._compare(beside, origin)
         else:
