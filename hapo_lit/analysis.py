@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +22,46 @@ def read_run(run: Path | str) -> pd.DataFrame:
 
     A resumed run has ``metrics_before.csv`` as well: see :func:`carry_over`.
     """
-    path, before = Path(run) / "metrics.csv", Path(run) / "metrics_before.csv"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist: {run} is not the folder of a run")
-    tables = [pd.read_csv(each) for each in (before, path) if each.is_file()]
+    paths = [Path(run) / name for name in ("metrics_before.csv", "metrics.csv")]
+    tables = [pd.read_csv(StringIO(whole_lines(path))) for path in paths if path.is_file() and whole_lines(path)]
+    if not tables:
+        raise FileNotFoundError(f"{paths[1]} does not exist: {run} is not the folder of a run")
     return pd.concat(tables).groupby("step").first()
 
 
+def whole_lines(path: Path) -> str:
+    """The text of a file up to its last line's end: a process that was killed may have left half a line."""
+    text = path.read_text()
+    return text[: text.rfind("\n") + 1]
+
+
 def carry_over(old: Path | str, new: Path | str, step: int) -> None:
-    """Give a run that goes on from ``step`` of another one that run's metrics up to there, so that it reads whole."""
-    if (Path(old) / "metrics.csv").is_file():
+    """What a run that goes on after ``step`` of another one, or of itself, keeps of that run's records.
+
+    Metrics move to ``metrics_before.csv``; what was written of later steps is dropped, as it will be written again.
+    With step 0 nothing is kept, not even the evaluation before training, which is made again.
+    """
+    old, new = Path(old), Path(new)
+    if step and ((old / "metrics.csv").is_file() or (old / "metrics_before.csv").is_file()):
         table = read_run(old)
-        table[table.index <= step].to_csv(Path(new) / "metrics_before.csv")
-    if (Path(old) / "groups.csv").is_file():
-        groups = pd.read_csv(Path(old) / "groups.csv")
-        groups[groups["step"] <= step].to_csv(Path(new) / "groups.csv", index=False)
+        _replace(new / "metrics_before.csv", table[table.index <= step].to_csv())
+    if (old / "groups.csv").is_file():
+        groups = pd.read_csv(StringIO(whole_lines(old / "groups.csv")), dtype=str)
+        _replace(new / "groups.csv", groups[groups["step"].astype(int) <= step].to_csv(index=False))
+    if (old / "completions.jsonl").is_file():
+        lines = whole_lines(old / "completions.jsonl").splitlines(keepends=True)
+        _replace(new / "completions.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= step))
+    if old.resolve() == new.resolve():
+        (new / "metrics.csv").unlink(missing_ok=True)
+    if not step:
+        for name in ("metrics_before.csv", "groups.csv", "completions.jsonl"):
+            (new / name).unlink(missing_ok=True)
+
+
+def _replace(path: Path, text: str) -> None:
+    fresh = path.with_name(f".{path.name}.unfinished")
+    fresh.write_text(text)
+    os.replace(fresh, path)
 
 
 def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:

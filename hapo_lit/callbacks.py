@@ -1,16 +1,34 @@
-"""What a run shows and writes besides its metrics."""
+"""What a run shows and writes besides its metrics.
+
+Both doors call these at the same moments; ``trainer`` is Lightning's Trainer in one and its Fabric in the other, and
+only what they share is asked of it: ``is_global_zero``, ``loggers``, ``world_size``.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from torch import Tensor
+
+from hapo_lit.checkpoint import StateFolder, capture
+from hapo_lit.types import Experience
+
+
+def in_order(**named: Callback) -> list[Callback]:
+    """Callbacks by name, so that one can be changed by name, as the list that a door takes."""
+    return [callback for callback in named.values() if callback is not None]
 
 
 class Progress(RichProgressBar):
@@ -32,30 +50,139 @@ class Progress(RichProgressBar):
         return metrics
 
 
-class Checkpoints(ModelCheckpoint):
-    """A checkpoint every so many *training* steps, whatever number of optimiser steps one of them takes.
+class Metrics(Callback):
+    """Tells the loggers what a step and an evaluation gave."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        _log(trainer, pl_module.metrics, pl_module.step)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        _log(trainer, pl_module.heldout, pl_module.step)
+
+
+def _log(trainer: Any, metrics: Mapping[str, float], step: int) -> None:
+    for logger in trainer.loggers:  # not self.log, which would write only after the state has been saved
+        logger.log_metrics(dict(metrics), step=step)
+
+
+class Stopped(Exception):
+    """A signal ended the run, and its state is saved in ``path``."""
+
+    def __init__(self, signum: int, path: Path) -> None:
+        super().__init__(f"{signal.Signals(signum).name}, the state is in {path}")
+        self.path = path
+        self.status = 0 if signum == signal.SIGTERM else 128 + signum
+        """What the process is to end with: success if a scheduler asked."""
+
+
+class KeepStates(Callback):
+    """Saves the run's state when it is due, where held-out accuracy is best, and when a signal asks the run to stop.
+
+    SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank; a second one ends the process
+    at once.  A state that is due at a step with an evaluation is saved after it, so that no state lacks what stands
+    before it in the logs.
 
     Args:
-        folder: where they go, as ``step-<step>.ckpt`` and ``last.ckpt``: no ``=``, so that ``resume=`` needs no quotes.
-        every: training steps between two.
-        keep: how many of the newest stay besides the last; -1 = all.
+        folder: where states lie; see :class:`hapo_lit.checkpoint.StateFolder`.
+        every: steps between two.
+        minutes: also whenever so many have passed since the last one; None = never for that.
+        keep: how many of the newest stay; -1 = all.
+        best: the held-out number whose best state is kept besides; None = none.
+        evaluate_every: steps between evaluations.
     """
 
-    def __init__(self, folder: str, every: int, keep: int = 1) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="step-{step}",
-            auto_insert_metric_name=False,
-            every_n_train_steps=1,
-            save_top_k=keep,
-            save_last=True,
-            enable_version_counter=False,
-        )
-        self.every = every
+    def __init__(
+        self,
+        folder: str,
+        every: int,
+        evaluate_every: int,
+        minutes: float | None = None,
+        keep: int = 2,
+        best: str | None = "heldout/sampled",
+    ) -> None:
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"save_minutes must be above 0, or null for never, got {minutes}")
+        self.folder = StateFolder(folder, keep)
+        self.every, self.minutes, self.best, self.evaluate_every = every, minutes, best, evaluate_every
+        self.settings: dict[str, Any] = {}
+        """What the state says of the configuration; set by the door."""
+        self.write_shards: Callable[[Path, dict[str, Any]], None] | None = None
+        """Writes a sharded state, on every rank; set by a door whose strategy has one."""
+        self.best_value = float("-inf")
+        self._signal = 0
+        self._saved = -1
+        self._clock = time.monotonic()
+        self._handlers: dict[int, Any] = {}
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.step % self.every == 0:
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+    def goes_on(self, state: Mapping[str, Any]) -> None:
+        """The run goes on from a state that lies in the folder already."""
+        self.best_value, self._saved = state["best"], state["run"]["step"]
+
+    # -- signals
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._clock = time.monotonic()
+        if threading.current_thread() is threading.main_thread():  # only there can signals be caught
+            self._handlers = {each: signal.signal(each, self._remember) for each in (signal.SIGTERM, signal.SIGINT)}
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self._release()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        for each, handler in self._handlers.items():
+            signal.signal(each, handler)
+        self._handlers = {}
+
+    def _remember(self, signum: int, frame: FrameType | None) -> None:
+        if self._signal:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+        self._signal = signum
+
+    # -- saving
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        evaluated_next = pl_module.step % self.evaluate_every == 0 and pl_module.data.has_heldout
+        if not evaluated_next or getattr(trainer, "limit_val_batches", None) == 0:
+            self._save_if_due(trainer, pl_module, better=False)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not pl_module.step:
+            return  # before training there is nothing to keep
+        value = pl_module.heldout.get(self.best, float("-inf"))
+        better = value > self.best_value
+        self.best_value = max(value, self.best_value)
+        self._save_if_due(trainer, pl_module, better)
+
+    def _save_if_due(self, trainer: Any, module: Any, better: bool) -> None:
+        step, last = module.step, module.step == module.phases.steps
+        overdue = self.minutes is not None and time.monotonic() - self._clock > 60 * self.minutes
+        signum = module.ranks.most(self._signal)  # all ranks stop, whichever was told to
+        due = step % self.every == 0 or last or better or signum
+        if (due or module.ranks.most(int(overdue))) and step != self._saved:
+            self._save(trainer, module)
+        if better and trainer.is_global_zero:
+            self.folder.mark_best(step)
+        if signum and not last:
+            raise Stopped(signum, self.folder.path(step))
+
+    def _save(self, trainer: Any, module: Any) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        step, zero = module.step, trainer.is_global_zero
+        state = capture(module, module.data, self.settings, weights=self.write_shards is None)
+        state["best"] = self.best_value
+        if self.write_shards is not None:
+            self.write_shards(self.folder.unfinished(step), state)
+            if zero:
+                self.folder.publish(step)
+        elif zero:
+            self.folder.write(step, state)
+        module.ranks.most(step)  # nobody goes on before it is there
+        self._saved, self._clock = step, time.monotonic()
 
 
 class Completions(Callback):
@@ -72,7 +199,7 @@ class Completions(Callback):
             raise ValueError(f"every must be at least 1 step, got {every}")
         self.path, self.every, self.prompts = Path(path), every, prompts
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         experience = pl_module.experience
         if not trainer.is_global_zero or experience is None or (pl_module.step - 1) % self.every:
             return
@@ -125,15 +252,17 @@ class Consistency(Callback):
         if every is not None and every < 1:
             raise ValueError(f"consistency_every must be at least 1 step, or null for never, got {every}")
         self.every = every
-        self._measured = -1
 
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: Any, optimizer: Any) -> None:
-        experience = pl_module.experience
-        if self.every is None or experience is None:
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        if self.every is not None and trainer.world_size > 1:
+            raise ValueError("consistency_every measures the gradient of one process: leave it null with several")
+        if self.every is not None:
+            pl_module.before_update.append(lambda experience: self._measure(trainer, pl_module, experience))
+
+    def _measure(self, trainer: Any, pl_module: Any, experience: Experience) -> None:
+        assert self.every is not None
+        if pl_module.step % self.every:
             return
-        if pl_module.step % self.every or pl_module.step == self._measured:
-            return
-        self._measured = pl_module.step  # the first of several updates on a batch
         without = pl_module.without_teacher(experience)
         if without is None:
             return
@@ -145,8 +274,7 @@ class Consistency(Callback):
         if norm > 0 and norm_alone > 0:
             metrics["cosine"] = _inner(gradient, alone) / (norm * norm_alone)
         named = {f"consistency/{name}": value for name, value in metrics.items()}
-        for logger in trainer.loggers:  # not self.log, which would repeat the value at every step until the next one
-            logger.log_metrics(named, step=pl_module.step + 1)
+        _log(trainer, named, pl_module.step + 1)
 
 
 def _inner(first: list[Tensor], second: list[Tensor]) -> float:
@@ -166,17 +294,17 @@ class Groups(Callback):
     def __init__(self, path: str) -> None:
         self.path = Path(path)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         experience = pl_module.experience
-        if not trainer.is_global_zero or experience is None or experience.rollouts is None:
+        if experience is None or experience.rollouts is None:
             return
         successes, trials = experience.rollouts.success_counts()
         taught = (experience.group.is_teacher & experience.group.present).any(1)
-        columns = (experience.group.prompt_ids, successes, trials, experience.decision.open.int(), taught.int())
-        lines = [
-            ",".join(map(str, (pl_module.step, *row)))
-            for row in zip(*(column.tolist() for column in columns), strict=True)
-        ]
+        columns = (experience.group.prompt_ids, successes, trials, experience.decision.open, taught)
+        rows = pl_module.ranks.gather(torch.stack([column.long() for column in columns], 1))
+        if not trainer.is_global_zero:
+            return
+        lines = [",".join(map(str, (pl_module.step, *row))) for row in rows.tolist()]
         begun = self.path.exists()
         with self.path.open("a") as file:
             file.write(("" if begun else "step,prompt,successes,trials,open,teacher\n") + "\n".join(lines) + "\n")

@@ -84,6 +84,8 @@ class MathDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.buffer, self.workers, self.seed = buffer, workers, seed
         self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
+        self.share = (0, 1)
+        """This process's rank and how many there are, where no Trainer says so."""
         self.consumed = 0
         """Batches that training has used up; ``HapoModule`` says so, since a loader may run ahead."""
         self.waited = 0.0
@@ -200,7 +202,7 @@ class MathDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Iterable[PromptBatch]:
         self.setup()  # before loader processes are made, so that it is done once
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        rank, world = self._share()
         loader: DataLoader[PromptBatch] = DataLoader(
             _Stream(self, rank, world), batch_size=None, num_workers=self.workers, worker_init_fn=_start_worker
         )
@@ -208,8 +210,22 @@ class MathDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[PromptBatch]:
         self.setup()
+        rank, world = self._share()
+        if len(self._heldout) < world:
+            raise ValueError(
+                f"there are {len(self._heldout)} held-out problems for {world} processes: raise the number of "
+                f"held-out problems, or lower that of processes"
+            )
         pad = partial(collate, pad_id=self.tokenizer.pad_token_id)
-        return DataLoader(self._heldout, batch_size=self.heldout_batch, collate_fn=pad)  # type: ignore[arg-type]
+        return DataLoader(self._heldout[rank::world], batch_size=self.heldout_batch, collate_fn=pad)  # type: ignore[arg-type]
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.share
+
+    @property
+    def has_heldout(self) -> bool:
+        self.setup()
+        return bool(self._heldout)
 
     def batch(self, index: int, rank: int = 0, world: int = 1) -> PromptBatch:
         """This rank's share of batch ``index`` of a source that is no stream."""
@@ -248,6 +264,11 @@ class MathDataModule(LightningDataModule):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, mine in self._identity().items():
+            if name == "tokenizer" and state.get(name) != mine:
+                raise ResumeError(
+                    f"the state was written with another tokenizer ({state.get(name)} then, {mine} now): resume with "
+                    f"the same model, or start a new run"
+                )
             if state.get(name) != mine:
                 raise ResumeError(
                     f"the training data changed since the checkpoint was written ({name} {state.get(name)} then, "
@@ -258,11 +279,12 @@ class MathDataModule(LightningDataModule):
     def _identity(self) -> dict[str, Any]:
         """What must be the same for the position to mean the same."""
         self.setup()
-        same: dict[str, Any] = {"seed": self.seed, "prompts_per_step": self.prompts_per_step}
+        same: dict[str, Any] = {"tokenizer": self._tokenizer_hash, "seed": self.seed}
+        same |= {"prompts_per_step": self.prompts_per_step}
         if isinstance(self._shelf, _Memory):
             return same | {"fingerprint": fingerprint(self._shelf.items)}
         same |= {"fingerprint": self.source.fingerprint(), "max_prompt_tokens": self.max_prompt_tokens}  # type: ignore[union-attr]
-        same |= {"template": repr(vars(self.template)), "tokenizer": self._tokenizer_hash}
+        same |= {"template": repr(vars(self.template))}
         return same | ({"buffer": self.buffer} if self._shelf is None else {})
 
     @cached_property

@@ -241,20 +241,21 @@ class Surrogate:
 
         ratio = bounded_exp(self.ratio(logprobs - old, rows.text.mask))
         surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
+        counted = on_policy & (weights != 0)  # a row that only keeps ranks in step is no part of the batch
         metrics = {
-            "loss/clipped_share": _tally(clipped, on_policy),
-            "loss/ratio_mean": _tally(ratio, on_policy),
+            "loss/clipped_share": _tally(clipped, counted),
+            "loss/ratio_mean": _tally(ratio, counted),
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
             gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
             factor = self.correction(gap, rows.text.mask)
             surrogate = factor * surrogate
-            metrics |= {"loss/correction": _tally(factor, on_policy), "loss/engine_gap": _tally(gap.abs(), on_policy)}
+            metrics |= {"loss/correction": _tally(factor, counted), "loss/engine_gap": _tally(gap.abs(), counted)}
         loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
             kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
             loss = loss + self.kl_coefficient * (kl * weights).sum()
-            metrics["loss/kl"] = _tally(kl, on_policy)
+            metrics["loss/kl"] = _tally(kl, counted)
         if self.needs_entropy:
             loss = loss - self.entropy_coefficient * (entropy * weights).sum()
         return LossOutput(loss, metrics)

@@ -1,16 +1,26 @@
-"""The numbers of one step, from its experience.  No I/O: parts return metrics, doors log them."""
+"""The numbers of one step, from its experience.  No I/O: parts return metrics, doors log them.
+
+A tally is ``[sum, count]`` in float64.  Tallies add up over micro-batches and ranks and become numbers at the end: the
+mean, or, where the count is 0, the sum itself.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
 from hapo_lit.masked import all_equal
+from hapo_lit.protocols import Ranks
 from hapo_lit.types import Experience, RolloutGroup
 
+TOTALS = frozenset(["rollout/tokens", "verify/kills"])
+"""What parts report of this rank and adds up over ranks; everything else they report is averaged."""
 
-def anneal_metrics(experience: Experience) -> dict[str, float]:
-    """What the gate, the injector and the rollouts did in this step.
+
+def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
+    """What the gate, the injector and the rollouts of this rank did in this step.
 
     ``reward/mean``             success rate of the sampled responses
     ``gate/open_rate``          share of groups whose gate was open
@@ -26,38 +36,60 @@ def anneal_metrics(experience: Experience) -> dict[str, float]:
     group = experience.group
     has_teacher_P = (group.is_teacher & group.present).any(1)
     weight_PG = experience.token_weights.sum(2)
-    metrics = {
+    tallies = {
         "teacher/use": _mean(has_teacher_P),
-        "teacher/rows": float((group.is_teacher & group.present).sum()),
-        "teacher/token_share": float(weight_PG[group.is_teacher].sum() / weight_PG.sum().clamp(min=1e-12)),
+        "teacher/rows": _total(group.is_teacher & group.present),
+        "teacher/token_share": _tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
     }
     rollouts = experience.rollouts
     if rollouts is None or experience.teacher_usable is None:
-        return metrics
+        return tallies
     successes_P, trials_P = rollouts.success_counts()
-    lengths_PG = rollouts.mask.sum(2).float()
-    return metrics | {
-        "reward/mean": float(successes_P.sum() / trials_P.sum().clamp(min=1)),
+    lengths_PG = rollouts.mask.sum(2)
+    return tallies | {
+        "reward/mean": _tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
         "gate/open_rate": _mean(experience.decision.open),
-        "teacher/refused": float((experience.decision.open & ~experience.teacher_usable).sum()),
+        "teacher/refused": _total(experience.decision.open & ~experience.teacher_usable),
         "teacher/beside_success": _mean(has_teacher_P & (successes_P > 0)),
         "signal/all_wrong": _mean(successes_P == 0),
         "signal/all_right": _mean(successes_P == trials_P),
         "signal/flat_before": _flat_share(rollouts),
         "signal/flat": _flat_share(group),
-        "response/length": float(lengths_PG[rollouts.on_policy].mean()),
+        "response/length": _mean(lengths_PG[rollouts.on_policy]),
         "response/truncated": _mean(~rollouts.finished[rollouts.on_policy]),
     }
 
 
-def ratios(tallies: dict[str, Tensor]) -> dict[str, float]:
-    """``[sum, count]`` tallies, added up over micro-batches, as means."""
-    return {name: float(total / count) if count else 0.0 for name, (total, count) in tallies.items()}
+def tallied(metrics: Mapping[str, float]) -> dict[str, Tensor]:
+    """Plain numbers of this rank as tallies: :data:`TOTALS` add up, the others are averaged over ranks."""
+    return {
+        name: torch.tensor([value, 0.0 if name in TOTALS else 1.0], dtype=torch.float64)
+        for name, value in metrics.items()
+    }
 
 
-def _flat_share(group: RolloutGroup) -> float:
+def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
+    """Tallies of every rank, which all have the same names, as the numbers of the step: one exchange for all."""
+    if not tallies:
+        return {}
+    own = torch.stack([tally.to(device, torch.float64) for tally in tallies.values()])
+    every = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
+    return {
+        name: total / count if count else total for name, (total, count) in zip(tallies, every.tolist(), strict=True)
+    }
+
+
+def _flat_share(group: RolloutGroup) -> Tensor:
     return _mean(all_equal(group.rewards, group.present, 1))
 
 
-def _mean(flags: Tensor) -> float:
-    return float(flags.to(torch.float32).mean())
+def _mean(values: Tensor) -> Tensor:
+    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(values.numel(), dtype=torch.float64)])
+
+
+def _total(flags: Tensor) -> Tensor:
+    return _tally(flags.sum(), torch.zeros((), device=flags.device))
+
+
+def _tally(total: Tensor, count: Tensor) -> Tensor:
+    return torch.stack([total.to(torch.float64), count.to(torch.float64)])

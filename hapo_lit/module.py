@@ -1,13 +1,15 @@
 """The LightningModule: owns policy, reference and optimiser.  Everything with a gradient is here and nowhere else.
 
-One step is ``optimise(collect(batch), loss)``; the Trainer's ``training_step`` says so in one line.
+One step is ``optimise(collect(batch), loss)``.  ``take_step`` says so for both doors, which differ in whose ``loss`` it
+is (the module's own, or that of Fabric's wrapper) and in how a backward pass is kept from exchanging gradients.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,11 +18,25 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hapo_lit.evaluation import Evaluator
-from hapo_lit.metrics import anneal_metrics, ratios
+from hapo_lit.metrics import anneal_tallies, over_ranks, tallied
 from hapo_lit.phases import Phase, Phases
-from hapo_lit.policy import token_logprobs
+from hapo_lit.policy import has_adapter, token_logprobs, without_adapter
 from hapo_lit.protocols import ALONE, Ranks
-from hapo_lit.types import Experience, LossOutput, PromptBatch, ResumeError, RolloutGroup, Rows
+from hapo_lit.sharding import gathered, spread, total_norm
+from hapo_lit.types import (
+    Experience,
+    LossOutput,
+    MemoryShortError,
+    NotFiniteError,
+    PromptBatch,
+    ResumeError,
+    RolloutGroup,
+    Rows,
+    Sealed,
+)
+
+Unsynced = Callable[[], AbstractContextManager]
+"""Makes a context in which backward passes do not exchange gradients between ranks."""
 
 
 class HapoModule(LightningModule):
@@ -37,6 +53,10 @@ class HapoModule(LightningModule):
         updates_per_batch: optimiser steps on each batch of rollouts (μ of GRPO).  With 1 the ratio is exactly one and
             no old-policy pass is made.
         temperature: of the engine, so that log-probabilities are those of the distribution sampled from.
+        max_skipped: updates in a row that may have a loss or gradient that is not finite; each is skipped and counted,
+            and one more ends the run.
+
+    A policy with a LoRA adapter is its own reference: the base, with the adapter off.
     """
 
     def __init__(
@@ -50,6 +70,7 @@ class HapoModule(LightningModule):
         micro_batch_size: int = 128,
         updates_per_batch: int = 1,
         temperature: float = 1.0,
+        max_skipped: int = 4,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -57,71 +78,131 @@ class HapoModule(LightningModule):
             raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
         if max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
-        for name, value in {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}.items():
-            if value < 1:
-                raise ValueError(f"module.{name} must be at least 1, got {value}")
+        sizes = {"micro_batch_size": (micro_batch_size, 1), "updates_per_batch": (updates_per_batch, 1)}
+        for name, (value, least) in (sizes | {"max_skipped": (max_skipped, 0)}).items():
+            if value < least:
+                raise ValueError(f"module.{name} must be at least {least}, got {value}")
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
         self.reference: PreTrainedModel | None = None
-        if any(phase.loss.needs_reference for phase in phases):
+        if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.make_optimizer, self.evaluators = optimizer, dict(evaluators)
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
         self.updates_per_batch, self.temperature = updates_per_batch, temperature
+        self.max_skipped = max_skipped
         self.step = 0
         """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
+        self.skipped = 0
+        """Updates in a row, up to the last one, that were skipped because something was not finite."""
         self.experience: Experience | None = None
         """Of the last step, for callbacks."""
+        self.metrics: dict[str, float] = {}
+        """Of the last step, over all ranks."""
+        self.heldout: dict[str, float] = {}
+        """Of the last evaluation, over all ranks."""
+        self.before_update: list[Callable[[Experience], None]] = []
+        """Called with credited experience, at the weights that sampled it."""
+        self.data: Any = None
+        """The datamodule, whose position is part of the run's state."""
+        self.optimizer: Any = None
+        """Set by the Fabric door; the Trainer keeps its own."""
+        self._optimizer_state: dict[str, Any] | None = None
+        self._heldout_tallies: dict[str, Tensor] = {}
 
     # -- one step ------------------------------------------------------------------------------------------------
 
+    def setup(self, stage: str) -> None:
+        self.data = self.trainer.datamodule  # type: ignore[attr-defined]
+
     def training_step(self, batch: PromptBatch, batch_index: int) -> None:
-        started = time.perf_counter()
-        self.experience = self.collect(batch)
-        metrics = anneal_metrics(self.experience) | self.phase.algorithm.metrics()
-        metrics |= self.optimise(self.experience, self.loss)
-        self.step += 1
-        self.trainer.datamodule.used(batch, self.step)  # type: ignore[attr-defined]
-        waited: float = self.trainer.datamodule.waited  # type: ignore[attr-defined]
-        metrics |= {"time/step": time.perf_counter() - started, "time/data": waited, "step": float(self.step)}
-        self.log_dict(metrics)
+        self.take_step(batch, self.loss, getattr(self.trainer.strategy, "block_backward_sync", nullcontext))
+        self.log_dict(self.metrics, logger=False)  # loggers are told by a callback, in both doors alike
         shown = {"reward": "reward/mean", "gate": "gate/open_rate"}
-        self.log_dict({k: metrics[v] for k, v in shown.items() if v in metrics}, prog_bar=True, logger=False)
+        numbers = {name: self.metrics[key] for name, key in shown.items() if key in self.metrics}
+        self.log_dict(numbers, prog_bar=True, logger=False)
+
+    def take_step(self, batch: PromptBatch, loss: Callable[[Rows], LossOutput], unsynced: Unsynced) -> None:
+        """One training step, afterwards told by ``metrics`` and ``experience``."""
+        started = time.perf_counter()
+        with memory_for("sampling and scoring", "prompts_per_step, group_size or max_response_tokens"):
+            self.experience = experience = self.collect(batch)
+        tallies = anneal_tallies(experience) | tallied(self.phase.algorithm.metrics())
+        for look in self.before_update:
+            look(experience)
+        with memory_for("updating", "module.micro_batch_size, then max_response_tokens, then group_size"):
+            tallies |= self.optimise(experience, loss, unsynced)
+        self.step += 1
+        self.data.used(batch, self.step)
+        tallies |= tallied({"time/step": time.perf_counter() - started, "time/data": self.data.waited})
+        self.metrics = over_ranks(tallies, self.ranks, self.device)
 
     def collect(self, batch: PromptBatch) -> Experience:
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
         algorithm = self.phase.algorithm
-        algorithm.sync(self.policy)
-        return algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
+        with gathered(self.policy):
+            algorithm.sync(self.policy)
+            return algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
 
-    def optimise(self, experience: Experience, loss: Callable[[Rows], LossOutput]) -> dict[str, float]:
+    def optimise(
+        self, experience: Experience, loss: Callable[[Rows], LossOutput], unsynced: Unsynced = nullcontext
+    ) -> dict[str, Tensor]:
         """Update the policy on credited experience; ``loss`` is ``self.loss`` or its wrapped double.
 
         Rows that cannot contribute are left out; where none is left on any rank no parameter has a gradient and the
-        optimiser's step changes nothing.  Otherwise every rank makes the same number of backward passes.
+        optimiser's step changes nothing.  Otherwise every rank makes the same number of backward passes, and gradients
+        are exchanged in the last of them.
+
+        Returns:
+            tallies of this rank.
+
+        Raises:
+            NotFiniteError: more than ``max_skipped`` updates in a row had a loss or gradient that is not finite.
         """
         started = time.perf_counter()
         optimizer = self._optimizer_at(self.step)
         micro_batches, row_share = self._micro_batches(experience)
         tallies: dict[str, Tensor] = {}
-        total, norm = torch.zeros(()), torch.zeros(())
+        total, norm, skipped = torch.zeros(()), torch.zeros(()), 0
         for _ in range(self.updates_per_batch):
             optimizer.zero_grad(set_to_none=True)
-            for micro in micro_batches:
-                output = loss(micro)
-                self.manual_backward(output.loss)
-                total = total + output.loss.detach() / self.updates_per_batch
+            update = torch.zeros(())
+            for index, micro in enumerate(micro_batches, 1):
+                with nullcontext() if index == len(micro_batches) else unsynced():
+                    output = loss(micro)
+                    self.manual_backward(output.loss)
+                update = update + output.loss.detach()
                 for name, tally in output.metrics.items():
                     tallies[name] = tallies.get(name, 0) + tally.detach()
             if micro_batches:
-                norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                norm = total_norm(self._trained(), self.max_grad_norm)
+            total = total + update / self.updates_per_batch
+            if self.ranks.most(int(not bool((update + norm).isfinite()))):
+                skipped += 1
+                self._skip(optimizer, experience)
+                continue
+            self.skipped = 0
             optimizer.step()
-        return ratios(tallies) | {
+            torch.clear_autocast_cache()  # it holds casts of the weights as they were
+        numbers = {
             "loss/total": float(total),
             "update/gradient_norm": float(norm),
             "update/learning_rate": self.phases.learning_rate(self.step),
             "update/row_share": row_share,
+            "update/skipped": float(skipped),
             "time/update": time.perf_counter() - started,
         }
+        return tallies | tallied(numbers)
+
+    def _skip(self, optimizer: Any, experience: Experience) -> None:
+        """An update whose loss or gradient is no number changes nothing; too many in a row end the run."""
+        optimizer.zero_grad(set_to_none=True)
+        self.skipped += 1
+        if self.skipped > self.max_skipped:
+            raise NotFiniteError(
+                f"in {self.skipped} updates in a row, up to step {self.step + 1}, loss or gradient was not finite, and "
+                f"none was made: lower learning_rate, bound the ratios (loss=dual_clip), or use a wider precision",
+                experience,
+            )
 
     def _micro_batches(self, experience: Experience) -> tuple[list[Rows], float]:
         """The rows that contribute, in as many micro-batches as the rank with most has, and their share of all rows."""
@@ -133,7 +214,7 @@ class HapoModule(LightningModule):
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""
-        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+        parameters = self._trained()
         held = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
@@ -159,15 +240,24 @@ class HapoModule(LightningModule):
         tally = torch.stack([entropy.detach()[mask].sum(), mask.sum().to(entropy)]).double()
         return LossOutput(output.loss, {**output.metrics, "loss/entropy": tally})
 
+    def sealed_loss(self, sealed: Sealed) -> LossOutput:
+        """:meth:`loss` for rows that come through Fabric's wrapper."""
+        return self.loss(sealed.rows)
+
     @torch.no_grad()
     def score(self, group: RolloutGroup) -> dict[str, Tensor | None]:
         """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
         old = self._scored(self.policy, group) if self.updates_per_batch > 1 else None
-        needed = self.reference is not None and self.phase.loss.needs_reference
-        return {"old_logprobs": old, "reference_logprobs": self._scored(self.reference, group) if needed else None}
+        if not self.phase.loss.needs_reference:
+            reference = None
+        elif self.reference is not None:
+            reference = self._scored(self.reference, group)
+        else:
+            with without_adapter(self.policy):
+                reference = self._scored(self.policy, group)
+        return {"old_logprobs": old, "reference_logprobs": reference}
 
-    def _scored(self, model: PreTrainedModel | None, group: RolloutGroup) -> Tensor:
-        assert model is not None
+    def _scored(self, model: PreTrainedModel, group: RolloutGroup) -> Tensor:
         text = group.text()
         chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
         scores = [token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks]
@@ -187,27 +277,60 @@ class HapoModule(LightningModule):
 
     # -- held-out accuracy ---------------------------------------------------------------------------------------
 
+    def on_validation_epoch_start(self) -> None:
+        self._heldout_tallies = {}
+
     def validation_step(self, batch: PromptBatch, batch_index: int) -> None:
         started = time.perf_counter()
-        self.log("step", float(self.step), batch_size=1, reduce_fx="max")  # where loggers put what stands beside it
-        for name, evaluator in self.evaluators.items():
-            accuracy = evaluator(self.policy, batch, self.step, self.decode).mean()
-            self.log(f"heldout/{name}", accuracy, batch_size=len(batch.answers), on_epoch=True)
-        self.log("time/evaluate", time.perf_counter() - started, batch_size=1, on_epoch=True, reduce_fx="sum")
+        with memory_for("evaluating", "data.heldout_batch or max_response_tokens"), gathered(self.policy):
+            rewards = {
+                f"heldout/{name}": evaluator(self.policy, batch, self.step, self.decode).double()
+                for name, evaluator in self.evaluators.items()
+            }
+        tallies = {name: torch.tensor([each.sum(), each.numel()]).double() for name, each in rewards.items()}
+        tallies["time/evaluate"] = torch.tensor([time.perf_counter() - started, 0]).double()
+        for name, tally in tallies.items():
+            self._heldout_tallies[name] = self._heldout_tallies.get(name, 0) + tally
+
+    def on_validation_epoch_end(self) -> None:
+        self._heldout_tallies["time/evaluate"][1] = 1  # seconds of all batches, averaged over ranks
+        self.heldout = over_ranks(self._heldout_tallies, self.ranks, self.device)
+        if self._fabric is None:
+            self.log_dict(self.heldout, logger=False)
 
     # -- optimiser, ranks, checkpoint ----------------------------------------------------------------------------
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.make_optimizer(self.policy.parameters())
+        optimizer = self.make_optimizer(self._trained())
+        if self._optimizer_state is not None:
+            optimizer.load_state_dict(spread(self._optimizer_state, self._trained()))
+            self._optimizer_state = None
+        return optimizer
+
+    def resume_optimizer(self, state: dict[str, Any]) -> None:
+        """The state that the optimiser will have when it is made."""
+        self._optimizer_state = state
+
+    def optimizer_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = self._inner_optimizer().state_dict()
+        return state
+
+    def _inner_optimizer(self) -> Any:
+        """Torch's own optimiser: a wrapper's ``state`` is not the live one after loading."""
+        optimizer: Any = self.optimizers() if self.optimizer is None else self.optimizer
+        return getattr(optimizer, "optimizer", optimizer)
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
 
     def _optimizer_at(self, step: int) -> Any:
         """The optimiser, set up for ``step``: its learning rate, and empty moments where a phase begins fresh."""
-        optimizer: Any = self.optimizers()
+        inner = self._inner_optimizer()
         if self.phases.begins_fresh(step):
-            optimizer.state.clear()
-        for group in optimizer.param_groups:
+            inner.state.clear()
+        for group in inner.param_groups:
             group["lr"] = self.phases.learning_rate(step)
-        return optimizer
+        return self.optimizers() if self.optimizer is None else self.optimizer
 
     @property
     def phase(self) -> Phase:
@@ -215,32 +338,46 @@ class HapoModule(LightningModule):
 
     @property
     def ranks(self) -> Ranks:
-        if self._trainer is None or self.trainer.world_size == 1:
+        door: Any = self._fabric if self._fabric is not None else self._trainer
+        if door is None or door.world_size == 1:
             return ALONE
 
-        def gathered(values: Tensor) -> Tensor:
+        def gathered_from(values: Tensor) -> Tensor:
             """``[world, ...]``."""
             every = self.all_gather(values)
             assert isinstance(every, Tensor)
             return every
 
         return Ranks(
-            gather=lambda values: gathered(values).flatten(0, 1),
-            mean=lambda value: gathered(value).mean(),
-            most=lambda count: int(gathered(torch.tensor(count, device=self.device)).max()),
+            gather=lambda values: gathered_from(values).flatten(0, 1),
+            mean=lambda value: gathered_from(value).mean(),
+            most=lambda count: int(gathered_from(torch.tensor(count, device=self.device)).max()),
         )
 
+    def run_state(self) -> dict[str, Any]:
+        """What this module remembers besides weights and optimiser."""
+        return {"step": self.step, "skipped": self.skipped, "phases": self.phases.state_dict()}
+
+    def load_run_state(self, state: Mapping[str, Any]) -> None:
+        self.phases.load_state_dict(state["phases"])
+        self.step, self.skipped = state["step"], state["skipped"]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hapo"] = {"step": self.step, "phases": self.phases.state_dict()}
+        checkpoint["hapo"] = self.run_state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if "hapo" not in checkpoint:
             raise ResumeError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
-        state = checkpoint["hapo"]
-        self.phases.load_state_dict(state["phases"])
-        self.step = state["step"]
-        if self.step >= self.phases.steps:
-            raise ResumeError(
-                f"that run is finished (step {self.step} of {self.phases.steps}): to train its policy further, start "
-                f"a new run with model.path=RUN/policy"
-            )
+        self.load_run_state(checkpoint["hapo"])
+
+
+@contextmanager
+def memory_for(doing: str, knobs: str) -> Iterator[None]:
+    """Inside, running out of memory becomes a :class:`MemoryShortError` that names what to lower."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+        if not short:
+            raise
+        raise MemoryShortError(f"out of memory while {doing}: lower {knobs}") from error

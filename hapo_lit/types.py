@@ -33,6 +33,18 @@ class VerifierError(RuntimeError):
     """Rewards cannot be trusted any more; the message says why."""
 
 
+class NotFiniteError(RuntimeError):
+    """Update after update had a loss or gradient that is no number; carries the batch, so that it can be looked at."""
+
+    def __init__(self, message: str, experience: Experience) -> None:
+        super().__init__(message)
+        self.experience = experience
+
+
+class MemoryShortError(RuntimeError):
+    """A step does not fit into memory; the message says which setting makes it smaller."""
+
+
 Carrier = TypeVar("Carrier", bound="_Movable")
 
 
@@ -336,6 +348,17 @@ class Rows(NamedTuple):
             name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)
         }
         return self._replace(text=text, **changed)
+
+
+class Sealed:
+    """Rows that cross a wrapper of Fabric as they are.
+
+    Fabric casts every floating-point tensor that it finds in the arguments of a forward pass to the model's precision;
+    in bf16 advantages and token weights would lose all but three digits.  It does not look into other objects.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        self.rows = rows
 
 
 class LossOutput(NamedTuple):

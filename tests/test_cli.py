@@ -28,7 +28,7 @@ SMALL = [
     "data.source.levels.0.digits=2",
     "data.source.levels.1.digits=3",
     "prompts_per_step=4",
-    "trainer.callbacks.0.keep=-1",
+    "callbacks.states.keep=-1",
     "max_response_tokens=40",
 ]
 ARGUMENTS = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]
@@ -102,7 +102,7 @@ def test_completions_show_who_wrote_what(trained):
 def test_the_trained_policy_loads_as_a_hugging_face_folder(trained):
     policy, tokenizer = load_policy(str(trained[0] / "run/policy")), load_tokenizer(str(trained[0] / "run/policy"))
     checkpoint = torch.load(trained[0] / "run/checkpoints/last.ckpt", weights_only=False)
-    weights = checkpoint["state_dict"]
+    weights = checkpoint["module"]
     assert all(torch.equal(value, weights[f"policy.{name}"]) for name, value in policy.state_dict().items())
     assert tokenizer(r"\boxed{5}", add_special_tokens=False)["input_ids"] == [23, 9, 19]
 
@@ -135,8 +135,9 @@ def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
         (["seed=1"], "training data changed since the checkpoint was written"),
         (["steps=9"], "begin and end at steps [0, 4], this one at [0, 9]"),
         (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
-        (["resume=run/config.yaml"], "is damaged or no checkpoint of hapo_lit"),
+        (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older state"),
         (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),
+        (["group_size=8", "loss.kl_coefficient=0.1"], "(group_size: 4 -> 8; loss.kl_coefficient: 0.0 -> 0.1): go on"),
     ],
 )
 def test_a_resume_that_does_not_fit_says_what_differs(trained, change, message):

@@ -88,6 +88,23 @@ def test_every_preset_composes_and_builds(base, tmp_path, preset):
     assert trainer.limit_train_batches == config.steps == module.phases.steps
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_both_doors_build_the_same_run(base, tmp_path, preset):
+    """But for the door's own group the configurations are one, so that what is built from them is."""
+    doors = [composed(door, f"experiment={preset}", f"paths.run={tmp_path}") for door in ("train", "fabric")]
+    train_door, fabric_door = (OmegaConf.to_container(config, resolve=False) for config in doors)
+    assert train_door.pop("trainer")
+    assert fabric_door.pop("fabric")
+    assert train_door == fabric_door
+
+
+def test_the_fabric_door_builds(base, tmp_path):
+    config = composed("fabric", f"model.path={base}", f"paths.run={tmp_path}", "data.source.train_size=40")
+    fabric, _, module, loggers, callbacks = build(config, "fabric", "data", "module", "logger", "callbacks")
+    assert (fabric.world_size, len(loggers), module.phases.steps) == (1, 2, config.steps)
+    assert [type(each).__name__ for each in callbacks][-2:] == ["KeepStates", "Progress"]
+
+
 def parts_of(base, folder, *overrides):
     _, module, _ = build(train(base, folder, *overrides), "data", "module", "trainer")
     return [phase.algorithm for phase in module.phases], [phase.loss for phase in module.phases], module
@@ -269,7 +286,7 @@ def test_the_pretrain_door_builds(tmp_path):
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS, ids=["=".join(option) for option in OPTIONS])
 def test_every_option_of_every_group_names_real_parameters(group, option):
-    config = composed("train", f"{group}={option}")
+    config = composed("fabric" if group == "fabric" else "train", f"{group}={option}")
     OmegaConf.set_struct(config, False)
     if (group, option) == ("data", "files"):
         config.data.path = "train.jsonl"
@@ -279,8 +296,9 @@ def test_every_option_of_every_group_names_real_parameters(group, option):
 
 
 def test_known_keys_are_the_keys_of_core():
-    assert set(composed("train")) == KEYS
-    assert set(composed("pretrain")) == KEYS
+    assert set(composed("train")) == KEYS - {"fabric"}
+    assert set(composed("pretrain")) == KEYS - {"fabric"}
+    assert set(composed("fabric")) == KEYS - {"trainer"}
 
 
 def test_every_yaml_is_short():
@@ -336,7 +354,10 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("teacher=confidence gate=always", "there is none: set gate=beta or another teacher"),
         ("experiment=sft teacher=confidence", "there is none: set gate=beta or another teacher"),
         ("gate=scheduled gate.horizon=-5", "gate.probability is a schedule and needs a horizon of at least 1 step"),
-        ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume to RUN/checkpoints/last.ckpt"),
+        ("resume=gone.ckpt", "state 'gone.ckpt' does not exist; set resume=auto or RUN/checkpoints/last.ckpt"),
+        ("save_minutes=0", "save_minutes must be above 0, or null for never, got 0"),
+        ("callbacks.states.keep=0", "callbacks.states.keep must be at least 1, or -1 for all, got 0"),
+        ("module.max_skipped=-1", "module.max_skipped must be at least 0, got -1"),
         ("model.path=/no/folder", "model folder '/no/folder' does not exist; set model.path"),
         ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
         ("data=files", "data.path is not set, and has no default"),
@@ -359,8 +380,8 @@ def says(monkeypatch, capsys, tmp_path, base):
         ("advantage.ddof=0", "there is no key 'advantage.ddof'; `--cfg job` prints all keys"),
         ("group_size=3", "gate.threshold=0.2 with 3 rollouts per group could never open: γ ≤ a0/(a0+b0+n) = 0.2"),
         ("injector=replace_group", "set teacher=nll or another injector"),
-        ("trainer=bare", "keep a CSVLogger in trainer.logger"),
-        ("trainer.devices=2", "set trainer.devices=1"),
+        ("trainer=bare", "keep a CSVLogger in logger"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp is not for this door: set auto or ddp, or use `hapo fabric`"),
         ("seed=[", "no viable alternative"),
     ],
 )
@@ -371,8 +392,35 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
     assert message in says("train", *overrides)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=2", "there is no key 'trainer'"),
+        ("fabric.precision=16-mixed", "set fabric.precision=bf16-mixed"),
+        ("fabric.sharded_states=true", "needs fabric.strategy=fsdp"),
+        ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
+        ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
+        ("resume=gone.ckpt", "state 'gone.ckpt' does not exist"),
+    ],
+)
+def test_mistakes_at_the_fabric_door_too(says, base, override, message):
+    assert message in says("fabric", f"model.path={base}", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.lora.rank=0", "model.lora.rank must be a whole number of at least 1"),
+        ("model.lora.dropout=0.1", "dropout"),
+        ("model.lora.rnak=4", "there is no key 'model.lora.rnak'; did you mean 'rank'?"),
+    ],
+)
+def test_mistakes_in_the_adapter(says, base, override, message):
+    assert message in says("train", f"model.path={base}", *{"model.lora.rank=4", override})
+
+
 def test_unknown_verbs_are_named(says):
-    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, pretrain, data, verify"
+    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, fabric, export, pretrain, data, verify"
 
 
 def test_help_lists_the_verbs(capsys):

@@ -30,8 +30,8 @@ LAYERS = [  # each may import what stands above it
         "data.teachers",
     },
     {"algorithm", "metrics", "phases"},
-    {"policy", "rollout", "data"},
-    {"evaluation", "datamodule", "module", "callbacks"},
+    {"policy", "sharding", "rollout", "data"},
+    {"evaluation", "datamodule", "module", "checkpoint", "callbacks"},
     {"cli", "__main__"},
 ]
 HEAVY = {
@@ -39,6 +39,7 @@ HEAVY = {
     "numpy": 0,
     "transformers": 4,
     "tokenizers": 4,
+    "peft": 4,
     "datasets": 4,
     "lightning": 5,
     "hydra": 6,

@@ -6,13 +6,17 @@ from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.gates import FailureGate
 from hapo_lit.injectors import ReplaceWorst
-from hapo_lit.metrics import anneal_metrics, ratios
+from hapo_lit.metrics import anneal_tallies, over_ranks, tallied
 from hapo_lit.protocols import ALONE
 from hapo_lit.weighting import TokenMean
 
 
 def collect(algorithm, prompts):
     return algorithm.collect(prompts, 0, lambda group: [""] * group.rewards.numel(), lambda group: {}, ALONE)
+
+
+def anneal_metrics(experience):
+    return over_ranks(anneal_tallies(experience), ALONE, torch.device("cpu"))
 
 
 def test_a_step_by_hand():
@@ -55,5 +59,17 @@ def test_a_supervised_step_has_no_rollout_metrics():
     }
 
 
-def test_tallies_become_means_and_empty_ones_zero():
-    assert ratios({"a": torch.tensor([3.0, 2.0]), "b": torch.tensor([0.0, 0.0])}) == {"a": 1.5, "b": 0.0}
+def test_tallies_become_means_totals_and_empty_ones_zero():
+    tallies = {"mean": [3.0, 2.0], "empty": [0.0, 0.0], "total": [7.0, 0.0]}
+    numbers = over_ranks({name: torch.tensor(each) for name, each in tallies.items()}, ALONE, torch.device("cpu"))
+    assert numbers == {"mean": 1.5, "empty": 0.0, "total": 7.0}
+    assert over_ranks({}, ALONE, torch.device("cpu")) == {}
+
+
+def test_over_ranks_means_are_weighted_and_totals_add_up():
+    """Two ranks, the other one with three prompts of which one counts."""
+    mine = {"share": torch.tensor([1.0, 1.0])} | tallied({"rollout/tokens": 5.0, "time/step": 2.0})
+    other = {"share": torch.tensor([1.0, 3.0])} | tallied({"rollout/tokens": 7.0, "time/step": 4.0})
+    theirs = torch.stack([each.double() for each in other.values()])
+    ranks = ALONE._replace(gather=lambda own: torch.cat([own, theirs]))
+    assert over_ranks(mine, ranks, torch.device("cpu")) == {"share": 0.5, "rollout/tokens": 12.0, "time/step": 3.0}

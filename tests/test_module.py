@@ -259,7 +259,7 @@ def test_stopping_at_any_step_and_resuming_is_the_same_run_to_the_bit(make_polic
         if resumed.reference is not None:  # the reference is part of the checkpoint too
             assert not torch.equal(next(resumed.reference.parameters()), next(through.reference.parameters()))
         datamodule = data(tokenizer)
-        again = fit(resumed, datamodule, resume=tmp_path / f"step={stop}.ckpt")
+        again = fit(resumed, datamodule, resume=tmp_path / f"step={2 * stop}.ckpt")
         assert resumed.step == STEPS
         assert datamodule.consumed == STEPS
         assert torch.equal(weights(resumed), weights(through))

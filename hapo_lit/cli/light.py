@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NoReturn
 
+PROGRAM = sys.argv[0]
+"""The file that this process was started from, before a door gives Hydra its own arguments."""
+
 
 class SetupError(Exception):
     """Something the user gave cannot be used; the message names it and the fix."""

@@ -21,12 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
-from hapo_lit.types import ResumeError, VerifierError
+from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, VerifierError
 
 Result = TypeVar("Result")
 
 
-CONFIGURATION_ERRORS = (SetupError, ResumeError, VerifierError, HydraException, OmegaConfBaseException)
+CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
+RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError)
+"""What may end a run on its way, and is said in one line too."""
 
 
 @contextmanager
@@ -50,11 +52,12 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     if "lr" in config.optim:
         raise SetupError("optim.lr would be overwritten at every step: set learning_rate.start and learning_rate.end")
     torch.set_num_threads(config.threads)
-    _quieten()
+    os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # of this process's twins on other devices
+    quieten()
     return [instantiate(config[part], _convert_="all") for part in parts]
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the terminal for what the run says: no tips, no bars for loading a file, no advice that does not apply."""
     transformers_logging.disable_progress_bar()
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
@@ -64,9 +67,7 @@ def _quieten() -> None:
         ".*LeafSpec.*",
         "Experiment logs directory .* exists and is not empty",
         ".*does not have many workers.*",
-        "Using ModelCheckpoint with manual optimization",  # after the update is what we want
-        "You're resuming from a checkpoint that ended before",  # the datamodule resumes at the next batch
-        "The dirpath has changed",  # a resumed run has a folder of its own
+        ".*recommended to use `self.log.*sync_dist=True`",  # they have been averaged
     ):
         warnings.filterwarnings("ignore", message=message)
 
@@ -75,11 +76,15 @@ KEYS = frozenset(
     [
         "algorithm",
         "advantage",
+        "allow_changes",
+        "callbacks",
         "data",
         "evaluators",
+        "fabric",
         "gate",
         "injector",
         "learning_rate",
+        "logger",
         "loss",
         "model",
         "module",
@@ -103,11 +108,12 @@ KEYS = frozenset(
         "max_response_tokens",
         "eval_every",
         "save_every",
+        "save_minutes",
         "consistency_every",
         "resume",
     ]
 )
-"""Every top-level key of ``conf/core.yaml``; a test compares them."""
+"""Every top-level key of the doors; a test compares them."""
 
 
 def give_up(error: BaseException) -> NoReturn:
@@ -129,7 +135,7 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]
         ENTERED.append(main.__name__)
         try:
             return main(config)
-        except CONFIGURATION_ERRORS as error:
+        except (*CONFIGURATION_ERRORS, *RUN_ERRORS) as error:
             give_up(error)
 
     return wrapped
@@ -137,7 +143,7 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]
 
 def in_one_line(error: BaseException) -> str:
     """The message of a configuration error, without frames, with the nearest valid name where one was misspelt."""
-    if isinstance(error, SetupError):
+    if isinstance(error, SetupError | ResumeError | VerifierError | NotFiniteError | MemoryShortError):
         return " ".join(str(error).split())
     cause = error
     while cause.__cause__ is not None:

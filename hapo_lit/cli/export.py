@@ -1,0 +1,51 @@
+"""``hapo export RUN OUT``: the policy in a state of a run, from either door, as a Hugging Face folder."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from hapo_lit.checkpoint import StateFolder, export, policy_weights
+from hapo_lit.cli.light import SetupError, stop
+from hapo_lit.cli.setup import quieten
+from hapo_lit.types import ResumeError
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point of ``hapo export``; ends with status 2 and one line if it cannot be done."""
+    parser = argparse.ArgumentParser(
+        prog="hapo export",
+        description="Write the policy of a run as a Hugging Face folder, for from_pretrained and vLLM.",
+    )
+    parser.add_argument("run", type=Path, help="folder of a run, finished or not")
+    parser.add_argument("out", type=Path, help="folder to write; must not exist, or be empty")
+    parser.add_argument(
+        "--state", default="newest", help="newest (the default), best, or a state such as RUN/checkpoints/step-40.ckpt"
+    )
+    chosen = parser.parse_args(arguments)
+    quieten()
+    try:
+        path = state_of(chosen.run, chosen.state)
+        if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
+            raise SetupError(f"{chosen.out} is there already: choose another folder")
+        config = OmegaConf.load(chosen.run / "config.yaml")
+        export(policy_weights(path), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
+    except (SetupError, ResumeError, OSError) as error:
+        if os.environ.get("HAPO_FRAMES") == "1":
+            raise
+        stop(" ".join(str(error).split()))
+    print(f"{chosen.out}: the policy of {path}")
+
+
+def state_of(run: Path, which: str) -> Path:
+    """The state of a run that was asked for."""
+    if not (run / "config.yaml").is_file():
+        raise SetupError(f"{run} is not the folder of a run: it has no config.yaml")
+    folder = StateFolder(run / "checkpoints")
+    path = {"newest": folder.newest()[0], "best": folder.folder / "best.ckpt"}.get(which, Path(which))
+    if path is None or not path.exists():
+        raise SetupError(f"there is no state {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}")
+    return path.resolve()
