@@ -67,14 +67,23 @@ def capture(module: Any, data: Any, settings: Mapping[str, Any], weights: bool =
     return state
 
 
-def restore(state: Mapping[str, Any], module: Any, data: Any) -> None:
+def restore(state: Mapping[str, Any], module: Any, data: Any, settings: Mapping[str, Any] | None = None) -> None:
     """Put a run back where it was, before its module is wrapped or its optimiser made.
+
+    Args:
+        state, module, data: as in :func:`capture`.
+        settings: of this run, which must be those of the state; None = they may differ.
 
     Raises:
         ResumeError: the state belongs to another run; the message says what differs.
     """
     data.load_state_dict(state["data"])
     module.load_run_state(state["run"])
+    if settings is not None and (different := changed(state["settings"], settings)):
+        raise ResumeError(
+            f"settings differ from those of the state ({'; '.join(different)}): go on with the same ones, start a new "
+            f"run, or set allow_changes=true"
+        )
     if "module" in state:
         _load_weights(module, state["module"])
         module.resume_optimizer(state["optimizer"])
@@ -284,8 +293,8 @@ class StateFolder:
         """Keep the state of ``step`` until a better one comes."""
         self._link("best.ckpt", self.path(step))
 
-    def tidy(self) -> list[str]:
-        """Before a run goes on: set damaged states aside, drop what never got a name; a line for each set aside."""
+    def tidy(self) -> tuple[Path | None, list[str]]:
+        """As :meth:`newest`, before a run goes on: damaged states are set aside, what never got a name is dropped."""
         newest, passed = self.newest()
         for step in self.steps():
             if newest is None or step > step_of(newest):
@@ -294,7 +303,7 @@ class StateFolder:
             _remove(path)
         if newest is not None:
             self._link("last.ckpt", newest)
-        return passed
+        return newest, passed
 
     def _link(self, name: str, path: Path) -> None:
         fresh = self.folder / f".{name}.unfinished"

@@ -118,6 +118,7 @@ class MathDataModule(LightningDataModule):
                 )
             self._feed = Shuffled(len(self._shelf), self.prompts_per_step, self.seed)
         self._heldout = self._encoded(self.source.heldout(), Counter())
+        self._check_world(self.share[1])
         self._mark = self._mark or self._feed.start
 
     def _encoded(self, problems: Sequence[Problem], tally: Counter[str]) -> list[Encoded]:
@@ -211,11 +212,6 @@ class MathDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[PromptBatch]:
         self.setup()
         rank, world = self._share()
-        if len(self._heldout) < world:
-            raise ValueError(
-                f"there are {len(self._heldout)} held-out problems for {world} processes: raise the number of "
-                f"held-out problems, or lower that of processes"
-            )
         pad = partial(collate, pad_id=self.tokenizer.pad_token_id)
         return DataLoader(self._heldout[rank::world], batch_size=self.heldout_batch, collate_fn=pad)  # type: ignore[arg-type]
 
@@ -251,7 +247,13 @@ class MathDataModule(LightningDataModule):
 
     def _check_world(self, world: int) -> None:
         if self.prompts_per_step % world:
-            raise ValueError(f"prompts_per_step={self.prompts_per_step} is not divisible by {world} processes")
+            raise ValueError(
+                f"prompts_per_step={self.prompts_per_step} is not divisible by {world} processes: change one of them"
+            )
+        if 0 < len(self._heldout) < world:
+            raise ValueError(
+                f"there are {len(self._heldout)} held-out problems for {world} processes: bring more, or start fewer"
+            )
 
     # -- position ------------------------------------------------------------------------------------------------
 

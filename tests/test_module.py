@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from lightning import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hapo_lit.advantages import GroupNormalised, SpareFailures
 from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.cli.fabric import open_fabric, set_up
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.corpus import Corpus, Prepared
 from hapo_lit.data.prompts import PlainTemplate
@@ -23,12 +25,13 @@ from hapo_lit.evaluation import Evaluator
 from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import Surrogate, k3
-from hapo_lit.module import HapoModule
+from hapo_lit.module import HapoModule, memory_for
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.policy import token_logprobs
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.schedules import Linear
 from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
+from hapo_lit.types import MemoryShortError, NotFiniteError
 from hapo_lit.verify.exact import ExactVerifier
 from hapo_lit.weighting import TokenMean
 
@@ -87,8 +90,9 @@ def data(tokenizer):
     )
 
 
-def fit(built, datamodule, folder=None, steps=STEPS, resume=None, every=1):
+def fit(built, datamodule, folder=None, steps=STEPS, resume=None, every=1, watch=None):
     callbacks = [ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)] if folder else []
+    callbacks += [watch] if watch else []
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -294,6 +298,108 @@ def test_a_run_on_a_data_set_goes_on_to_the_bit_too(make_policy, tokenizer, tmp_
         fit(resumed, again, resume=tmp_path / f"step={stop}.ckpt")
         assert torch.equal(weights(resumed), weights(through))
         assert again.state_dict() == datamodule.state_dict()
+
+
+# -- what goes wrong
+
+
+class Diverging(Surrogate):
+    """A surrogate whose loss is no number at some calls; with ``only_gradient`` the loss itself still is one."""
+
+    def __init__(self, *calls, only_gradient=False):
+        super().__init__(UnitRatio())
+        self.calls, self.only_gradient, self.seen = calls, only_gradient, 0
+
+    def __call__(self, logprobs, entropy, rows):
+        output = super().__call__(logprobs, entropy, rows)
+        self.seen += 1
+        if self.seen not in self.calls:
+            return output
+        zero = (logprobs - logprobs.detach()).sum()
+        return output._replace(loss=output.loss + (zero.abs().sqrt() if self.only_gradient else zero + float("nan")))
+
+
+def diverging(*calls, **settings):
+    return Phase(hapo(AlwaysGate()), Diverging(*calls, **settings), Linear(1e-2, 1e-3))
+
+
+@pytest.mark.parametrize("only_gradient", [False, True])
+def test_an_update_that_is_not_finite_is_skipped_and_counted(make_policy, tokenizer, only_gradient):
+    """Skipping the third of six steps leaves what the other five make; the batch is used up all the same."""
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            seen.append((pl_module.metrics["update/skipped"], weights(pl_module).clone()))
+
+    built = module(make_policy(), tokenizer, diverging(3, only_gradient=only_gradient))
+    trainer = fit(built, data(tokenizer), watch=Watch())
+    assert [skipped for skipped, _ in seen] == [0, 0, 1, 0, 0, 0]
+    assert torch.equal(seen[2][1], seen[1][1])
+    assert not torch.equal(seen[3][1], seen[2][1])
+    assert all(each.isfinite().all() for _, each in seen)
+    assert {float(state["step"]) for state in trainer.optimizers[0].state.values()} == {STEPS - 1.0}
+    assert built.skipped == 0
+    assert built.step == built.data.consumed == STEPS
+
+
+def test_too_many_in_a_row_end_the_run_with_the_batch(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, diverging(2, 4, 5, 6), max_skipped=2)
+    with pytest.raises(NotFiniteError, match="in 3 updates in a row, up to step 6") as error:
+        fit(built, data(tokenizer))
+    assert error.value.experience is built.experience
+    assert built.run_state()["skipped"] == 3
+    fit(module(make_policy(), tokenizer, diverging(2, 3, 5, 6), max_skipped=2), data(tokenizer))  # never three in a row
+
+
+class Greedy(HFEngine):
+    """An engine that wants a petabyte."""
+
+    def generate(self, prompts, group_size, step):
+        torch.empty(2**50, dtype=torch.uint8)
+        return super().generate(prompts, group_size, step)
+
+
+def test_running_out_of_memory_names_the_setting_to_lower(make_policy, tokenizer):
+    algorithm = hapo()
+    algorithm.engine = Greedy(12)
+    with pytest.raises(MemoryShortError, match="while sampling and scoring: lower prompts_per_step, group_size or"):
+        fit(module(make_policy(), tokenizer, phase(algorithm)), data(tokenizer))
+
+    class Hungry(Surrogate):
+        def __call__(self, logprobs, entropy, rows):
+            torch.empty(2**50, dtype=torch.uint8)
+            return super().__call__(logprobs, entropy, rows)
+
+    hungry = Phase(hapo(AlwaysGate()), Hungry(UnitRatio()), Linear(1e-2, 1e-3))
+    with pytest.raises(MemoryShortError, match=r"while updating: lower module\.micro_batch_size"):
+        fit(module(make_policy(), tokenizer, hungry), data(tokenizer))
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="something else"), memory_for("testing", "nothing"):
+        raise RuntimeError("something else")
+
+
+def test_in_mixed_precision_every_update_sees_the_weights_as_they_are(make_policy, tokenizer):
+    """Autocast keeps casts of weights while its context lasts, and that is a whole step with several updates."""
+    built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate())), updates_per_batch=3)
+    fabric = open_fabric("cpu", 1, 1, "auto", "bf16-mixed", sharded_states=False)
+    datamodule = data(tokenizer)
+    set_up(fabric, built, datamodule)
+    pairs = []
+
+    def loss(rows):
+        output = built.loss(rows)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+            pairs.append((float(output.loss), float(built.loss(rows).loss)))
+        return output
+
+    with fabric.autocast():
+        built.take_step(datamodule.batch(0), loss, nullcontext)
+    assert len(pairs) == 3
+    assert len(set(pairs)) == 3
+    assert all(seen == fresh for seen, fresh in pairs)
 
 
 def test_a_foreign_checkpoint_is_refused(make_policy, tokenizer):

@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hapo_lit.checkpoint import load
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import Opening, keeper_among, let_twins_start
+from hapo_lit.cli.run import Opening, first_process, keeper_among, let_twins_start
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.sharding import shard
 from hapo_lit.types import Sealed
@@ -36,11 +36,10 @@ from hapo_lit.types import Sealed
 def main(config: DictConfig) -> float:
     """As ``hapo train``; returns sampled accuracy on rank 0."""
     let_twins_start("fabric")
-    with setting_up():
-        fabric: Fabric = instantiate(config.fabric)
+    fabric: Fabric = instantiate(config.fabric)
+    opening = Opening(config, first=first_process())  # what is wrong is said before others are started
     fabric.launch()
-    opening = Opening(config, first=fabric.is_global_zero)
-    config.paths.run = fabric.broadcast(config.paths.run)  # started from outside, each process names its own
+    opening.agree(fabric.broadcast)
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
     if not any(isinstance(logger, CSVLogger) for logger in loggers):
         raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
@@ -49,8 +48,8 @@ def main(config: DictConfig) -> float:
     with setting_up():
         data.share = (fabric.global_rank, fabric.world_size)
         data.setup()
-        opening.take_up(config, module, data, keeper)
-        facts = opening.begin(config, module, data)
+        opening.take_up(module, data, keeper)
+        facts = opening.begin(module, data)
     with opening.guarded("fabric"):
         wrapped = set_up(fabric, module, data)
         if config.fabric.sharded_states and keeper is not None:
@@ -58,7 +57,7 @@ def main(config: DictConfig) -> float:
         if opening.path is not None and opening.path.is_dir():
             load_shards(fabric, wrapped, opening.path)
         train(stage, wrapped, data, config.steps, config.eval_every)
-    return opening.finish(config, module, facts)
+    return opening.finish(module, facts)
 
 
 def set_up(fabric: Fabric, module: Any, data: Any) -> Any:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import to_absolute_path
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
 from hapo_lit.callbacks import KeepStates, Stopped
-from hapo_lit.checkpoint import StateFolder, changed, export, load, read, restore, step_of
+from hapo_lit.checkpoint import StateFolder, export, load, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.protocols import Lawful
@@ -46,37 +49,52 @@ class Opening:
     """
 
     def __init__(self, config: DictConfig, first: bool) -> None:
-        self.first = first
+        self.config, self.first = config, first
         self.settings = flat(config)
-        if not first and SHARED_FOLDER in os.environ:
-            config.paths.run = os.environ[SHARED_FOLDER]
-        elif config.resume == "auto":
-            config.paths.run = str(_folder_to_go_on_in(Path(config.paths.run)))
-        self.run = Path(config.paths.run)
-        self.path = self._state(config)
+        run, self.path = Path(os.environ.get(SHARED_FOLDER, config.paths.run)), None
         if first:
-            os.environ[SHARED_FOLDER] = str(self.run)
+            run, self.path = self._find(Path(config.paths.run))
+            os.environ[SHARED_FOLDER] = str(run)
+            self._lock = alone_in(run)
+        elif config.resume == "auto":
+            self.path = StateFolder(_folder_to_go_on_in(run) / "checkpoints").newest()[0]
+        elif config.resume is not None:
+            self.path = Path(config.resume).resolve()
+        self._set(run)
         if config.model.path is None:
             config.model.path = str(cached_base_policy())
 
-    def _state(self, config: DictConfig) -> Path | None:
-        folder = StateFolder(self.run / "checkpoints")
-        if config.resume == "auto":
-            if self.first:
-                for line in folder.tidy():
-                    print(line, file=sys.stderr)
-            return folder.newest()[0]
-        if self.first and ((self.run / "metrics.csv").exists() or folder.steps()):
-            raise SetupError(
-                f"{self.run} already holds a run; choose another folder with hydra.run.dir, or go on in it with "
-                f"resume=auto"
-            )
-        if config.resume is not None and not Path(config.resume).exists():
-            raise SetupError(f"state {config.resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
-        return None if config.resume is None else Path(config.resume).resolve()
+    def agree(self, broadcast: Callable[[Any], Any]) -> None:
+        """Every rank takes rank 0's word: started from outside, each has named a folder of its own."""
+        run, path = broadcast((str(self.run), self.path and str(self.path)))
+        self.path = Path(path) if path else None
+        self._set(Path(run))
 
-    def take_up(self, config: DictConfig, module: Any, data: Any, keeper: KeepStates | None) -> None:
+    def _set(self, run: Path) -> None:
+        self.run = run
+        self.config.paths.run = str(run)
+
+    def _find(self, run: Path) -> tuple[Path, Path | None]:
+        resume = self.config.resume
+        if resume == "auto":
+            chosen = _folder_to_go_on_in(run)
+            if chosen != run and run.is_dir() and not any(run.iterdir()):
+                run.rmdir()  # Hydra has made it already
+            path, passed = StateFolder(chosen / "checkpoints").tidy()
+            for line in passed:
+                print(line, file=sys.stderr)
+            return chosen, path
+        if (run / "metrics.csv").exists() or StateFolder(run / "checkpoints").steps():
+            raise SetupError(
+                f"{run} already holds a run; choose another folder with hydra.run.dir, or go on in it with resume=auto"
+            )
+        if resume is not None and not Path(resume).exists():
+            raise SetupError(f"state {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
+        return run, None if resume is None else Path(resume).resolve()
+
+    def take_up(self, module: Any, data: Any, keeper: KeepStates | None) -> None:
         """Put module and data where the state says; tell the records of the run from there."""
+        config = self.config
         if keeper is not None:
             keeper.settings = self.settings
         if self.path is None:
@@ -84,13 +102,7 @@ class Opening:
                 analysis.carry_over(self.run, self.run, 0)
             return
         state = load(self.path) if config.resume == "auto" else read(self.path)
-        restore(state, module, data)
-        different = changed(state["settings"], self.settings)
-        if different and not config.allow_changes:
-            raise SetupError(
-                f"settings differ from those of the state ({'; '.join(different)}): go on with the same ones, start a "
-                f"new run, or set allow_changes=true"
-            )
+        restore(state, module, data, None if config.allow_changes else self.settings)
         if module.step == config.steps and config.resume != "auto":
             raise SetupError(
                 f"that run is finished (step {module.step} of {config.steps}): to train its policy further, start a "
@@ -99,26 +111,25 @@ class Opening:
         if keeper is not None and config.resume == "auto":
             keeper.goes_on(state)
         if self.first:
-            self.run.mkdir(parents=True, exist_ok=True)
             analysis.carry_over(self.path.parent.parent, self.run, module.step)
             by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
             print(f"going on after step {module.step} of {config.steps} from {self.path}{by}")
 
-    def begin(self, config: DictConfig, module: Any, data: Any) -> dict[str, float]:
+    def begin(self, module: Any, data: Any) -> dict[str, float]:
         """Report the data and write down what runs; returns the facts on the data."""
         facts: dict[str, float] = data.describe()
         if self.first:
             report_data(data, facts)
-            self.run.mkdir(parents=True, exist_ok=True)
-            OmegaConf.save(config, self.run / "config.yaml")
+            OmegaConf.save(self.config, self.run / "config.yaml")
             module.policy.config.save_pretrained(self.run / "model")
             if module.policy.generation_config is not None:
                 module.policy.generation_config.save_pretrained(self.run / "model")
             module.tokenizer.save_pretrained(self.run / "model")
         return facts
 
-    def finish(self, config: DictConfig, module: Any, facts: dict[str, float]) -> float:
+    def finish(self, module: Any, facts: dict[str, float]) -> float:
         """Write the policy and what became of the run; returns sampled accuracy.  Every rank must ask."""
+        config = self.config
         weights = whole(module.policy.state_dict(), keep=self.first)
         if not self.first:
             return float("nan")
@@ -160,9 +171,21 @@ def _folder_to_go_on_in(run: Path) -> Path:
     if chosen or not run.parent.is_dir():
         return run
     earlier = sorted(each for each in run.parent.iterdir() if each != run and (each / "config.yaml").is_file())
-    if earlier and run.is_dir() and not any(run.iterdir()):
-        run.rmdir()  # Hydra has made it already
     return earlier[-1] if earlier else run
+
+
+def alone_in(run: Path) -> IO[bytes]:
+    """A lock on a run's folder, which ends with the process however that ends; keep it."""
+    run.mkdir(parents=True, exist_ok=True)
+    file = (run / ".lock").open("wb")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise SetupError(f"another process is training in {run}: wait for it, or choose another folder") from error
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            raise
+    return file
 
 
 def flat(config: DictConfig) -> dict[str, Any]:
@@ -178,6 +201,11 @@ def flat(config: DictConfig) -> dict[str, Any]:
             yield where, node
 
     return dict(walk(OmegaConf.to_container(config, resolve=False), ""))
+
+
+def first_process() -> bool:
+    """Whether this is rank 0, as the environment says, before any process group exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def keeper_among(callbacks: list[Any]) -> KeepStates | None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import hydra
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import Opening, keeper_among, let_twins_start
+from hapo_lit.cli.run import Opening, first_process, keeper_among, let_twins_start
 from hapo_lit.cli.setup import build, door, setting_up
 
 
@@ -22,14 +21,20 @@ def main(config: DictConfig) -> float:
         raise SetupError(
             f"trainer.strategy={config.trainer.strategy} is not for this door: set auto or ddp, or use `hapo fabric`"
         )
-    opening = Opening(config, first=getattr(rank_zero_only, "rank", 0) == 0)
+    opening = Opening(config, first=first_process())
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config.steps)
     let_twins_start("train")
     with setting_up():
+        data.share = (trainer.global_rank, trainer.world_size)
         data.setup()
-        opening.take_up(config, module, data, keeper_among(trainer.callbacks))
-        facts = opening.begin(config, module, data)
+        opening.take_up(module, data, keeper_among(trainer.callbacks))
+        facts = opening.begin(module, data)
+    if opening.path is not None and opening.path.is_dir():
+        raise SetupError(
+            f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or `hapo export` "
+            f"makes a model.path of it"
+        )
     done, steps = module.step, config.steps
     with opening.guarded("train"):
         if not done:
@@ -40,7 +45,7 @@ def main(config: DictConfig) -> float:
             trainer.fit(module, datamodule=data)
         if steps % config.eval_every:
             trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
-    return opening.finish(config, module, facts)
+    return opening.finish(module, facts)
 
 
 def check(trainer: Any, steps: int) -> None:
