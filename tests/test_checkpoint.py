@@ -135,8 +135,8 @@ class Alone:
         self.module.optimizer.step()
 
 
-def run_of(make_policy, tokenizer, **gate):
-    built = module(make_policy(**({"seed": gate.pop("seed")} if "seed" in gate else {})), tokenizer, phase(hapo(**gate)))
+def run_of(make_policy, tokenizer, seed=0, **gate):
+    built = module(make_policy(seed=seed), tokenizer, phase(hapo(**gate)))
     built.data = data(tokenizer)
     return built
 
@@ -193,10 +193,10 @@ def test_another_run_is_refused_with_what_differs(make_policy, tokenizer):
     with pytest.raises(ResumeError, match=r"another model: policy.*is \(48, 32\) there and \(64, 32\) here"):
         restore(state, wider, built.data)
     deeper = module(make_policy(num_hidden_layers=3), tokenizer, phase(hapo(gate=remembering())))
-    with pytest.raises(ResumeError, match="only this run's model has 'policy.model.layers.2"):
+    with pytest.raises(ResumeError, match=r"only this run's model has 'policy\.model\.layers\.2"):
         restore(state, deeper, built.data)
     state["data"]["tokenizer"] = "another"
-    with pytest.raises(ResumeError, match="another tokenizer \\(another then"):
+    with pytest.raises(ResumeError, match=r"another tokenizer \(another then"):
         restore(state, built, built.data)
 
 

@@ -7,13 +7,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from conftest import TINY
 from ranks import CASES, STEPS, WAYS, run
+from test_cli import ARGUMENTS, hapo
 
+from hapo_lit.analysis import read_run
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
-from hapo_lit.policy import new_policy
+from hapo_lit.policy import load_policy, new_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
 EXACT = [case for case in CASES if case != "mixed"]
@@ -105,3 +108,91 @@ def test_ranks_had_different_numbers_of_rows_to_run(one):
     """Otherwise nothing above says that they keep in step: shares of rows that are no multiple of a half."""
     shares = {each["update/row_share"] for each in one("plain", "fabric")["log"] if "update/row_share" in each}
     assert len(shares) > 1
+
+
+# -- the commands themselves, with Fabric's and the Trainer's own launcher
+
+
+@pytest.fixture(scope="module")
+def work(base, tmp_path_factory):
+    """A folder with a base policy, and a run of four steps on one process."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "base").symlink_to(base)
+    hapo(folder, "fabric", *ARGUMENTS, "hydra.run.dir=one")
+    return folder
+
+
+def timeless(run):
+    table = read_run(run)
+    return table[[column for column in table if not column.startswith("time/")]]
+
+
+def policy_of(folder):
+    return load_policy(str(folder)).state_dict()
+
+
+def assert_near(first, second, tolerance=1e-6):
+    first, second = policy_of(first), policy_of(second)
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
+
+
+def test_a_run_on_two_processes_goes_on_on_one_and_back(work):
+    """States are whole whatever wrote them, so that the number of processes and the door may change in the middle."""
+    hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
+    assert_near(work / "one/policy", work / "two/policy")
+    pd.testing.assert_frame_equal(timeless(work / "two"), timeless(work / "one"), atol=1e-5, rtol=0)
+    columns = ["step", "prompt", "successes", "trials", "open", "teacher"]
+    groups = [pd.read_csv(work / run / "groups.csv").sort_values(columns) for run in ("one", "two")]
+    assert groups[0].to_numpy().tolist() == groups[1].to_numpy().tolist()
+    done = hapo(work, "fabric", *ARGUMENTS, "resume=two/checkpoints/step-2.ckpt", "hydra.run.dir=back")
+    assert "going on after step 2 of 4" in done.stdout
+    assert "written by 2 processes" in done.stdout
+    assert_near(work / "one/policy", work / "back/policy")
+    done = hapo(
+        work, "fabric", *ARGUMENTS, "fabric.devices=2", "resume=one/checkpoints/step-2.ckpt", "hydra.run.dir=forth"
+    )
+    assert done.stdout.count("held-out accuracy, sampled, after") == 1  # rank 0 alone speaks
+    assert_near(work / "one/policy", work / "forth/policy")
+
+
+def test_sharded_states_go_on_to_the_bit_and_are_exported_whole(work):
+    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp", "fabric.sharded_states=true"]
+    hapo(work, "fabric", *sharded, "hydra.run.dir=sharded")
+    assert_near(work / "one/policy", work / "sharded/policy")
+    state = work / "sharded/checkpoints/step-2.ckpt"
+    assert {"__0_0.distcp", "__1_0.distcp", "manifest.json", "meta.pt"} <= {path.name for path in state.iterdir()}
+    hapo(work, "fabric", *sharded, f"resume={state}", "hydra.run.dir=resharded")
+    assert_near(work / "sharded/policy", work / "resharded/policy", 0.0)
+    done = hapo(work, "fabric", *ARGUMENTS, f"resume={state}", "hydra.run.dir=unsharded", check=False)
+    assert done.returncode == 2
+    assert "is a sharded state: go on from it with fabric.strategy=fsdp" in done.stderr
+    done = hapo(work, "export", "resharded", "exported")
+    assert_near(work / "sharded/policy", work / "exported", 0.0)
+    text = "from transformers import AutoModelForCausalLM as A; print(A.from_pretrained('exported').num_parameters())"
+    told = subprocess.run([sys.executable, "-c", text], cwd=work, capture_output=True, text=True, check=True).stdout
+    assert int(told) == sum(each.numel() for each in load_policy(str(work / "base")).parameters())
+
+
+def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
+    adapter = [*ARGUMENTS, "model.lora.rank=4", "loss.kl_coefficient=0.1", "learning_rate.start=3e-4"]
+    hapo(work, "train", *adapter, "hydra.run.dir=adapter")
+    hapo(work, "fabric", *adapter, "fabric.devices=2", "fabric.strategy=fsdp", "hydra.run.dir=shards")
+    assert_near(work / "adapter/policy", work / "shards/policy")
+    before, after = policy_of(work / "base"), policy_of(work / "adapter/policy")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith("proj.weight") for name in changed)
+    hapo(work, "export", "adapter", "merged", "--state", "adapter/checkpoints/step-4.ckpt")
+    assert_near(work / "merged", work / "adapter/policy", 0.0)
+
+
+def test_an_export_says_what_is_wrong(work):
+    for arguments, message in (
+        (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),
+        (["one", "one"], "one is there already: choose another folder"),
+        (["one", "out", "--state", "x.ckpt"], "there is no state 'x.ckpt' in one/checkpoints; there are steps [2, 4]"),
+    ):
+        done = hapo(work, "export", *arguments, check=False)
+        assert done.returncode == 2
+        assert done.stderr.strip() == f"hapo: error: {message}"

@@ -32,8 +32,8 @@ def main(config: DictConfig) -> float:
         facts = opening.begin(module, data)
     if opening.path is not None and opening.path.is_dir():
         raise SetupError(
-            f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or `hapo export` "
-            f"makes a model.path of it"
+            f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or make a "
+            f"model.path of it with `hapo export`"
         )
     done, steps = module.step, config.steps
     with opening.guarded("train"):
