@@ -73,6 +73,10 @@ class Opening:
     def _set(self, run: Path) -> None:
         self.run = run
         self.config.paths.run = str(run)
+        if self.config.resume == "auto":  # what TensorBoard was told after the state, it will be told again
+            for logger in self.config.logger:
+                if "purge_step" in logger:
+                    logger.purge_step = step_of(self.path) + 1 if self.path is not None else 0
 
     def _find(self, run: Path) -> tuple[Path, Path | None]:
         resume = self.config.resume
