@@ -416,7 +416,7 @@ def test_mistakes_at_the_fabric_door_too(says, base, override, message):
     ],
 )
 def test_mistakes_in_the_adapter(says, base, override, message):
-    assert message in says("train", f"model.path={base}", *{"model.lora.rank=4", override})
+    assert message in says("train", f"model.path={base}", "model.lora.rank=4", override)
 
 
 def test_unknown_verbs_are_named(says):
