@@ -17,6 +17,10 @@ Chance = Callable[[np.ndarray, int, int], np.ndarray | None]
 """``(success rates, trials, visit)`` -> P(the gate opens); None = not known in closed form."""
 
 
+RECORDS = ("metrics.csv", "metrics_before.csv", "groups.csv", "completions.jsonl")
+"""What a run writes as it goes, besides states."""
+
+
 def read_run(run: Path | str) -> pd.DataFrame:
     """The metrics of a run, one row per step; held-out accuracy stands on the step it was measured after.
 
@@ -42,19 +46,21 @@ def carry_over(old: Path | str, new: Path | str, step: int) -> None:
     With step 0 nothing is kept, not even the evaluation before training, which is made again.
     """
     old, new = Path(old), Path(new)
-    if step and ((old / "metrics.csv").is_file() or (old / "metrics_before.csv").is_file()):
+    records = [old / name for name in ("metrics_before.csv", "metrics.csv")]
+    if step and any(each.is_file() and whole_lines(each) for each in records):
         table = read_run(old)
         _replace(new / "metrics_before.csv", table[table.index <= step].to_csv())
-    if (old / "groups.csv").is_file():
+    if (old / "groups.csv").is_file() and whole_lines(old / "groups.csv"):
         groups = pd.read_csv(StringIO(whole_lines(old / "groups.csv")), dtype=str)
         _replace(new / "groups.csv", groups[groups["step"].astype(int) <= step].to_csv(index=False))
     if (old / "completions.jsonl").is_file():
-        lines = whole_lines(old / "completions.jsonl").splitlines(keepends=True)
-        _replace(new / "completions.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= step))
+        lines = whole_lines(old / "completions.jsonl").split("\n")[:-1]  # a text may hold other line separators
+        kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
+        _replace(new / "completions.jsonl", "".join(kept))
     if old.resolve() == new.resolve():
         (new / "metrics.csv").unlink(missing_ok=True)
     if not step:
-        for name in ("metrics_before.csv", "groups.csv", "completions.jsonl"):
+        for name in RECORDS:
             (new / name).unlink(missing_ok=True)
 
 

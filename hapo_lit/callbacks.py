@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 from torch import Tensor
 
 from hapo_lit.checkpoint import StateFolder, capture
-from hapo_lit.types import Experience
+from hapo_lit.types import Experience, SaveError
 
 
 def in_order(**named: Callback) -> list[Callback]:
@@ -66,10 +66,10 @@ def _log(trainer: Any, metrics: Mapping[str, float], step: int) -> None:
 
 
 class Stopped(Exception):
-    """A signal ended the run, and its state is saved in ``path``."""
+    """A signal ended the run; its state is saved in ``path``, or there was no step yet and ``path`` is None."""
 
-    def __init__(self, signum: int, path: Path) -> None:
-        super().__init__(f"{signal.Signals(signum).name}, the state is in {path}")
+    def __init__(self, signum: int, path: Path | None) -> None:
+        super().__init__(signal.Signals(signum).name)
         self.path = path
         self.status = 0 if signum == signal.SIGTERM else 128 + signum
         """What the process is to end with: success if a scheduler asked."""
@@ -78,9 +78,9 @@ class Stopped(Exception):
 class KeepStates(Callback):
     """Saves the run's state when it is due, where held-out accuracy is best, and when a signal asks the run to stop.
 
-    SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank; a second one ends the process
-    at once.  A state that is due at a step with an evaluation is saved after it, so that no state lacks what stands
-    before it in the logs.
+    Once it listens, SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank; a second one
+    ends the process at once.  A state that is due at a step with an evaluation is saved after it, so that no state
+    lacks what stands before it in the logs.
 
     Args:
         folder: where states lie; see :class:`hapo_lit.checkpoint.StateFolder`.
@@ -108,33 +108,43 @@ class KeepStates(Callback):
         """What the state says of the configuration; set by the door."""
         self.write_shards: Callable[[Path, dict[str, Any]], None] | None = None
         """Writes a sharded state, on every rank; set by a door whose strategy has one."""
-        self.best_value = float("-inf")
+        self.best_value, self.best_step = float("-inf"), 0
         self._signal = 0
         self._saved = -1
         self._clock = time.monotonic()
         self._handlers: dict[int, Any] = {}
 
-    def goes_on(self, state: Mapping[str, Any]) -> None:
-        """The run goes on from a state that lies in the folder already."""
-        self.best_value, self._saved = state["best"], state["run"]["step"]
+    def goes_on(self, state: Mapping[str, Any], first: bool) -> None:
+        """The run goes on from a state that lies in the folder already; ``first`` = this is rank 0."""
+        self.best_value, self.best_step = state["best"]
+        self._saved = state["run"]["step"]
+        if first and self.best_step in self.folder.steps():
+            self.folder.mark_best(self.best_step)  # unless it was killed just before that
 
     # -- signals
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        self._clock = time.monotonic()
-        if threading.current_thread() is threading.main_thread():  # only there can signals be caught
-            self._handlers = {each: signal.signal(each, self._remember) for each in (signal.SIGTERM, signal.SIGINT)}
+    def listen(self) -> None:
+        """From now on a signal is remembered; Lightning puts handlers of its own in place, so this may be repeated."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # only there can signals be caught
+        for each in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.signal(each, self._remember)
+            self._handlers.setdefault(each, handler)
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
-        self._release()
-
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
-        self._release()
-
-    def _release(self) -> None:
+    def release(self) -> None:
+        """Give signals back to whoever had them."""
         for each, handler in self._handlers.items():
             signal.signal(each, handler)
         self._handlers = {}
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        if self._handlers:
+            self.listen()
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        self._clock = time.monotonic()
+        if self._handlers:
+            self.listen()
 
     def _remember(self, signum: int, frame: FrameType | None) -> None:
         if self._signal:
@@ -150,11 +160,14 @@ class KeepStates(Callback):
             self._save_if_due(trainer, pl_module, better=False)
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if not pl_module.step:
-            return  # before training there is nothing to keep
+        if not pl_module.step:  # before training there is nothing to keep
+            if signum := pl_module.ranks.most(self._signal):
+                raise Stopped(signum, None)
+            return
         value = pl_module.heldout.get(self.best, float("-inf"))
         better = value > self.best_value
-        self.best_value = max(value, self.best_value)
+        if better:
+            self.best_value, self.best_step = value, pl_module.step
         self._save_if_due(trainer, pl_module, better)
 
     def _save_if_due(self, trainer: Any, module: Any, better: bool) -> None:
@@ -163,24 +176,31 @@ class KeepStates(Callback):
         signum = module.ranks.most(self._signal)  # all ranks stop, whichever was told to
         due = step % self.every == 0 or last or better or signum
         if (due or module.ranks.most(int(overdue))) and step != self._saved:
-            self._save(trainer, module)
-        if better and trainer.is_global_zero:
+            try:
+                self._save(trainer, module, better)
+            except (OSError, RuntimeError) as error:
+                self.folder.drop_unfinished()
+                raise SaveError(
+                    f"the state of step {step} could not be written to {self.folder.folder} ({error}): make room "
+                    f"there, and go on with resume=auto"
+                ) from error
+        elif better and trainer.is_global_zero:
             self.folder.mark_best(step)
         if signum and not last:
             raise Stopped(signum, self.folder.path(step))
 
-    def _save(self, trainer: Any, module: Any) -> None:
+    def _save(self, trainer: Any, module: Any, better: bool) -> None:
         for logger in trainer.loggers:
             logger.save()
         step, zero = module.step, trainer.is_global_zero
         state = capture(module, module.data, self.settings, weights=self.write_shards is None)
-        state["best"] = self.best_value
+        state["best"] = (self.best_value, self.best_step)
         if self.write_shards is not None:
             self.write_shards(self.folder.unfinished(step), state)
             if zero:
-                self.folder.publish(step)
+                self.folder.publish(step, better)
         elif zero:
-            self.folder.write(step, state)
+            self.folder.write(step, state, better)
         module.ranks.most(step)  # nobody goes on before it is there
         self._saved, self._clock = step, time.monotonic()
 
@@ -254,8 +274,6 @@ class Consistency(Callback):
         self.every = every
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
-        if self.every is not None and trainer.world_size > 1:
-            raise ValueError("consistency_every measures the gradient of one process: leave it null with several")
         if self.every is not None:
             pl_module.before_update.append(lambda experience: self._measure(trainer, pl_module, experience))
 
@@ -305,6 +323,6 @@ class Groups(Callback):
         if not trainer.is_global_zero:
             return
         lines = [",".join(map(str, (pl_module.step, *row))) for row in rows.tolist()]
-        begun = self.path.exists()
+        begun = self.path.exists() and self.path.stat().st_size
         with self.path.open("a") as file:
             file.write(("" if begun else "step,prompt,successes,trials,open,teacher\n") + "\n".join(lines) + "\n")

@@ -20,12 +20,14 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from hapo_lit.policy import load_tokenizer, merged, policy_like
@@ -87,23 +89,33 @@ def restore(state: Mapping[str, Any], module: Any, data: Any, settings: Mapping[
     if "module" in state:
         _load_weights(module, state["module"])
         module.resume_optimizer(state["optimizer"])
-    mine = dist.get_rank() if dist.is_initialized() else 0
-    if mine < len(state["generators"]):
-        _set_generators(state["generators"][mine])
+    if data.share[0] < len(state["generators"]):
+        _set_generators(state["generators"][data.share[0]])
 
 
 def _load_weights(module: Any, weights: Mapping[str, Any]) -> None:
-    own = module.state_dict()
-    for name in sorted(set(own) ^ set(weights)):
-        where = "the state" if name in weights else "this run's model"
-        raise ResumeError(f"the state holds another model: only {where} has {name!r}; resume with the same model.*")
-    for name, value in weights.items():
-        if own[name].shape != value.shape:
-            raise ResumeError(
-                f"the state holds another model: {name} is {tuple(value.shape)} there and {tuple(own[name].shape)} "
-                f"here; resume with the same model.*"
-            )
+    must_fit(module, {name: value.shape for name, value in weights.items()})
     module.load_state_dict(weights)
+
+
+def must_fit(module: Any, shapes: Mapping[str, Any]) -> None:
+    """Raise ``ResumeError`` unless a module's weights have these names and shapes."""
+    own = {name: value.shape for name, value in module.state_dict().items()}
+    for name in sorted(set(own) ^ set(shapes)):
+        where = "the state" if name in shapes else "this run's model"
+        raise ResumeError(f"the state holds another model: only {where} has {name!r}; resume with the same model.*")
+    for name, shape in shapes.items():
+        if own[name] != shape:
+            raise ResumeError(
+                f"the state holds another model: {name} is {tuple(shape)} there and {tuple(own[name])} here; resume "
+                f"with the same model.*"
+            )
+
+
+def shards_must_fit(module: Any, path: Path) -> None:
+    """As :func:`must_fit`, for the weights of a sharded state."""
+    saved: dict[str, Any] = FileSystemReader(path).read_metadata().state_dict_metadata
+    must_fit(module, {name.removeprefix("module."): each.size for name, each in saved.items() if name[:7] == "module."})
 
 
 def _generators() -> list[dict[str, Any]]:
@@ -140,6 +152,8 @@ def changed(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def read(path: Path) -> dict[str, Any]:
     """As :func:`load`, after all bytes have been checked."""
+    if path.is_dir() and not (path / MANIFEST).is_file():
+        raise ResumeError(f"{path} is a folder and no state: name a state in it, such as RUN/checkpoints/last.ckpt")
     if fault := damage(path):
         raise ResumeError(f"{path} is damaged ({fault}): try an older state in {path.parent}, or resume=auto")
     return load(path)
@@ -187,15 +201,15 @@ def _checksum(path: Path) -> int:
 # -- export -----------------------------------------------------------------------------------------------------------
 
 
-def policy_weights(path: Path) -> dict[str, Any]:
-    """The policy's parameters in a state, sharded or not.
+def policy_weights(path: Path, beside: Path) -> dict[str, Any]:
+    """The policy's parameters in a state; a sharded one is put together in a temporary folder in ``beside``.
 
     Raises:
         ResumeError: the state is damaged or none of ours.
     """
     weights = read(path).get("module")
     if weights is None:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".export-") as folder:
             dcp_to_torch_save(path, Path(folder) / "whole.pt")
             weights = torch.load(Path(folder) / "whole.pt", map_location="cpu", weights_only=False)["module"]
     prefix = "policy."
@@ -212,7 +226,11 @@ def export(weights: Mapping[str, Any], model: Path, lora: Mapping[str, Any] | No
         out: the folder to write; one that is there is replaced only by a complete one.
     """
     policy = policy_like(str(model), lora)
-    policy.load_state_dict(weights)
+    try:
+        policy.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ResumeError(f"the state does not fit the model of its run in {model}: {error}") from error
+    out = out.resolve()
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(f".{out.name}.unfinished")
     _remove(unfinished)
@@ -259,22 +277,37 @@ class StateFolder:
         """The newest state whose bytes are whole, or None; and a line for each that was passed over."""
         passed: list[str] = []
         for step in reversed(self.steps()):
-            if (fault := damage(self.path(step))) is None:
+            try:
+                read(self.path(step))
+            except ResumeError as error:
+                passed.append(f"passed over: {error}")
+            else:
                 return self.path(step), passed
-            passed.append(f"{self.path(step)} is damaged and was passed over: {fault}")
         return None, passed
 
-    def write(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write a state as one file."""
+    def adopt(self, path: Path) -> None:
+        """Take in a state of another folder, so that a run that began from it can go on from here alone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        unfinished = self.unfinished(step_of(path))
+        _remove(unfinished)
+        if path.is_dir():
+            shutil.copytree(path, unfinished, copy_function=_link_or_copy)
+        else:
+            _link_or_copy(str(path), str(unfinished))
+        self.publish(step_of(path))
+
+    def write(self, step: int, state: Mapping[str, Any], best: bool = False) -> Path:
+        """Write a state as one file; ``best`` = keep it until a better one comes."""
         self.folder.mkdir(parents=True, exist_ok=True)
         torch.save(state, self.unfinished(step))
-        return self.publish(step)
+        return self.publish(step, best)
 
-    def publish(self, step: int) -> Path:
+    def publish(self, step: int, best: bool = False) -> Path:
         """Give the state that lies at ``unfinished(step)`` its name, once it is on disk, and drop old ones."""
         unfinished, path = self.unfinished(step), self.path(step)
         files = [unfinished]
         if unfinished.is_dir():
+            (unfinished / MANIFEST).unlink(missing_ok=True)
             parts = sorted(each for each in unfinished.rglob("*") if each.is_file())
             sums = {str(part.relative_to(unfinished)): (part.stat().st_size, _checksum(part)) for part in parts}
             (unfinished / MANIFEST).write_text(json.dumps(sums))
@@ -285,6 +318,8 @@ class StateFolder:
             shutil.rmtree(path)
         os.replace(unfinished, path)
         self._link("last.ckpt", path)
+        if best:
+            self.mark_best(step)
         _sync(self.folder)
         self._prune()
         return path
@@ -298,12 +333,26 @@ class StateFolder:
         newest, passed = self.newest()
         for step in self.steps():
             if newest is None or step > step_of(newest):
-                os.replace(self.path(step), self.path(step).with_suffix(".damaged"))
-        for path in self.folder.glob(".*.unfinished"):
-            _remove(path)
+                os.replace(self.path(step), self._aside(step))
+        self.drop_unfinished()
         if newest is not None:
             self._link("last.ckpt", newest)
         return newest, passed
+
+    def drop_unfinished(self) -> None:
+        """Remove what never got a name."""
+        for path in self.folder.glob(".*.unfinished"):
+            _remove(path)
+
+    def _aside(self, step: int) -> Path:
+        """A free name for a damaged state."""
+        names = (self.folder / f"step-{step}.damaged{'' if n == 1 else f'-{n}'}" for n in count(1))
+        return next(name for name in names if not name.exists())
+
+    @property
+    def damaged(self) -> list[Path]:
+        """States that were set aside."""
+        return sorted(self.folder.glob("step-*.damaged*"))
 
     def _link(self, name: str, path: Path) -> None:
         fresh = self.folder / f".{name}.unfinished"
@@ -318,12 +367,24 @@ class StateFolder:
                 _remove(self.path(step))
 
 
+def one_link(path: Path) -> Path:
+    """A state's own path, where ``path`` may be ``last.ckpt``; links among the folders above stay as they are."""
+    return path.parent / os.readlink(path) if path.is_symlink() else path
+
+
 def step_of(path: Path) -> int:
     """The step in the name of a state."""
-    match = STATE.fullmatch(path.resolve().name)
+    match = STATE.fullmatch(one_link(path).name)
     if match is None:
         raise ResumeError(f"{path} is not named like a state, step-NUMBER.ckpt")
     return int(match[1])
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _remove(path: Path) -> None:

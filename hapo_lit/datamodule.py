@@ -13,6 +13,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+import torch
 from lightning import LightningDataModule
 from rich.progress import track
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -205,7 +206,11 @@ class MathDataModule(LightningDataModule):
         self.setup()  # before loader processes are made, so that it is done once
         rank, world = self._share()
         loader: DataLoader[PromptBatch] = DataLoader(
-            _Stream(self, rank, world), batch_size=None, num_workers=self.workers, worker_init_fn=_start_worker
+            _Stream(self, rank, world),
+            batch_size=None,
+            num_workers=self.workers,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # a loader draws a seed for its processes, and would take the global one
         )
         return _Timed(loader, self)
 
@@ -213,7 +218,8 @@ class MathDataModule(LightningDataModule):
         self.setup()
         rank, world = self._share()
         pad = partial(collate, pad_id=self.tokenizer.pad_token_id)
-        return DataLoader(self._heldout[rank::world], batch_size=self.heldout_batch, collate_fn=pad)  # type: ignore[arg-type]
+        mine = self._heldout[rank::world]
+        return DataLoader(mine, batch_size=self.heldout_batch, collate_fn=pad, generator=torch.Generator())  # type: ignore[arg-type]
 
     def _share(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.share

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -108,6 +108,7 @@ class HapoModule(LightningModule):
         """Set by the Fabric door; the Trainer keeps its own."""
         self._optimizer_state: dict[str, Any] | None = None
         self._heldout_tallies: dict[str, Tensor] = {}
+        self._evaluating = ExitStack()
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -279,10 +280,11 @@ class HapoModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._heldout_tallies = {}
+        self._evaluating.enter_context(gathered(self.policy))
 
     def validation_step(self, batch: PromptBatch, batch_index: int) -> None:
         started = time.perf_counter()
-        with memory_for("evaluating", "data.heldout_batch or max_response_tokens"), gathered(self.policy):
+        with memory_for("evaluating", "+data.heldout_batch (256 unless set) or max_response_tokens"):
             rewards = {
                 f"heldout/{name}": evaluator(self.policy, batch, self.step, self.decode).double()
                 for name, evaluator in self.evaluators.items()
@@ -293,6 +295,7 @@ class HapoModule(LightningModule):
             self._heldout_tallies[name] = self._heldout_tallies.get(name, 0) + tally
 
     def on_validation_epoch_end(self) -> None:
+        self._evaluating.close()
         self._heldout_tallies["time/evaluate"][1] = 1  # seconds of all batches, averaged over ranks
         self.heldout = over_ranks(self._heldout_tallies, self.ranks, self.device)
         if self._fabric is None:

@@ -17,8 +17,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-ENTRANCES = ("loss", "collect", "validation_step")
-"""Methods of the module through which all passes of its models go."""
+ENTRANCES = ("loss", "collect", "on_validation_epoch_start")
+"""Methods of the module with which passes of its models begin, on all ranks together.  (Ranks may have different
+numbers of held-out batches, so the beginning of an evaluation is one and its steps are not.)"""
 
 
 def shard(module: Any, mesh: DeviceMesh) -> nn.Module:

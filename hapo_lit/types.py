@@ -41,6 +41,10 @@ class NotFiniteError(RuntimeError):
         self.experience = experience
 
 
+class SaveError(RuntimeError):
+    """A state of the run could not be written; the message says where and why."""
+
+
 class MemoryShortError(RuntimeError):
     """A step does not fit into memory; the message says which setting makes it smaller."""
 

@@ -27,6 +27,7 @@ SMALL = [
     "eval_every=2",
     "data.source.train_size=16",
     "data.source.heldout_size=7",
+    "+data.heldout_batch=1",
     "data.source.levels.0.digits=2",
     "data.source.levels.1.digits=3",
     "prompts_per_step=6",
@@ -41,6 +42,7 @@ CASES = {
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
     "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5"],
     "sequence_mean": ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6", "weighting=sequence_mean"],
+    "uneven": ["module.micro_batch_size=1", "module.updates_per_batch=2"],
     "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
 }
 WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
@@ -51,7 +53,16 @@ class Keep(Callback):
     """Keeps what loggers would be told."""
 
     def __init__(self):
-        self.told = []
+        self.told, self.rows = [], []
+
+    def watch(self, module):
+        """Count the rows that each rank has to run."""
+
+        def count(experience):
+            own = module.phase.loss.contributes(experience.rows()).sum()
+            self.rows.append(module.ranks.gather(own[None]).tolist())
+
+        module.before_update.append(count)
 
     def on_train_batch_end(self, trainer, pl_module, *args):
         self.told.append(dict(pl_module.metrics))
@@ -75,6 +86,7 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
     if way == "train":
         data, module, trainer = build(config, "data", "module", "trainer")
         trainer.callbacks.append(kept)
+        kept.watch(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
@@ -83,11 +95,13 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         data, module = build(config, "data", "module")
         data.share = (fabric.global_rank, fabric.world_size)
         data.setup()
+        kept.watch(module)
         train(Stage(fabric, [], [kept]), set_up(fabric, module, data), data, STEPS, config.eval_every)
     return {
         "weights": whole(module.policy.state_dict(), keep=True),
         "optimizer": whole(module.optimizer_state(), keep=True),
         "run": module.run_state(),
+        "rows": kept.rows,
         "log": [{name: value for name, value in each.items() if not name.startswith("time/")} for each in kept.told],
     }
 

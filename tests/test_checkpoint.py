@@ -216,7 +216,7 @@ def test_an_export_is_a_hugging_face_folder_and_replaces_only_when_it_is_complet
     loaded = load_policy(str(tmp_path / "out"))
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), policy.parameters(), strict=True))
     assert load_tokenizer(str(tmp_path / "out")).get_vocab() == tokenizer.get_vocab()
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ResumeError, match="does not fit the model of its run"):
         export(make_policy(hidden_size=64).state_dict(), tmp_path / "model", None, tmp_path / "out")
     assert all(
         torch.equal(a, b)

@@ -31,7 +31,7 @@ LAYERS = [  # each may import what stands above it
     },
     {"algorithm", "metrics", "phases"},
     {"policy", "sharding", "rollout", "data"},
-    {"evaluation", "datamodule", "module", "checkpoint", "callbacks"},
+    {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks"},
     {"cli", "__main__"},
 ]
 HEAVY = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from hapo_lit.checkpoint import StateFolder, export, policy_weights
+from hapo_lit.checkpoint import StateFolder, export, one_link, policy_weights
 from hapo_lit.cli.light import SetupError, stop
 from hapo_lit.cli.setup import quieten
 from hapo_lit.types import ResumeError
@@ -32,7 +32,8 @@ def main(arguments: list[str]) -> None:
         if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
             raise SetupError(f"{chosen.out} is there already: choose another folder")
         config = OmegaConf.load(chosen.run / "config.yaml")
-        export(policy_weights(path), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
+        chosen.out.parent.mkdir(parents=True, exist_ok=True)
+        export(policy_weights(path, chosen.out.parent), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
     except (SetupError, ResumeError, OSError) as error:
         if os.environ.get("HAPO_FRAMES") == "1":
             raise
@@ -48,4 +49,4 @@ def state_of(run: Path, which: str) -> Path:
     path = {"newest": folder.newest()[0], "best": folder.folder / "best.ckpt"}.get(which, Path(which))
     if path is None or not path.exists():
         raise SetupError(f"there is no state {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}")
-    return path.resolve()
+    return one_link(path)

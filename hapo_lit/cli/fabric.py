@@ -19,13 +19,12 @@ from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.strategies.strategy import Strategy
 from lightning.pytorch.callbacks import ProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hapo_lit.checkpoint import load
+from hapo_lit.checkpoint import load, shards_must_fit
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import Opening, first_process, keeper_among, let_twins_start
+from hapo_lit.cli.run import PRECISIONS, Opening, first_process, keeper_among, let_twins_start, must_record, one_job
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.sharding import shard
 from hapo_lit.types import Sealed
@@ -35,14 +34,20 @@ from hapo_lit.types import Sealed
 @door
 def main(config: DictConfig) -> float:
     """As ``hapo train``; returns sampled accuracy on rank 0."""
+    with one_job():
+        return run(config)
+
+
+def run(config: DictConfig) -> float:
+    """The job of one process."""
     let_twins_start("fabric")
     fabric: Fabric = instantiate(config.fabric)
-    opening = Opening(config, first=first_process())  # what is wrong is said before others are started
+    with setting_up():
+        opening = Opening(config, first=first_process())  # what is wrong is said before others are started
     fabric.launch()
     opening.agree(fabric.broadcast)
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
-    if not any(isinstance(logger, CSVLogger) for logger in loggers):
-        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
+    must_record(config, fabric.world_size, loggers, callbacks)
     stage = Stage(fabric, loggers, [each for each in callbacks if not isinstance(each, ProgressBar)])
     keeper = keeper_among(callbacks)
     with setting_up():
@@ -50,14 +55,18 @@ def main(config: DictConfig) -> float:
         data.setup()
         opening.take_up(module, data, keeper)
         facts = opening.begin(module, data)
-    with opening.guarded("fabric"):
+    with opening.guarded("fabric", module, keeper):
         wrapped = set_up(fabric, module, data)
         if config.fabric.sharded_states and keeper is not None:
             keeper.write_shards = partial(write_shards, fabric, wrapped)
         if opening.path is not None and opening.path.is_dir():
             load_shards(fabric, wrapped, opening.path)
-        train(stage, wrapped, data, config.steps, config.eval_every)
-    return opening.finish(module, facts)
+        try:
+            train(stage, wrapped, data, config.steps, config.eval_every)
+        finally:
+            for logger in loggers:
+                logger.save()
+        return opening.finish(module, facts)
 
 
 def set_up(fabric: Fabric, module: Any, data: Any) -> Any:
@@ -79,17 +88,14 @@ def train(stage: Stage, wrapped: Any, data: Any, steps: int, eval_every: int) ->
     with stage.progress(steps, module.step) as show:
         batches = iter(data.train_dataloader())
         stage.tell("on_fit_start", module)
-        try:
-            while module.step < steps:
-                batch = next(batches).to(fabric.device)
-                with fabric.autocast():
-                    module.take_step(batch, lambda rows: wrapped.sealed_loss(Sealed(rows)), unsynced)
-                stage.tell("on_train_batch_end", module, None, batch, module.step - 1)
-                show(module.metrics)
-                if module.step % eval_every == 0:
-                    evaluate(stage, module, data)
-        finally:
-            stage.tell("on_fit_end", module)
+        while module.step < steps:
+            batch = next(batches).to(fabric.device)
+            with fabric.autocast():
+                module.take_step(batch, lambda rows: wrapped.sealed_loss(Sealed(rows)), unsynced)
+            stage.tell("on_train_batch_end", module, None, batch, module.step - 1)
+            show(module.metrics)
+            if module.step % eval_every == 0:
+                evaluate(stage, module, data)
     if steps % eval_every:
         evaluate(stage, module, data)  # the last step was not due, and it is what counts
 
@@ -148,22 +154,22 @@ def open_fabric(
     devices: int | str | list[int],
     num_nodes: int,
     strategy: str,
-    precision: str,
+    precision: str | int,
     sharded_states: bool,
 ) -> Fabric:
     """Fabric, with ``strategy=fsdp`` meaning FSDP2.
 
     Args:
         accelerator, devices, num_nodes: as Fabric takes them.
-        strategy: ``auto``, ``fsdp``, ``ddp`` or a variant of the latter that Fabric has a name for.
-        precision: ``32-true``, ``bf16-mixed`` or ``bf16-true``.
+        strategy: ``auto``, ``ddp`` or ``fsdp``.
+        precision: ``32-true`` or ``bf16-mixed``.
         sharded_states: every process writes its own part of a state; only with fsdp.
     """
-    if precision.startswith("16"):
-        raise ValueError("gradients would be clipped before they are unscaled: set fabric.precision=bf16-mixed")
+    if precision not in PRECISIONS:
+        raise ValueError(f"fabric.precision={precision} is not supported: set 32-true or bf16-mixed")
     if sharded_states and strategy != "fsdp":
         raise ValueError("fabric.sharded_states=true needs fabric.strategy=fsdp: other strategies have nothing sharded")
-    if strategy.split("_")[0] not in ("auto", "ddp", "fsdp"):
+    if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"fabric.strategy={strategy} is not supported: set auto, ddp or fsdp")
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
@@ -188,6 +194,7 @@ def load_shards(fabric: Fabric, wrapped: Any, folder: Path) -> None:
     """Policy and optimiser of a sharded state, however many processes wrote it."""
     if not isinstance(fabric.strategy, ModelParallelStrategy):
         raise SetupError(f"{folder} is a sharded state: go on from it with fabric.strategy=fsdp, or use `hapo export`")
+    shards_must_fit(wrapped.module, folder)
     moments = load(folder)["moments"]
     optimizer = {"optimizer": wrapped.module.optimizer} if moments else {}
     fabric.load(folder, {"module": wrapped} | optimizer, strict=False, weights_only=False)

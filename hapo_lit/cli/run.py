@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
+import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,14 +15,17 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 import torch
+import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import to_absolute_path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
-from hapo_lit.callbacks import KeepStates, Stopped
-from hapo_lit.checkpoint import StateFolder, export, load, read, restore, step_of
+from hapo_lit.callbacks import KeepStates, Metrics, Stopped
+from hapo_lit.checkpoint import StateFolder, export, load, one_link, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.protocols import Lawful
@@ -30,8 +36,11 @@ DATA_LINE = (
     "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
     "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
 )
-SHARED_FOLDER = "HAPO_RUN"
-"""Environment variable in which the first process tells those it starts where the run lies."""
+TOLD = "HAPO_RUN"
+"""Environment variable in which the first process tells those that it starts where the run lies and from which state it
+goes on."""
+PRECISIONS = ("32-true", "bf16-mixed")
+"""In 16-mixed gradients would be clipped before they are unscaled, in bf16-true weights and rewards be rounded."""
 FREE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "threads", "eval_every", "save_every"),
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "data.workers"),
@@ -51,71 +60,88 @@ class Opening:
     def __init__(self, config: DictConfig, first: bool) -> None:
         self.config, self.first = config, first
         self.settings = flat(config)
-        run, self.path = Path(os.environ.get(SHARED_FOLDER, config.paths.run)), None
+        if not isinstance(config.resume, str | None):
+            raise SetupError(f"resume={config.resume} is no state: set resume=auto or RUN/checkpoints/last.ckpt")
+        told = json.loads(os.environ.get(TOLD, "null"))
         if first:
-            run, self.path = self._find(Path(config.paths.run))
-            os.environ[SHARED_FOLDER] = str(run)
-            self._lock = alone_in(run)
-        elif config.resume == "auto":
-            self.path = StateFolder(_folder_to_go_on_in(run) / "checkpoints").newest()[0]
-        elif config.resume is not None:
-            self.path = Path(config.resume).resolve()
-        self._set(run)
+            run, path = self._find(Path(config.paths.run))
+            os.environ[TOLD] = json.dumps([os.getpid(), str(run), path and str(path)])
+        elif told and told[0] == os.getppid():
+            run, path = Path(told[1]), told[2] and Path(told[2])
+        else:
+            run, path = self._chosen(Path(config.paths.run))
+        self._set(run, path)
         if config.model.path is None:
             config.model.path = str(cached_base_policy())
 
     def agree(self, broadcast: Callable[[Any], Any]) -> None:
         """Every rank takes rank 0's word: started from outside, each has named a folder of its own."""
         run, path = broadcast((str(self.run), self.path and str(self.path)))
-        self.path = Path(path) if path else None
-        self._set(Path(run))
+        self._set(Path(run), path and Path(path))
 
-    def _set(self, run: Path) -> None:
-        self.run = run
+    def _set(self, run: Path, path: Path | None) -> None:
+        self.run, self.path = run, path
         self.config.paths.run = str(run)
         if self.config.resume == "auto":  # what TensorBoard was told after the state, it will be told again
             for logger in self.config.logger:
                 if "purge_step" in logger:
-                    logger.purge_step = step_of(self.path) + 1 if self.path is not None else 0
+                    logger.purge_step = 0 if path is None else step_of(path) + 1
 
     def _find(self, run: Path) -> tuple[Path, Path | None]:
-        resume = self.config.resume
-        if resume == "auto":
-            chosen = _folder_to_go_on_in(run)
+        """For rank 0: the folder, locked, and the state; says what was passed over."""
+        chosen, path = self._chosen(run)
+        self._lock = alone_in(chosen)
+        folder = StateFolder(chosen / "checkpoints")
+        if self.config.resume == "auto":
             if chosen != run and run.is_dir() and not any(run.iterdir()):
                 run.rmdir()  # Hydra has made it already
-            path, passed = StateFolder(chosen / "checkpoints").tidy()
+            path, passed = folder.tidy() if folder.folder.is_dir() else (None, [])
             for line in passed:
                 print(line, file=sys.stderr)
-            return chosen, path
-        if (run / "metrics.csv").exists() or StateFolder(run / "checkpoints").steps():
+            if path is None and folder.damaged:
+                raise SetupError(
+                    f"every state in {folder.folder} is damaged ({', '.join(each.name for each in folder.damaged)}): "
+                    f"begin again in another folder, or delete them to begin again here"
+                )
+        elif folder.steps() or any((chosen / name).exists() for name in analysis.RECORDS):
             raise SetupError(
                 f"{run} already holds a run; choose another folder with hydra.run.dir, or go on in it with resume=auto"
             )
+        return chosen, path
+
+    def _chosen(self, run: Path) -> tuple[Path, Path | None]:
+        """What the settings say."""
+        resume = self.config.resume
+        if resume == "auto":
+            run = _folder_to_go_on_in(run)
+            return run, StateFolder(run / "checkpoints").newest()[0] if not self.first else None
         if resume is not None and not Path(resume).exists():
             raise SetupError(f"state {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
-        return run, None if resume is None else Path(resume).resolve()
+        return run, None if resume is None else one_link(Path(resume).absolute())
 
     def take_up(self, module: Any, data: Any, keeper: KeepStates | None) -> None:
         """Put module and data where the state says; tell the records of the run from there."""
-        config = self.config
+        config, again = self.config, self.config.resume == "auto"
         if keeper is not None:
             keeper.settings = self.settings
         if self.path is None:
-            if self.first and config.resume == "auto":
+            if self.first and again:
                 analysis.carry_over(self.run, self.run, 0)
+                print(f"no state to go on from in {self.run}: beginning at step 0")
             return
-        state = load(self.path) if config.resume == "auto" else read(self.path)
+        state = load(self.path) if again else read(self.path)
         restore(state, module, data, None if config.allow_changes else self.settings)
-        if module.step == config.steps and config.resume != "auto":
+        if module.step == config.steps and not again:
             raise SetupError(
                 f"that run is finished (step {module.step} of {config.steps}): to train its policy further, start a "
                 f"new run with model.path=RUN/policy"
             )
-        if keeper is not None and config.resume == "auto":
-            keeper.goes_on(state)
+        if keeper is not None and again:
+            keeper.goes_on(state, self.first)
         if self.first:
             analysis.carry_over(self.path.parent.parent, self.run, module.step)
+            if not again:
+                StateFolder(self.run / "checkpoints").adopt(self.path)
             by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
             print(f"going on after step {module.step} of {config.steps} from {self.path}{by}")
 
@@ -150,29 +176,48 @@ class Opening:
         return summary.get("sampled_after", float("nan"))
 
     @contextmanager
-    def guarded(self, verb: str) -> Iterator[None]:
-        """Inside, what ends a run early is said with the way on."""
+    def guarded(self, verb: str, module: Any, keeper: KeepStates | None) -> Iterator[None]:
+        """Inside, signals are heard, and what ends a run early is said with the way on."""
+        if keeper is not None:
+            keeper.listen()
         try:
             yield
         except Stopped as stopped:
             self._leave(stopped, verb)
         except NotFiniteError as error:
-            path = self.run / "not_finite.pt"
-            if self.first:
-                torch.save({"experience": error.experience, "message": str(error)}, path)
-            raise NotFiniteError(f"{error}; the batch is in {path}", error.experience) from error
+            path = self.run / f"not_finite-{module.global_rank}.pt"
+            _write_whole({"experience": error.experience, "message": str(error)}, path)
+            module.ranks.most(0)  # nobody leaves, and takes the others along, before all have written
+            raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
+        finally:
+            if keeper is not None:
+                keeper.release()
 
     def _leave(self, stopped: Stopped, verb: str) -> NoReturn:
-        if self.first:
-            on = f"hapo {verb} resume=auto hydra.run.dir={self.run} and the same settings"
-            print(f"stopped after step {step_of(stopped.path)} by {stopped}; to go on: {on}", flush=True)
+        if self.first and stopped.path is None:
+            print(f"stopped by {stopped} before the first step: start it again as you did", flush=True)
+        elif self.first and stopped.path is not None:
+            folder = f"hydra.run.dir={self.run}"
+            if re.search(r"[^\w./=-]", folder):
+                folder = shlex.quote(f"hydra.run.dir='{self.run}'")
+            where = f"the state is in {stopped.path}"
+            on = f"hapo {verb} resume=auto {folder} and the same settings"
+            print(f"stopped after step {step_of(stopped.path)} by {stopped}, {where}; to go on: {on}", flush=True)
         raise SystemExit(stopped.status)
+
+
+def _write_whole(content: Any, path: Path) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    torch.save(content, unfinished)
+    os.replace(unfinished, path)
 
 
 def _folder_to_go_on_in(run: Path) -> Path:
     """The folder itself if it was chosen; otherwise the newest that an earlier run of the same experiment left."""
-    chosen = any(setting.startswith("hydra.run.dir=") for setting in HydraConfig.get().overrides.hydra)
-    if chosen or not run.parent.is_dir():
+    hydra = HydraConfig.get()
+    settings = [each.lstrip("+~") for each in hydra.overrides.hydra]
+    chosen = any(each.startswith("hydra.run.dir=") for each in settings) or hydra.mode != RunMode.RUN
+    if chosen or run != Path(hydra.runtime.output_dir) or not run.parent.is_dir():
         return run
     earlier = sorted(each for each in run.parent.iterdir() if each != run and (each / "config.yaml").is_file())
     return earlier[-1] if earlier else run
@@ -217,10 +262,42 @@ def keeper_among(callbacks: list[Any]) -> KeepStates | None:
     return next((each for each in callbacks if isinstance(each, KeepStates)), None)
 
 
+OF_THE_LAUNCH = tuple("hydra.run hydra.sweep hydra.mode hydra.launcher hydra/launcher hydra/sweeper hydra.job".split())
+"""Hydra's own settings that say how jobs are started, and not what one of them is."""
+
+
+@contextmanager
+def one_job() -> Iterator[None]:
+    """Afterwards environment and process group are as before: a sweep may run several jobs in one process."""
+    before = dict(os.environ)
+    try:
+        yield
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def must_record(config: DictConfig, world: int, loggers: list[Any], callbacks: list[Any]) -> None:
+    """Refuse settings under which a run would end without its summary, or not mean what they say."""
+    if not any(isinstance(logger, CSVLogger) for logger in loggers):
+        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
+    if not any(isinstance(callback, Metrics) for callback in callbacks):
+        raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
+    keeper = keeper_among(callbacks)
+    best = {f"heldout/{name}" for name in config.evaluators} | {None}
+    if keeper is not None and keeper.best not in best:
+        raise SetupError(f"callbacks.states.best={keeper.best} is not measured; there are: {', '.join(map(str, best))}")
+    if config.consistency_every is not None and world > 1:
+        raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
+
+
 def let_twins_start(verb: str) -> None:
     """Make ``sys.argv`` the command that Lightning's launcher starts further processes with: this very job."""
-    settings = list(HydraConfig.get().overrides.task)
-    sys.argv = [to_absolute_path(PROGRAM), verb, *settings]
+    hydra = HydraConfig.get()
+    own = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(OF_THE_LAUNCH)]
+    sys.argv = [to_absolute_path(PROGRAM), verb, *hydra.overrides.task, *own]
 
 
 def report_data(data: Any, facts: dict[str, float]) -> None:

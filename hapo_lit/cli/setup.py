@@ -21,13 +21,13 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
-from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, VerifierError
+from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
 
 Result = TypeVar("Result")
 
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
-RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError)
+RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError, SaveError)
 """What may end a run on its way, and is said in one line too."""
 
 
@@ -143,7 +143,7 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]
 
 def in_one_line(error: BaseException) -> str:
     """The message of a configuration error, without frames, with the nearest valid name where one was misspelt."""
-    if isinstance(error, SetupError | ResumeError | VerifierError | NotFiniteError | MemoryShortError):
+    if isinstance(error, (SetupError, ResumeError, *RUN_ERRORS)):
         return " ".join(str(error).split())
     cause = error
     while cause.__cause__ is not None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import hydra
-from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import Opening, first_process, keeper_among, let_twins_start
+from hapo_lit.cli.run import PRECISIONS, Opening, first_process, keeper_among, let_twins_start, must_record, one_job
 from hapo_lit.cli.setup import build, door, setting_up
 
 
@@ -17,26 +16,34 @@ from hapo_lit.cli.setup import build, door, setting_up
 @door
 def main(config: DictConfig) -> float:
     """Train, evaluate before and after, write the run's folder, print its summary; returns sampled accuracy."""
-    if str(config.trainer.strategy).split("_")[0] not in ("auto", "ddp"):
+    if str(config.trainer.strategy) not in ("auto", "ddp"):
         raise SetupError(
             f"trainer.strategy={config.trainer.strategy} is not for this door: set auto or ddp, or use `hapo fabric`"
         )
-    opening = Opening(config, first=first_process())
-    data, module, trainer = build(config, "data", "module", "trainer")
-    check(trainer, config.steps)
-    let_twins_start("train")
+    with one_job():
+        return run(config)
+
+
+def run(config: DictConfig) -> float:
+    """The job of one process."""
     with setting_up():
-        data.share = (trainer.global_rank, trainer.world_size)
-        data.setup()
-        opening.take_up(module, data, keeper_among(trainer.callbacks))
-        facts = opening.begin(module, data)
+        opening = Opening(config, first=first_process())
     if opening.path is not None and opening.path.is_dir():
         raise SetupError(
             f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or make a "
             f"model.path of it with `hapo export`"
         )
+    data, module, trainer = build(config, "data", "module", "trainer")
+    check(trainer, config)
+    let_twins_start("train")
+    keeper = keeper_among(trainer.callbacks)
+    with setting_up():
+        data.share = (trainer.global_rank, trainer.world_size)
+        data.setup()
+        opening.take_up(module, data, keeper)
+        facts = opening.begin(module, data)
     done, steps = module.step, config.steps
-    with opening.guarded("train"):
+    with opening.guarded("train", module, keeper):
         if not done:
             trainer.validate(module, datamodule=data, verbose=False)
         if done < steps:
@@ -45,14 +52,13 @@ def main(config: DictConfig) -> float:
             trainer.fit(module, datamodule=data)
         if steps % config.eval_every:
             trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
-    return opening.finish(module, facts)
+        return opening.finish(module, facts)
 
 
-def check(trainer: Any, steps: int) -> None:
+def check(trainer: Any, config: DictConfig) -> None:
     """Refuse what this door cannot do, or not without its figures being wrong."""
-    if trainer.max_epochs != 1 or trainer.limit_train_batches != steps:
+    if trainer.max_epochs != 1 or trainer.limit_train_batches != config.steps:
         raise SetupError("the length of a run is set by steps: leave trainer.max_epochs and limit_train_batches alone")
-    if str(trainer.precision).startswith("16"):
-        raise SetupError("gradients would be clipped before they are unscaled: set trainer.precision=bf16-mixed")
-    if not any(isinstance(logger, CSVLogger) for logger in trainer.loggers):
-        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
+    if trainer.precision not in PRECISIONS:
+        raise SetupError(f"trainer.precision={trainer.precision} is not supported: set 32-true or bf16-mixed")
+    must_record(config, trainer.world_size, trainer.loggers, trainer.callbacks)

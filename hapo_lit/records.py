@@ -1,0 +1,43 @@
+"""``metrics.csv`` as a file that a kill cannot empty."""
+
+from __future__ import annotations
+
+import csv
+import os
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+
+class SafeCSVLogger(CSVLogger):
+    """Lightning's logger, whose file is replaced and not overwritten when a new metric makes its header longer.
+
+    Args:
+        folder: ``metrics.csv`` goes here.
+        every: steps between writes; a state that is saved writes too.
+    """
+
+    def __init__(self, folder: str, every: int = 20) -> None:
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=every)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        if self._experiment is None:
+            os.makedirs(self.log_dir, exist_ok=True)
+            self._experiment = _SafeWriter(self.log_dir)
+        return self._experiment
+
+
+class _SafeWriter(ExperimentWriter):
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        with open(self.metrics_file_path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        fresh = f"{self.metrics_file_path}.unfinished"
+        with open(fresh, "w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=fieldnames)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(fresh, self.metrics_file_path)
