@@ -57,8 +57,9 @@ def carry_over(old: Path | str, new: Path | str, step: int) -> None:
         lines = whole_lines(old / "completions.jsonl").split("\n")[:-1]  # a text may hold other line separators
         kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
         _replace(new / "completions.jsonl", "".join(kept))
-    if old.resolve() == new.resolve():
-        (new / "metrics.csv").unlink(missing_ok=True)
+    for path in [new / "metrics.csv", *new.glob(".*.unfinished")] if old.resolve() == new.resolve() else []:
+        if path.is_file():
+            path.unlink()
     if not step:
         for name in RECORDS:
             (new / name).unlink(missing_ok=True)

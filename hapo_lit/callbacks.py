@@ -118,8 +118,10 @@ class KeepStates(Callback):
         """The run goes on from a state that lies in the folder already; ``first`` = this is rank 0."""
         self.best_value, self.best_step = state["best"]
         self._saved = state["run"]["step"]
-        if first and self.best_step in self.folder.steps():
-            self.folder.mark_best(self.best_step)  # unless it was killed just before that
+        if first:  # it may have been killed just before this
+            if self.best_step in self.folder.steps():
+                self.folder.mark_best(self.best_step)
+            self.folder.prune()
 
     # -- signals
 

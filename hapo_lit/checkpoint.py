@@ -277,12 +277,16 @@ class StateFolder:
         """The newest state whose bytes are whole, or None; and a line for each that was passed over."""
         passed: list[str] = []
         for step in reversed(self.steps()):
-            try:
-                read(self.path(step))
-            except ResumeError as error:
-                passed.append(f"passed over: {error}")
-            else:
-                return self.path(step), passed
+            path = self.path(step)
+            fault = damage(path)
+            if fault is None:
+                try:
+                    load(path)
+                except ResumeError as error:
+                    fault = str(error)
+                else:
+                    return path, passed
+            passed.append(f"{path} is damaged and was passed over: {fault}")
         return None, passed
 
     def adopt(self, path: Path) -> None:
@@ -321,12 +325,13 @@ class StateFolder:
         if best:
             self.mark_best(step)
         _sync(self.folder)
-        self._prune()
+        self.prune()
         return path
 
     def mark_best(self, step: int) -> None:
         """Keep the state of ``step`` until a better one comes."""
-        self._link("best.ckpt", self.path(step))
+        if one_link(self.folder / "best.ckpt") != self.path(step):
+            self._link("best.ckpt", self.path(step))
 
     def tidy(self) -> tuple[Path | None, list[str]]:
         """As :meth:`newest`, before a run goes on: damaged states are set aside, what never got a name is dropped."""
@@ -360,7 +365,8 @@ class StateFolder:
         fresh.symlink_to(path.name)
         os.replace(fresh, self.folder / name)
 
-    def _prune(self) -> None:
+    def prune(self) -> None:
+        """Drop old states."""
         best = (self.folder / "best.ckpt").resolve().name
         for step in self.steps()[: -self.keep] if self.keep > 0 else []:
             if self.path(step).name != best:

@@ -35,7 +35,7 @@ class _SafeWriter(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with open(self.metrics_file_path, newline="") as file:
             rows = list(csv.DictReader(file))
-        fresh = f"{self.metrics_file_path}.unfinished"
+        fresh = os.path.join(self.log_dir, ".metrics.csv.unfinished")
         with open(fresh, "w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=fieldnames)
             writer.writeheader()

@@ -286,9 +286,9 @@ def must_record(config: DictConfig, world: int, loggers: list[Any], callbacks: l
     if not any(isinstance(callback, Metrics) for callback in callbacks):
         raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
     keeper = keeper_among(callbacks)
-    best = {f"heldout/{name}" for name in config.evaluators} | {None}
-    if keeper is not None and keeper.best not in best:
-        raise SetupError(f"callbacks.states.best={keeper.best} is not measured; there are: {', '.join(map(str, best))}")
+    best = sorted(f"heldout/{name}" for name in config.evaluators)
+    if keeper is not None and keeper.best not in (None, *best):
+        raise SetupError(f"callbacks.states.best={keeper.best} is not measured; there are: {', '.join(best)} and null")
     if config.consistency_every is not None and world > 1:
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
 

@@ -7,6 +7,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
+from hapo_lit.checkpoint import MANIFEST
 from hapo_lit.cli.light import SetupError, config_folder
 from hapo_lit.cli.run import PRECISIONS, Opening, first_process, keeper_among, let_twins_start, must_record, one_job
 from hapo_lit.cli.setup import build, door, setting_up
@@ -28,7 +29,7 @@ def run(config: DictConfig) -> float:
     """The job of one process."""
     with setting_up():
         opening = Opening(config, first=first_process())
-    if opening.path is not None and opening.path.is_dir():
+    if opening.path is not None and (opening.path / MANIFEST).is_file():
         raise SetupError(
             f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or make a "
             f"model.path of it with `hapo export`"
