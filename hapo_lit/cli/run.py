@@ -22,6 +22,7 @@ from hapo_lit.callbacks import KeepStates, Stopped
 from hapo_lit.checkpoint import StateFolder, export, load, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.sweeps import sweeping
 from hapo_lit.protocols import Lawful
 from hapo_lit.sharding import whole
 from hapo_lit.types import NotFiniteError
@@ -170,9 +171,9 @@ class Opening:
 
 
 def _folder_to_go_on_in(run: Path) -> Path:
-    """The folder itself if it was chosen; otherwise the newest that an earlier run of the same experiment left."""
+    """The folder itself if it was chosen or is a sweep's; otherwise the newest that a run of the experiment left."""
     chosen = any(setting.startswith("hydra.run.dir=") for setting in HydraConfig.get().overrides.hydra)
-    if chosen or not run.parent.is_dir():
+    if chosen or sweeping() or not run.parent.is_dir():
         return run
     earlier = sorted(each for each in run.parent.iterdir() if each != run and (each / "config.yaml").is_file())
     return earlier[-1] if earlier else run
@@ -219,7 +220,7 @@ def keeper_among(callbacks: list[Any]) -> KeepStates | None:
 
 def let_twins_start(verb: str) -> None:
     """Make ``sys.argv`` the command that Lightning's launcher starts further processes with: this very job."""
-    settings = list(HydraConfig.get().overrides.task)
+    settings = [each for each in HydraConfig.get().overrides.task if not each.startswith("sweep=")]
     sys.argv = [to_absolute_path(PROGRAM), verb, *settings]
 
 
