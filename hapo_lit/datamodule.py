@@ -29,6 +29,9 @@ from hapo_lit.types import PromptBatch, ResumeError
 TEACHER_SAMPLE = 1000
 """How many teacher solutions are judged for the report."""
 
+LABELS = 12
+"""How many labels of difficulty rewards are told apart by, the most frequent ones."""
+
 LOOKED_AT = 256
 """How many problems of a large set are encoded for the report."""
 
@@ -142,6 +145,14 @@ class MathDataModule(LightningDataModule):
         if not isinstance(self._shelf, _Memory):
             raise ValueError("only a source that fits in memory has a train_set; iterate over train_dataloader()")
         return self._shelf.items
+
+    @cached_property
+    def difficulties(self) -> tuple[str, ...]:
+        """The labels that rewards are told apart by: the same on all ranks, the most frequent :data:`LABELS` of them."""
+        self.setup()
+        known = self._shelf.items if isinstance(self._shelf, _Memory) else self._first()
+        found = Counter(each.difficulty for each in known if each.difficulty)
+        return tuple(sorted(sorted(found), key=found.__getitem__, reverse=True)[:LABELS])
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
