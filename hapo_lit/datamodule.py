@@ -148,9 +148,9 @@ class MathDataModule(LightningDataModule):
 
     @cached_property
     def difficulties(self) -> tuple[str, ...]:
-        """The labels that rewards are told apart by: the same on all ranks, the most frequent :data:`LABELS` of them."""
+        """The labels that rewards are told apart by, the most frequent :data:`LABELS`; the same on all ranks."""
         self.setup()
-        known = self._shelf.items if isinstance(self._shelf, _Memory) else self._first()
+        known = self._shelf.items if isinstance(self._shelf, _Memory) else self._first
         found = Counter(each.difficulty for each in known if each.difficulty)
         return tuple(sorted(sorted(found), key=found.__getitem__, reverse=True)[:LABELS])
 
@@ -168,7 +168,7 @@ class MathDataModule(LightningDataModule):
             solved, tally = self._solved, self._tally
             size = judged = len(self._shelf)
         else:
-            problems, tally = self._first(), Counter(self._tally)
+            problems, tally = self._first, Counter(self._tally)
             judged = len(self._encoded(problems, tally))
             solved = [problem for problem in problems if problem.solution]
             size = len(self._shelf) if self._shelf is not None else 0
@@ -181,6 +181,7 @@ class MathDataModule(LightningDataModule):
             **{name: tally[name] for name in FATES},
         }
 
+    @cached_property
     def _first(self) -> list[Problem]:
         """Problems that stand for a set too large to look at."""
         if isinstance(self._feed, Blocks):
