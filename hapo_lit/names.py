@@ -93,6 +93,9 @@ PERIODIC = {
 }
 """Logged every ``eval_every`` or ``consistency_every`` steps."""
 
+CLOCKED = ("time/", "rollout/tokens_per_second", "verify/p99_ms")
+"""How names begin that a run repeated on the same machine does not repeat to the bit."""
+
 POSTERIOR, COMPLETIONS = "gate/posterior", "completions"
 SHOWN = {
     POSTERIOR: "histogram of the posterior means of the step's prompts",
