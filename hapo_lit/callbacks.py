@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
 from torch import Tensor
 
+from hapo_lit.board import show_completions
 from hapo_lit.checkpoint import StateFolder, capture
 from hapo_lit.types import Experience, SaveError
 
@@ -208,7 +209,8 @@ class KeepStates(Callback):
 
 
 class Completions(Callback):
-    """Writes some groups as JSON lines: prompt, responses, who wrote them, verdicts, advantages.
+    """Writes some groups as JSON lines: prompt, responses, who wrote them, verdicts, advantages; and shows them as a
+    table in TensorBoard.
 
     Args:
         path: the file; lines are appended.
@@ -232,26 +234,29 @@ class Completions(Callback):
             [tokens[mask].tolist() for tokens, mask in zip(group.prompt_tokens, group.prompt_mask, strict=True)],
             skip_special_tokens=True,
         )
+        records = [
+            {
+                "step": pl_module.step,
+                "prompt": prompt,
+                "answer": batch.answers[index],
+                "gate_open": bool(experience.decision.open[index]),
+                "responses": [
+                    {
+                        "text": texts[index * size + row],
+                        "by": "teacher" if group.is_teacher[index, row] else "policy",
+                        "reward": float(group.rewards[index, row]),
+                        "advantage": round(float(experience.advantages[index, row]), 6),
+                        "finished": bool(group.finished[index, row]),
+                    }
+                    for row in range(size)
+                    if group.present[index, row]
+                ],
+            }
+            for index, prompt in enumerate(prompts[: self.prompts])
+        ]
         with self.path.open("a") as file:
-            for index, prompt in enumerate(prompts[: self.prompts]):
-                record = {
-                    "step": pl_module.step,
-                    "prompt": prompt,
-                    "answer": batch.answers[index],
-                    "gate_open": bool(experience.decision.open[index]),
-                    "responses": [
-                        {
-                            "text": texts[index * size + row],
-                            "by": "teacher" if group.is_teacher[index, row] else "policy",
-                            "reward": float(group.rewards[index, row]),
-                            "advantage": round(float(experience.advantages[index, row]), 6),
-                            "finished": bool(group.finished[index, row]),
-                        }
-                        for row in range(size)
-                        if group.present[index, row]
-                    ],
-                }
-                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+        show_completions(trainer, records, pl_module.step)
 
 
 class Consistency(Callback):

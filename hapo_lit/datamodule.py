@@ -30,6 +30,9 @@ from hapo_lit.types import PromptBatch, ResumeError
 TEACHER_SAMPLE = 1000
 """How many teacher solutions are judged for the report."""
 
+LABELS = 12
+"""How many labels of difficulty rewards are told apart by, the most frequent ones."""
+
 LOOKED_AT = 256
 """How many problems of a large set are encoded for the report."""
 
@@ -144,6 +147,14 @@ class MathDataModule(LightningDataModule):
             raise ValueError("only a source that fits in memory has a train_set; iterate over train_dataloader()")
         return self._shelf.items
 
+    @cached_property
+    def difficulties(self) -> tuple[str, ...]:
+        """The labels that rewards are told apart by, the most frequent :data:`LABELS`; the same on all ranks."""
+        self.setup()
+        known = self._shelf.items if isinstance(self._shelf, _Memory) else self._first
+        found = Counter(each.difficulty for each in known if each.difficulty)
+        return tuple(sorted(sorted(found), key=found.__getitem__, reverse=True)[:LABELS])
+
     # -- what is in it -------------------------------------------------------------------------------------------
 
     def describe(self) -> dict[str, float]:
@@ -158,7 +169,7 @@ class MathDataModule(LightningDataModule):
             solved, tally = self._solved, self._tally
             size = judged = len(self._shelf)
         else:
-            problems, tally = self._first(), Counter(self._tally)
+            problems, tally = self._first, Counter(self._tally)
             judged = len(self._encoded(problems, tally))
             solved = [problem for problem in problems if problem.solution]
             size = len(self._shelf) if self._shelf is not None else 0
@@ -171,6 +182,7 @@ class MathDataModule(LightningDataModule):
             **{name: tally[name] for name in FATES},
         }
 
+    @cached_property
     def _first(self) -> list[Problem]:
         """Problems that stand for a set too large to look at."""
         if isinstance(self._feed, Blocks):

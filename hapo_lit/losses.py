@@ -242,9 +242,15 @@ class Surrogate:
         ratio = bounded_exp(self.ratio(logprobs - old, rows.text.mask))
         surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
         counted = on_policy & (weights != 0)  # a row that only keeps ranks in step is no part of the batch
+        taught = rows.text.mask & is_teacher & (weights != 0)
         metrics = {
             "loss/clipped_share": _tally(clipped, counted),
+            "loss/clipped_low": _tally(clipped & (ratio < 1), counted),
+            "loss/clipped_high": _tally(clipped & (ratio > 1), counted),
             "loss/ratio_mean": _tally(ratio, counted),
+            "loss/ratio_above_2": _tally(ratio > 2, counted),
+            "loss/teacher_probability": _tally(logprobs.detach().exp(), taught),
+            "loss/teacher_ratio_mean": _tally(ratio, taught),
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
             gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)

@@ -6,7 +6,7 @@ mean, or, where the count is 0, the sum itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,8 +15,10 @@ from hapo_lit.masked import all_equal
 from hapo_lit.protocols import Ranks
 from hapo_lit.types import Experience, RolloutGroup
 
-TOTALS = frozenset(["rollout/tokens", "verify/kills"])
+TOTALS = frozenset(["rollout/tokens", "rollout/tokens_per_second", "verify/kills"])
 """What parts report of this rank and adds up over ranks; everything else they report is averaged."""
+MISSING = ("reward/", "loss/teacher_")
+"""How names begin that are missing in a step that has nothing to measure them on, where 0 would be a lie."""
 
 
 def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
@@ -28,6 +30,7 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     ``teacher/rows``            teacher rows consumed in this step
     ``teacher/refused``         groups whose gate was open and that have no teacher the verifier accepted and that fits
     ``teacher/beside_success``  share of groups with a teacher row *and* a success of the policy's own
+    ``teacher/row_share``       share of the rows that enter the loss's groups that are the teacher's
     ``teacher/token_share``     share of the batch loss's token weight that lies on teacher tokens
     ``signal/all_wrong``, ``signal/all_right``      share of groups before injection
     ``signal/flat_before``, ``signal/flat``         share of groups with equal rewards, before and after injection
@@ -39,6 +42,7 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     tallies = {
         "teacher/use": _mean(has_teacher_P),
         "teacher/rows": _total(group.is_teacher & group.present),
+        "teacher/row_share": _mean(group.is_teacher[group.present]),
         "teacher/token_share": _tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
     }
     rollouts = experience.rollouts
@@ -60,6 +64,25 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     }
 
 
+def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: Sequence[str]) -> dict[str, Tensor]:
+    """``reward/<label>``: the success rate of the sampled responses to problems of each difficulty.
+
+    Args:
+        experience: of this rank.
+        difficulties: of its ``P`` prompts.
+        labels: those to tell apart, the same on all ranks.
+    """
+    if experience.rollouts is None or not difficulties:
+        return {}
+    counts = torch.stack(experience.rollouts.success_counts(), 1)
+    return {
+        f"reward/{'_'.join(label.split())}": counts[
+            torch.tensor([each == label for each in difficulties], device=counts.device)
+        ].sum(0, dtype=torch.float64)
+        for label in labels
+    }
+
+
 def tallied(metrics: Mapping[str, float]) -> dict[str, Tensor]:
     """Plain numbers of this rank as tallies: :data:`TOTALS` add up, the others are averaged over ranks."""
     return {
@@ -69,13 +92,18 @@ def tallied(metrics: Mapping[str, float]) -> dict[str, Tensor]:
 
 
 def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
-    """Tallies of every rank, which all have the same names, as the numbers of the step: one exchange for all."""
+    """Tallies of every rank, which all have the same names, as the numbers of the step: one exchange for all.
+
+    What is :data:`MISSING` on every rank is left out.
+    """
     if not tallies:
         return {}
     own = torch.stack([tally.to(device, torch.float64) for tally in tallies.values()])
     every = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
     return {
-        name: total / count if count else total for name, (total, count) in zip(tallies, every.tolist(), strict=True)
+        name: total / count if count else total
+        for name, (total, count) in zip(tallies, every.tolist(), strict=True)
+        if count or not name.startswith(MISSING)
     }
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hapo_lit.evaluation import Evaluator
-from hapo_lit.metrics import anneal_tallies, over_ranks, tallied
+from hapo_lit.metrics import anneal_tallies, over_ranks, reward_tallies, tallied
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.policy import has_adapter, token_logprobs, without_adapter
 from hapo_lit.protocols import ALONE, Ranks
@@ -106,6 +106,7 @@ class HapoModule(LightningModule):
         """The datamodule, whose position is part of the run's state."""
         self.optimizer: Any = None
         """Set by the Fabric door; the Trainer keeps its own."""
+        self._seconds = {"time/sync": 0.0, "time/score": 0.0}
         self._optimizer_state: dict[str, Any] | None = None
         self._heldout_tallies: dict[str, Tensor] = {}
         self._evaluating = ExitStack()
@@ -127,7 +128,8 @@ class HapoModule(LightningModule):
         started = time.perf_counter()
         with memory_for("sampling and scoring", "prompts_per_step, group_size or max_response_tokens"):
             self.experience = experience = self.collect(batch)
-        tallies = anneal_tallies(experience) | tallied(self.phase.algorithm.metrics())
+        tallies = reward_tallies(experience, batch.difficulties, self.data.difficulties) | anneal_tallies(experience)
+        tallies |= tallied(self.phase.algorithm.metrics() | self._seconds)
         for look in self.before_update:
             look(experience)
         with memory_for("updating", "module.micro_batch_size, then max_response_tokens, then group_size"):
@@ -141,7 +143,9 @@ class HapoModule(LightningModule):
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
         algorithm = self.phase.algorithm
         with gathered(self.policy):
+            started = time.perf_counter()
             algorithm.sync(self.policy)
+            self._seconds = {"time/sync": time.perf_counter() - started, "time/score": 0.0}
             return algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
 
     def optimise(
@@ -239,7 +243,8 @@ class HapoModule(LightningModule):
         output = policy_loss(logprobs, entropy, rows)
         mask = rows.text.mask & (rows.token_weights != 0)
         tally = torch.stack([entropy.detach()[mask].sum(), mask.sum().to(entropy)]).double()
-        return LossOutput(output.loss, {**output.metrics, "loss/entropy": tally})
+        share = gradient_share(output.loss, logprobs, rows.is_teacher)
+        return LossOutput(output.loss, {**output.metrics, "loss/entropy": tally, "teacher/gradient_share": share})
 
     def sealed_loss(self, sealed: Sealed) -> LossOutput:
         """:meth:`loss` for rows that come through Fabric's wrapper."""
@@ -248,6 +253,7 @@ class HapoModule(LightningModule):
     @torch.no_grad()
     def score(self, group: RolloutGroup) -> dict[str, Tensor | None]:
         """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
+        started = time.perf_counter()
         old = self._scored(self.policy, group) if self.updates_per_batch > 1 else None
         if not self.phase.loss.needs_reference:
             reference = None
@@ -256,6 +262,7 @@ class HapoModule(LightningModule):
         else:
             with without_adapter(self.policy):
                 reference = self._scored(self.policy, group)
+        self._seconds["time/score"] = time.perf_counter() - started
         return {"old_logprobs": old, "reference_logprobs": reference}
 
     def _scored(self, model: PreTrainedModel, group: RolloutGroup) -> Tensor:
@@ -372,6 +379,21 @@ class HapoModule(LightningModule):
         if "hapo" not in checkpoint:
             raise ResumeError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
         self.load_run_state(checkpoint["hapo"])
+
+
+def gradient_share(loss: Tensor, logprobs: Tensor, is_teacher: Tensor) -> Tensor:
+    """``[2]``: Σ |∂loss/∂log π| over the tokens of teacher rows, and over all; the model itself is not passed.
+
+    Args:
+        loss: scalar.
+        logprobs: ``[N, T]``, which it was made from.
+        is_teacher: ``[N]``.
+    """
+    if not loss.requires_grad:
+        return torch.zeros(2, dtype=torch.float64, device=loss.device)
+    (slope,) = torch.autograd.grad(loss, logprobs, retain_graph=True)
+    size_N = slope.abs().sum(1, dtype=torch.float64)
+    return torch.stack([size_N[is_teacher].sum(), size_N.sum()])
 
 
 @contextmanager

@@ -99,6 +99,8 @@ class PromptBatch(_Movable):
     """``[P] float``: the verifier's verdict on the teacher; 0 = absent, wrong or too long, and never injected."""
     mark: tuple[int, ...] = ()
     """Where the data stand after this batch, for whoever resumes."""
+    difficulties: tuple[str, ...] = ()
+    """``P`` labels, such as ``4-digit``, by which rewards are told apart; empty = there are none."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:
@@ -115,6 +117,8 @@ class PromptBatch(_Movable):
         _check(self, "teacher_rewards", (size,), *_FLOATS)
         if len(self.answers) != size:
             raise ValueError(f"PromptBatch.answers has {len(self.answers)} entries for {size} prompts")
+        if len(self.difficulties) not in (0, size):
+            raise ValueError(f"PromptBatch.difficulties has {len(self.difficulties)} entries for {size} prompts")
 
     def answers_repeated(self, group_size: int) -> list[str]:
         """``P * G`` reference answers in the order of flattened ``[P, G]`` responses."""

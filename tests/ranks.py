@@ -19,6 +19,7 @@ from lightning import Callback
 from hapo_lit.cli.fabric import Stage, open_fabric, set_up, train
 from hapo_lit.cli.light import config_folder
 from hapo_lit.cli.setup import build
+from hapo_lit.names import CLOCKED
 from hapo_lit.sharding import whole
 
 STEPS = 4
@@ -102,7 +103,7 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         "optimizer": whole(module.optimizer_state(), keep=True),
         "run": module.run_state(),
         "rows": kept.rows,
-        "log": [{name: value for name, value in each.items() if not name.startswith("time/")} for each in kept.told],
+        "log": [{name: value for name, value in each.items() if not name.startswith(CLOCKED)} for each in kept.told],
     }
 
 

@@ -17,6 +17,7 @@ from test_config import composed
 from hapo_lit.analysis import read_run
 from hapo_lit.cli import pretrain
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.names import CLOCKED
 from hapo_lit.policy import load_policy, load_tokenizer, new_policy
 
 SMALL = [
@@ -114,7 +115,7 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     resumed = load_policy(str(folder / "resumed/policy")).state_dict()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
     whole, again = read_run(folder / "run"), read_run(folder / "resumed")
-    timeless = [column for column in whole if not column.startswith("time/")]
+    timeless = [column for column in whole if not column.startswith(CLOCKED)]
     pd.testing.assert_frame_equal(again[timeless], whole[timeless])
     counts = [json.loads((folder / run / "summary.json").read_text())["demonstrations"] for run in ("run", "resumed")]
     assert counts == [16, 16]

@@ -22,7 +22,8 @@ from hapo_lit.gates import BetaGate, NeverGate
 
 CONF = Path(config_folder())
 PRESETS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in ("experiment", "hydra"))
+BUNDLES = ("experiment", "sweep", "hydra")  # settings of other groups, not parts
+GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in BUNDLES)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
 
 

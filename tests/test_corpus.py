@@ -538,3 +538,12 @@ def test_waiting_for_data_is_measured(files, tokenizer):
     next(batches)
     assert data.waited >= 0.05
     assert isinstance(next(batches).tokens, torch.Tensor)
+
+
+def test_labels_reach_the_batch_from_a_stream_and_from_a_prepared_file(tokenizer, tmp_path):
+    write(tmp_path / "a.jsonl", [{**row(number), "level": f"Level {number % 3}"} for number in range(2, 42)])
+    streamed = corpus(str(tmp_path / "a.jsonl"))
+    for source in (streamed, Prepared(streamed, str(tmp_path / "cache"), progress=False)):
+        data = module(source, tokenizer)
+        assert sorted(data.difficulties) == ["Level 0", "Level 1", "Level 2"]
+        assert set(next(iter(data.train_dataloader())).difficulties) <= set(data.difficulties)

@@ -174,3 +174,26 @@ def test_fingerprint_sees_every_field(tokenizer):
     for change in ({"answer": "9"}, {"teacher_reward": 0.5}, {"tokens": [1]}, {"prompt_id": 3}):
         assert fingerprint([base[0]._replace(**change), *base[1:]]) != fingerprint(base)
     assert fingerprint(base[::-1]) != fingerprint(base)
+
+
+def test_labels_travel_with_the_batch_and_the_most_frequent_ones_are_told_apart(tokenizer, monkeypatch):
+    source = Arithmetic([Level("-", 1), Level("-", 2), Level("-", 3, 4.0)], 60, 6, IndependentErrors(0.1), seed=0)
+    data = MathDataModule(
+        source, tokenizer, PlainTemplate(), VerifiedTeachers(ExactVerifier()), ExactVerifier(), 4, 30, 60
+    )
+    batch = data.batch(0)
+    digits = {label: int(label[0]) for label in ("1-digit", "2-digit", "3-digit")}
+    texts = [tokenizer.decode(row[mask], skip_special_tokens=True) for row, mask in zip(batch.tokens, batch.mask)]  # noqa: B905
+    assert [digits[label] for label in batch.difficulties] == [
+        max(map(len, text.removeprefix("Compute ").rstrip(".\n").split("-"))) for text in texts
+    ]
+    assert set(data.difficulties) == set(digits)
+    assert data.difficulties[0] == "3-digit"
+    del data.difficulties
+    monkeypatch.setattr("hapo_lit.datamodule.LABELS", 1)
+    assert data.difficulties == ("3-digit",)
+
+
+def test_a_label_is_not_what_the_policy_sees(tokenizer):
+    base = encoded(tokenizer)
+    assert fingerprint([base[0]._replace(difficulty="hard"), *base[1:]]) == fingerprint(base)

@@ -16,6 +16,7 @@ from test_cli import ARGUMENTS, hapo
 
 from hapo_lit.analysis import read_run
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.names import CLOCKED
 from hapo_lit.policy import load_policy, new_policy
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
@@ -125,7 +126,7 @@ def work(base, tmp_path_factory):
 
 def timeless(run):
     table = read_run(run)
-    return table[[column for column in table if not column.startswith("time/")]]
+    return table[[column for column in table if not column.startswith(CLOCKED)]]
 
 
 def policy_of(folder):

@@ -407,3 +407,21 @@ def test_gates_without_a_prior_refuse_others_too():
     bound = BetaGate(0.5, CredibleBound(0.5))
     with pytest.raises(ResumeError, match="another rule"):
         bound.load_state_dict(BetaGate(0.5, CredibleBound(0.9)).state_dict())
+
+
+def test_the_predicted_rate_is_the_law_at_the_posterior_means():
+    """γ = 0.2 opens on no success of 4.  Posterior means 1/6 and 4/6: (5/6)^4 and (2/6)^4."""
+    gate = BetaGate(0.2)
+    assert "predicted" not in gate.metrics()  # nothing was observed yet
+    gate.observe(ids(7, 9), ids(0, 3), ids(4, 4))
+    assert gate.metrics()["predicted"] == pytest.approx(((5 / 6) ** 4 + (2 / 6) ** 4) / 2)
+
+
+def test_the_predicted_rate_follows_a_threshold_and_is_missing_where_no_law_is_known():
+    falling = BetaGate(Linear(0.3, 0.0), horizon=10)
+    for visit in range(10):
+        falling.observe(ids(7), ids(0), ids(4))
+        assert falling.metrics()["predicted"] == pytest.approx((5 / 6) ** 4 if 0.3 - 0.03 * visit > 1 / 6 else 0.0)
+    remembers = BetaGate(0.2, memory=Memory(0.5))
+    remembers.observe(ids(7), ids(0), ids(4))
+    assert "predicted" not in remembers.metrics()

@@ -15,7 +15,7 @@ ROOT = Path(hapo_lit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [  # each may import what stands above it
-    {"types", "masked", "schedules", "draws", "injection_law", "__init__"},
+    {"types", "masked", "schedules", "draws", "injection_law", "names", "__init__"},
     {"protocols"},
     {
         "gates",
@@ -31,7 +31,7 @@ LAYERS = [  # each may import what stands above it
     },
     {"algorithm", "metrics", "phases"},
     {"policy", "sharding", "rollout", "data"},
-    {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks"},
+    {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "board"},
     {"cli", "__main__"},
 ]
 HEAVY = {

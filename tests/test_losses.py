@@ -142,6 +142,29 @@ def test_teacher_tokens_are_neither_clipped_nor_compared_with_the_old_policy():
     assert output.metrics["loss/ratio_mean"].tolist() == [0.0, 0.0]
 
 
+def test_clip_and_ratio_metrics_by_hand():
+    """Ratios 3, ½, ½, 3 with advantages +, +, −, −: the first is clipped from above, the third from below."""
+    rows = make_rows([1.0, 1.0, -1.0, -1.0, 5.0], old=[log(0.2)] * 5, weights=[0.2, 0.2, 0.2, 0.2, 0.0])
+    metrics = apply(Surrogate(UnitRatio()), of([0.6, 0.1, 0.1, 0.6, 0.9]), rows).metrics  # the last does not count
+    found = {name.removeprefix("loss/"): tally.tolist() for name, tally in metrics.items()}
+    assert found["clipped_share"] == [2, 4]
+    assert found["clipped_high"] == found["clipped_low"] == [1, 4]
+    assert found["ratio_above_2"] == [2, 4]
+    assert found["ratio_mean"] == [pytest.approx(7.0), 4]
+    assert found["teacher_probability"] == found["teacher_ratio_mean"] == [0, 0]
+
+
+def test_teacher_tokens_have_metrics_of_their_own():
+    rows = make_rows(
+        [1.0, 1.0, 1.0, 1.0], old=[log(0.2), log(0.1), log(0.1), log(0.2)], is_teacher=[True, True, True, False],
+        weights=[0.3, 0.3, 0.0, 0.4],
+    )  # fmt: skip
+    metrics = apply(Surrogate(UnitRatio()), of([0.4, 0.4, 0.9, 0.2]), rows).metrics
+    assert metrics["loss/teacher_probability"].tolist() == [pytest.approx(0.8), 2]
+    assert metrics["loss/teacher_ratio_mean"].tolist() == [pytest.approx(2.0 + 4.0), 2]
+    assert metrics["loss/ratio_mean"].tolist() == [pytest.approx(1.0), 1]
+
+
 @pytest.mark.parametrize("old", [-1.0, -900.0, -1800.0])
 def test_a_teacher_token_of_vanishing_probability_leaves_the_loss_finite(old):
     logprobs = torch.tensor([[-900.0]], dtype=torch.float64, requires_grad=True)

@@ -25,7 +25,7 @@ from hapo_lit.evaluation import Evaluator
 from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import Surrogate, k3
-from hapo_lit.module import HapoModule, memory_for
+from hapo_lit.module import HapoModule, gradient_share, memory_for
 from hapo_lit.phases import Phase, Phases
 from hapo_lit.policy import token_logprobs
 from hapo_lit.rollout.hf import HFEngine
@@ -421,3 +421,37 @@ def test_global_generators_are_not_drawn_from(make_policy, tokenizer):
     built.collect(batch)
     built.evaluators["greedy"](built.policy, batch, 0, built.decode)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_gradient_share_by_hand():
+    """∂loss/∂log π = 2, −1 on the policy's row and 3, 0 on the teacher's: 3 of 6."""
+    logprobs = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    loss = (logprobs * torch.tensor([[2.0, -1.0], [3.0, 0.0]])).sum()
+    assert gradient_share(loss, logprobs, torch.tensor([False, True])).tolist() == [3, 6]
+    loss.backward()  # the graph is still there
+    assert logprobs.grad.tolist() == [[2, -1], [3, 0]]
+    assert gradient_share(loss.detach(), logprobs, torch.tensor([False, True])).tolist() == [0, 0]
+
+
+def test_measuring_the_gradient_share_changes_no_gradient(make_policy, tokenizer, monkeypatch):
+    def step():
+        built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate())))
+        return gradients(built, experience_of(built, tokenizer).rows().split(5))
+
+    measured = step()
+    monkeypatch.setattr("hapo_lit.module.gradient_share", lambda *args: torch.zeros(2, dtype=torch.float64))
+    assert torch.equal(measured, step())
+
+
+def test_a_step_says_what_share_is_the_teachers_and_where_time_goes(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate()), kl=0.1), updates_per_batch=2)
+    fit(built, data(tokenizer), steps=1)
+    metrics = built.metrics
+    assert 0 < metrics["teacher/gradient_share"] < 1
+    assert metrics["teacher/row_share"] == metrics["teacher/rows"] / 16
+    assert 0 < metrics["loss/teacher_probability"] < 1
+    phases = [metrics[f"time/{name}"] for name in ("sync", "rollout", "score", "update")]
+    assert min(phases) > 0
+    assert sum(phases) < metrics["time/step"]
+    assert metrics["rollout/tokens_per_second"] == pytest.approx(metrics["rollout/tokens"] / metrics["time/rollout"])
+    assert metrics["reward/2-digit"] == metrics["reward/mean"]

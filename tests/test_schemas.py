@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from hapo_lit.data.corpus import problem_of
 from hapo_lit.data.schemas import BadRow, Candidate, Luffy, Numina15, NuminaCoT, OpenR1, Plain
 
 COT = {
@@ -60,7 +61,9 @@ def without(row, *columns):
         (
             Numina15(),
             NUMINA15,
-            Candidate(NUMINA15["problem"], (NUMINA15["solution"],), "9", "cn_k12", "math-word-problem"),
+            Candidate(
+                NUMINA15["problem"], (NUMINA15["solution"],), "9", "cn_k12", "math-word-problem", False, "Algebra"
+            ),
         ),
         (
             OpenR1(),
@@ -334,3 +337,14 @@ def test_random_rows_give_a_candidate_or_a_bad_row(schema, row):
         assert isinstance(candidate.invalid, bool)
     assert all(message.startswith(("column ", "no column ", "neither a column ")) for message in messages)
     assert 100 < read < 1900
+
+
+def test_difficulty_is_the_sets_own_word_or_else_the_source():
+    assert problem_of(Numina15()(NUMINA15)).difficulty == "Algebra"
+    assert problem_of(NuminaCoT()(COT)).difficulty == "olympiads"
+    assert problem_of(Plain()(PLAIN)).difficulty == ""
+    assert problem_of(Plain()({**PLAIN, "level": "Level 5"})).difficulty == "Level 5"
+    assert problem_of(Plain()({**PLAIN, "level": 5})).difficulty == "5"
+    assert problem_of(Plain()({**PLAIN, "level": math.nan})).difficulty == ""
+    with pytest.raises(BadRow, match="'level': expected text"):
+        Plain()({**PLAIN, "level": ["5"]})

@@ -117,3 +117,11 @@ def test_every_field_of_every_carrier_is_documented():
                 if isinstance(field, ast.AnnAssign):
                     assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} has no docstring"
     assert len(fields(Experience)) == 10
+
+
+def test_labels_are_as_many_as_prompts_or_none():
+    prompts = make_prompts(make_group([[0, 1], [1, 0]]), [1, 1])
+    assert prompts.difficulties == ()
+    assert replace(prompts, difficulties=("a", "b")).difficulties == ("a", "b")
+    with pytest.raises(ValueError, match=r"PromptBatch\.difficulties has 1 entries for 2 prompts"):
+        replace(prompts, difficulties=("a",))

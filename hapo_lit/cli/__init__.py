@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> None:
         importlib.import_module(f"hapo_lit.cli.{verb}").main(arguments[1:])
         return
     from hapo_lit.cli.setup import CONFIGURATION_ERRORS, ENTERED, give_up
+    from hapo_lit.cli.sweeps import report_failures
 
     spoken, settings = verb, arguments[1:]
     if word := WORDS.get(verb):
@@ -55,10 +56,13 @@ def main(arguments: list[str] | None = None) -> None:
             stop(f"there is no option {argument!r}: settings are key=value, such as experiment=grpo")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and what is printed is ours
     ENTERED.clear()
+    settings.sort(key=lambda each: each not in ("-m", "--multirun"))  # which Hydra takes before all settings only
     sys.argv = [f"hapo {spoken}", *settings]
     try:
         importlib.import_module(f"hapo_lit.cli.{verb}").main()
     except (*CONFIGURATION_ERRORS, ValueError, OSError) as error:
+        report_failures()
         if ENTERED and not isinstance(error, CONFIGURATION_ERRORS):
             raise
         give_up(error)
+    report_failures()

@@ -28,6 +28,7 @@ from hapo_lit.callbacks import KeepStates, Metrics, Stopped
 from hapo_lit.checkpoint import StateFolder, export, load, one_link, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.sweeps import sweeping
 from hapo_lit.protocols import Lawful
 from hapo_lit.sharding import whole
 from hapo_lit.types import NotFiniteError
@@ -297,7 +298,8 @@ def let_twins_start(verb: str) -> None:
     """Make ``sys.argv`` the command that Lightning's launcher starts further processes with: this very job."""
     hydra = HydraConfig.get()
     own = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(OF_THE_LAUNCH)]
-    sys.argv = [to_absolute_path(PROGRAM), verb, *hydra.overrides.task, *own]
+    settings = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
+    sys.argv = [to_absolute_path(PROGRAM), verb, *settings, *own]
 
 
 def report_data(data: Any, facts: dict[str, float]) -> None:

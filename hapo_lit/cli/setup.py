@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
+from hapo_lit.cli.sweeps import forget_failure, note_failure, sweeping
 from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
 
 Result = TypeVar("Result")
@@ -127,16 +128,27 @@ ENTERED: list[str] = []
 """Doors whose job has begun; while it is empty, whatever is wrong is the configuration."""
 
 
-def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result]:
-    """Turns a configuration error inside a door's job into one line; with ``HAPO_FRAMES=1`` the frames are shown."""
+def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result | None]:
+    """Turns a configuration error inside a door's job into one line; with ``HAPO_FRAMES=1`` the frames are shown.
+
+    A job of a sweep that fails, in whatever way, notes why and gives no value, so that the others run.
+    """
 
     @functools.wraps(main)
-    def wrapped(config: DictConfig) -> Result:
+    def wrapped(config: DictConfig) -> Result | None:
         ENTERED.append(main.__name__)
+        if sweeping():
+            forget_failure()
         try:
             return main(config)
-        except (*CONFIGURATION_ERRORS, *RUN_ERRORS) as error:
-            give_up(error)
+        except Exception as error:
+            known = isinstance(error, (*CONFIGURATION_ERRORS, *RUN_ERRORS))
+            if sweeping():
+                note_failure(in_one_line(error) if known else f"{type(error).__name__}: {error}", error)
+                return None
+            if known:
+                give_up(error)
+            raise
 
     return wrapped
 
@@ -154,6 +166,8 @@ def in_one_line(error: BaseException) -> str:
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
         near = nearest(match[1], _all_keys() - {match[1]})
         return f"there is no key {match[2] or match[1]!r}{near}; `--cfg job` prints all keys"
+    if match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text):
+        return f"there is no launcher or sweeper {match[1]!r} here; pip install 'hapo_lit[sweep]' brings some"
     if match := re.search(r"Could not find '(\w+)/([\w/-]+)' Available options in '\w+': (.*?) Config search", text):
         options = match[3].split()
         return f"there is no {match[1]}={match[2]}{nearest(match[2], options)}; there are: {', '.join(options)}"

@@ -13,6 +13,7 @@ is another program that makes mistakes of a chosen kind.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -90,6 +91,11 @@ class Level:
             raise ValueError(f"operation must be '+' or '-', got {operation!r}")
         self.operation, self.digits, self.weight = operation, digits, weight
 
+    @property
+    def label(self) -> str:
+        """What its problems' rewards are logged under."""
+        return f"{self.digits}-digit"
+
     def draw(self, draw: np.random.Generator) -> tuple[int, str, int]:
         low = 10 ** (self.digits - 1) if self.digits > 1 else 0
         first, second = (int(value) for value in draw.integers(low, 10**self.digits, 2))
@@ -150,7 +156,7 @@ class Arithmetic:
         shares = weights / weights.sum()
         while True:
             level = self.levels[draw.choice(len(self.levels), p=shares)]
-            yield solved(*level.draw(draw), errors=errors, seed=self.seed)
+            yield replace(solved(*level.draw(draw), errors=errors, seed=self.seed), difficulty=level.label)
 
 
 def solved(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:

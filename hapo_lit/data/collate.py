@@ -33,6 +33,8 @@ class Encoded(NamedTuple):
     """The solution and its end-of-sequence token; empty = no teacher, or one that does not fit."""
     teacher_reward: float
     """What the teacher's row would earn; 0 = must not be used."""
+    difficulty: str = ""
+    """The problem's label."""
 
 
 def encode(
@@ -64,7 +66,7 @@ def encode(
     kept = [problems[index] for index in fitting]
     teachers = _teachers(kept, tokenizer, template, teacher_check, max_response_tokens, tally)
     return [
-        Encoded(problem.prompt_id, prompts[index], problem.answer, *teacher)
+        Encoded(problem.prompt_id, prompts[index], problem.answer, *teacher, problem.difficulty)
         for index, problem, teacher in zip(fitting, kept, teachers, strict=True)
     ]
 
@@ -147,6 +149,7 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> PromptBatch:
         teacher_tokens=teacher_tokens,
         teacher_mask=teacher_mask,
         teacher_rewards=torch.tensor([item.teacher_reward for item in encoded], dtype=torch.float32),
+        difficulties=tuple(item.difficulty for item in encoded),
     )
 
 
@@ -154,7 +157,7 @@ def fingerprint(encoded: Sequence[Encoded]) -> str:
     """A hash of everything the policy will see, in order."""
     digest = hashlib.blake2b(digest_size=8)
     for item in encoded:
-        digest.update(repr(item).encode())
+        digest.update(repr(item[:-1]).encode())  # but for the label, which the policy does not see
     return digest.hexdigest()
 
 

@@ -23,7 +23,7 @@ from hapo_lit.data.schemas import BadRow, Candidate, Schema
 KEPT, BAD_ROW, DUPLICATE, HELD_OUT = "kept", "bad_row", "duplicate", "held_out"
 """Reasons besides those of the filters; the first is the good one."""
 
-VERSION = 1
+VERSION = 2
 """Raised when the same rows and filters start to give other problems."""
 
 
@@ -200,7 +200,10 @@ class Prepared:
 
         tally: Counter[str] = Counter()
         schema = pyarrow.schema(
-            [("problem", "string"), ("solutions", pyarrow.list_(pyarrow.string())), ("answer", "string")]
+            [
+                *(("problem", "string"), ("solutions", pyarrow.list_(pyarrow.string()))),
+                *(("answer", "string"), ("difficulty", "string")),
+            ]
         )
         draft = path.with_suffix(f".{os.getpid()}")
         problems = (problem for problem, _ in self.corpus.stream(Position(), tally, set()))
@@ -208,7 +211,12 @@ class Prepared:
         with pyarrow.OSFile(str(draft), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
             for batch in _batched(shown, 1000):
                 rows = [
-                    {"problem": p.problem, "solutions": [s for s in (p.solution, *p.others) if s], "answer": p.answer}
+                    {
+                        "problem": p.problem,
+                        "solutions": [s for s in (p.solution, *p.others) if s],
+                        "answer": p.answer,
+                        "difficulty": p.difficulty,
+                    }
                     for p in batch
                 ]
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema))
@@ -232,13 +240,14 @@ class _Mapped(Sequence[Problem]):
             return [self[each] for each in range(*index.indices(len(self)))]
         row = self._rows[int(index)]
         first, *others = row["solutions"] or [""]
-        return Problem(row["problem"], first, row["answer"], tuple(others))
+        return Problem(row["problem"], first, row["answer"], tuple(others), row["difficulty"])
 
 
 def problem_of(candidate: Candidate) -> Problem:
     """A candidate as a problem."""
     first, *others = candidate.solutions or ("",)
-    return Problem(candidate.problem, first, candidate.answer, tuple(others))
+    label = candidate.level or candidate.source
+    return Problem(candidate.problem, first, candidate.answer, tuple(others), label)
 
 
 def reasons(tally: Counter[str]) -> str:

@@ -20,6 +20,8 @@ class Problem:
     """The reference answer."""
     others: tuple[str, ...] = ()
     """Further solutions, for when the first may not be used."""
+    difficulty: str = ""
+    """A label by which rewards are told apart, such as ``4-digit``; empty = none."""
 
     @property
     def prompt_id(self) -> int:

@@ -36,6 +36,8 @@ class Candidate:
     """The question type as the set states it, in lower case: ``proof``, ``mcq``, ``math-word-problem``."""
     invalid: bool = False
     """The set itself says that the problem or its solution is not valid."""
+    level: str = ""
+    """What the set calls the problem's difficulty or topic; empty = nothing, and ``source`` stands for it."""
 
 
 class BadRow(ValueError):
@@ -93,6 +95,7 @@ class Numina15:
             source=_text(row.get("source"), "source"),
             kind=_text(row["question_type"], "question_type").strip().lower(),
             invalid=any(flag.strip().lower() != VALID for flag in flags),
+            level=_text(row.get("problem_type"), "problem_type"),
         )
 
 
@@ -135,6 +138,7 @@ class OpenR1:
             answer=_answer(row["answer"], "answer") or last_box(solution) or "",
             source=_text(row.get("source"), "source"),
             kind=_text(row.get("question_type"), "question_type").strip().lower(),
+            level=_text(row.get("problem_type"), "problem_type"),
         )
 
 
@@ -166,6 +170,7 @@ class Luffy:
 
 class Plain:
     """A user's own rows.  Solution or answer may be absent, not both; without an answer the solution's last box is it.
+    A column ``level``, of text or numbers, labels difficulty.
 
     Args:
         problem, solution, answer: what the columns are called.
@@ -184,6 +189,7 @@ class Plain:
             problem=_question(row[self.problem], self.problem),
             solutions=_present(solution),
             answer=_answer(row.get(self.answer), self.answer) or last_box(solution) or "",
+            level=_label(row.get("level")),
         )
 
 
@@ -234,6 +240,11 @@ def _answer(value: object, column: str) -> str:
         return str(int(value)) if whole else format(Decimal(repr(float(value))), "f")
     except (OverflowError, ValueError) as error:
         raise BadRow(f"column {column!r}: a number without a text: {error}") from error
+
+
+def _label(value: object) -> str:
+    """A label that may be a number."""
+    return str(value) if isinstance(value, int | float) and not _null(value) else _text(value, "level")
 
 
 def _present(solution: str) -> tuple[str, ...]:

@@ -69,6 +69,8 @@ class BetaGate:
         self._visits = 0
         self._batch = np.empty(0, dtype=np.int64)
         """The prompts of the last ``observe``."""
+        self._trials = 0
+        """Rollouts of each of them, at most."""
 
     @property
     def threshold(self) -> float:
@@ -100,6 +102,7 @@ class BetaGate:
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._batch = prompt_ids.cpu().numpy()
         self._visits += 1
+        self._trials = int(trials.max()) if len(trials) else 0
         self.memory.add(self._batch, successes.cpu().numpy(), (trials - successes).cpu().numpy())
 
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
@@ -117,12 +120,15 @@ class BetaGate:
         return Belief(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta)
 
     def metrics(self) -> dict[str, float]:
-        """The threshold, how many prompts are remembered, and mean and spread of the posterior means of this step's."""
+        """The threshold, how many prompts are remembered, and of this step's prompts mean and spread of the posterior
+        means and, where the law is known, the mean chance that it opens at them."""
         now = {"prompts": float(len(self.memory)), "threshold": self.threshold}
         if not len(self._batch):
             return now
         means = self._belief(np.unique(self._batch)).mean
-        return {**now, "posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
+        now |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
+        predicted = self.chance(means, self._trials, self._visits - 1)
+        return now if predicted is None else {**now, "predicted": float(predicted.mean())}
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -69,7 +69,12 @@ class HFEngine:
         shape = (len(prompts.answers), group_size)
         mask = torch.arange(width, device=tokens.device) < lengths[:, None]
         seconds = time.perf_counter() - started
-        self._metrics = {"time/rollout": seconds, "rollout/tokens": float(lengths.sum())}
+        count = float(lengths.sum())
+        self._metrics = {
+            "time/rollout": seconds,
+            "rollout/tokens": count,
+            "rollout/tokens_per_second": count / seconds,
+        }
         return RolloutGroup(
             prompt_ids=prompts.prompt_ids,
             prompt_tokens=prompts.tokens,
