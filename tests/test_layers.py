@@ -66,7 +66,7 @@ def imports(path):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module == "hapo_lit":
-            yield from (f"hapo_lit.{alias.name}" for alias in node.names)
+            yield from (f"hapo_lit.{alias.name}" for alias in node.names if alias.name != "__version__")
         elif isinstance(node, ast.ImportFrom):
             yield node.module
 

@@ -92,32 +92,43 @@ class Curve(NamedTuple):
 def curve_figure(sweep: Sweep, curve: Curve, ylabel: str, top: float | None = None) -> Figure | None:
     """One line per setting: the mean over its seeds, in the band between the least and the most of them.
 
-    None if no run logged the metric.
+    Runs that did not finish are thin lines of their own that end in a cross, as a mean would jump where they end.  None
+    if no run logged the metric.
     """
-    drawn = [(each, _seeds(each.runs, curve)) for each in sweep.grouped]
-    drawn = [(each, seeds) for each, seeds in drawn if len(seeds)]
+    drawn = [(index, each) for index, each in enumerate(sweep.grouped) if len(_seeds(each.runs, curve))]
     if not drawn:
         return None
-    labels = [each.label for each, _ in drawn] if len(sweep.grouped) > 1 else []
+    labels = [each.label for _, each in drawn] if len(sweep.grouped) > 1 else []
     columns, lines = layout(labels)
     with panel(legend=lines) as (figure, axes):
         handles = []
-        for each, seeds in drawn:
-            look = stroke(sweep.grouped.index(each))
-            mean = seeds.mean(axis=1)
-            handles += axes.plot(mean.index, mean, label=each.label, marker="" if curve.smooth else "o", **look)
-            if seeds.shape[1] > 1:
-                axes.fill_between(
-                    seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=look["color"], alpha=0.18, linewidth=0
-                )
+        for index, each in drawn:
+            look = stroke(index)
+            handles += axes.plot([], [], label=each.label, **look)
+            _draw_band(axes, _seeds(each.finished, curve), look, "" if curve.smooth else "o")
+            for run in each.runs:
+                if run.state != "finished":
+                    _draw_torn(axes, _seeds([run], curve), look)
         axes.set(xlabel="training step", ylabel=ylabel, xlim=(0, None))
-        _from_zero(axes, top)
+        axes.set_ylim(0 if top is None else -0.02 * top, top and 1.02 * top)
         legend_above(figure, handles if labels else [], columns)
     return figure
 
 
-def _from_zero(axes: Axes, top: float | None) -> None:
-    axes.set_ylim(0 if top is None else -0.02 * top, top and 1.02 * top)
+def _draw_band(axes: Axes, seeds: pd.DataFrame, look: dict[str, Any], marker: str) -> None:
+    if seeds.empty:
+        return
+    mean = seeds.mean(axis=1)
+    axes.plot(mean.index, mean, marker=marker, **look)
+    if seeds.shape[1] > 1:
+        low, high = seeds.min(axis=1), seeds.max(axis=1)
+        axes.fill_between(seeds.index, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _draw_torn(axes: Axes, run: pd.DataFrame, look: dict[str, Any]) -> None:
+    if len(run):
+        axes.plot(run.index, run, **look | {"linewidth": 0.6})
+        axes.plot(run.index[-1:], run.iloc[-1:, 0], "x", color=look["color"], markersize=4)
 
 
 def _seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
@@ -136,21 +147,6 @@ def _thinned(table: pd.DataFrame) -> pd.DataFrame:
     if len(table) <= POINTS:
         return table
     return table.iloc[np.unique(np.linspace(0, len(table) - 1, POINTS).astype(int))]
-
-
-def teacher_share_figure(sweep: Sweep) -> Figure | None:
-    """The teacher's share of the batch loss's token weight, and of the gradient where that was measured."""
-    figure = curve_figure(sweep, Curve("teacher/token_share"), "teacher's share of tokens (%)")
-    if figure is None or not any(len(run.series("teacher/gradient_share")) for run in sweep.runs):
-        return figure
-    with rc_context(STYLE):
-        axes = figure.axes[0]
-        for index, each in enumerate(sweep.grouped):
-            share = _seeds(each.runs, Curve("teacher/gradient_share")).mean(axis=1)
-            axes.plot(share.index, share, color=stroke(index)["color"], linestyle=":", linewidth=1.0)
-        axes.set_ylabel("teacher's share (%)\nsolid: tokens, dotted: gradient")
-        axes.set_ylim(0, None)
-    return figure
 
 
 # -- accuracy against cost, and at the end ------------------------------------------------------------------------
@@ -198,7 +194,7 @@ def final_figure(sweep: Sweep) -> Figure | None:
     return _dots(
         sweep,
         [(index, run, each[name], each[f"{name}_low"], each[f"{name}_high"]) for index, run, each in found],
-        f"held-out accuracy, {name}, at the end (%)",
+        f"accuracy, {name} (%)",
         100.0,
         (-2, 102),
     )
@@ -233,7 +229,7 @@ def _dots(sweep: Sweep, dots: Sequence[Dot], xlabel: str, scale: float, xlim: tu
                 axes.hlines(index + place, scale * low, scale * high, color=colour, linewidth=1)
                 face = colour if run.state == "finished" else "white"
                 axes.plot(scale * value, index + place, "o", color=colour, markerfacecolor=face, markersize=3.5)
-        axes.set_yticks(range(len(labels)), [_wrapped(label) for label in labels])
+        axes.set_yticks(range(len(labels)), [_wrapped(label) if len(labels) > 1 else "" for label in labels])
         axes.set(xlabel=xlabel, xlim=xlim, ylim=(len(labels) - 0.5, -0.5))
         axes.grid(False, axis="y")
     return figure

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from hapo_lit.analysis.tables import RUN_COLUMNS, Sweep
+from hapo_lit.analysis.tables import RUN_COLUMNS, Sweep, overrides
 
 OUTCOME = ["greedy", "sampled", "heldout_problems", "last_injection", "demonstrations", "teacher_use_last"]
 SIGNAL = [
@@ -24,7 +24,7 @@ MEANINGS = {
     "state": "finished; unfinished (fewer steps than asked for, or no summary); damaged (files that cannot be read); "
     "failed (the sweep noted an error). Numbers of runs that did not finish are those they reached, and are left out "
     "of the means by setting.",
-    "held-out accuracy": "share of the held-out problems that were solved at the last evaluation, with its 95 % Wilson "
+    "accuracy": "share of the held-out problems that were solved at the last evaluation, with its 95 % Wilson "
     "interval over n problems; greedy, and sampled as in training.",
     "last injection": "the last step with a teacher's solution in a group; 0 if there was none.",
     "demonstrations": "teacher's solutions used in all.",
@@ -48,17 +48,18 @@ h2 { font-size: 1.1rem; margin: 2.25rem 0 .6rem; }
 h3 { font-size: .95rem; margin: 0 0 .4rem; }
 p, li, dd { max-width: 46rem; }
 p { margin: .25rem 0 .75rem; }
-.soft, figcaption, dd { color: var(--soft); font-size: .87rem; }
+.soft, figcaption, dd, summary { color: var(--soft); font-size: .87rem; }
 .scroll { overflow-x: auto; margin: 0 0 1rem; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
-caption { text-align: left; color: var(--soft); padding-bottom: .3rem; }
-th, td { padding: .32rem .7rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; vertical-align: bottom; min-width: 4.5rem; max-width: 9rem; }
+th, td { padding: .32rem .6rem; text-align: right; border-bottom: 1px solid var(--line); vertical-align: top; }
+th { font-weight: 600; vertical-align: bottom; max-width: 8rem; }
 td { white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--paper);
-  white-space: normal; overflow-wrap: anywhere; min-width: 7rem; max-width: 15rem; }
+  white-space: normal; overflow-wrap: anywhere; min-width: 13rem; max-width: 20rem; }
+@media (max-width: 45rem) { th:first-child, td:first-child { min-width: 8rem; max-width: 9rem; } }
 td.text, th.text { text-align: left; }
-td.note { white-space: normal; min-width: 14rem; max-width: 30rem; overflow-wrap: anywhere; }
+li { overflow-wrap: anywhere; }
+summary { margin-bottom: .5rem; cursor: pointer; }
 small { color: var(--soft); font-size: .92em; }
 .warn { color: var(--warn); font-weight: 600; }
 .plates { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.25rem; }
@@ -129,15 +130,12 @@ def _lead(sweep: Sweep, runs: pd.DataFrame) -> str:
 
 def _unfinished(runs: pd.DataFrame) -> str:
     """What did not end well, before anything else."""
-    rows = [
-        f'<tr><td>{escape(run)}</td><td class="text warn">{state}</td><td class="text note">{escape(note)}</td></tr>'
+    items = [
+        f'<li><b>{escape(run)}</b> <span class="warn">{state}</span>: {escape(note)}</li>'
         for run, state, note in zip(runs["run"], runs["state"], runs["note"], strict=True)
         if state != "finished"
     ]
-    if not rows:
-        return ""
-    head = '<tr><th>run</th><th class="text">state</th><th class="text">why</th></tr>'
-    return f'<h2>Not finished</h2><div class="scroll"><table>{head}{"".join(rows)}</table></div>'
+    return f"<h2>Not finished</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _figure(plate: Plate) -> str:
@@ -169,7 +167,8 @@ def _by_setting(settings: pd.DataFrame) -> str:
 
 
 def _runs(sweep: Sweep, runs: pd.DataFrame) -> str:
-    names = [str(name) for name in sweep.settings][:6]
+    named = all(overrides(run) for run in runs["run"])  # then the first column says it already
+    names = [] if named else [str(name) for name in sweep.settings][:5]
 
     def cell(row: dict[str, Any], name: str) -> str:
         low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
@@ -201,8 +200,8 @@ def _tables(table: pd.DataFrame, head: str, first: Callable[[dict[str, Any]], st
             f"<tr>{first(row)}{''.join(f'<td>{cell(row, name)}</td>' for name in known)}</tr>"
             for row in _records(table)
         ]
-        over = f"<caption>{title}</caption>" if title else ""
-        made.append(f'<div class="scroll"><table>{over}<tr>{head}{names}</tr>{"".join(rows)}</table></div>')
+        over = f'<p class="soft">{title}</p>' if title else ""
+        made.append(f'{over}<div class="scroll"><table><tr>{head}{names}</tr>{"".join(rows)}</table></div>')
     return "".join(made)
 
 
@@ -240,10 +239,9 @@ def _law(law: pd.DataFrame, several: bool) -> str:
         ]
         label = [escape(str(row["setting"]))] if several else []
         rows.append("<tr>" + "".join(f"<td>{value}</td>" for value in [*label, *told]) + "</tr>")
-    caption = (
-        "<caption>Share of groups on which the gate was open, by the prompt's pass rate around that visit.</caption>"
-    )
-    return f'<div class="scroll"><table>{caption}<tr>{head}</tr>{"".join(rows)}</table></div>'
+    table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
+    caption = "Share of groups on which the gate was open, by the prompt's pass rate around that visit"
+    return f"<details{'' if several else ' open'}><summary>{caption}</summary>{table}</details>"
 
 
 def _remarks(remarks: dict[str, str]) -> str:

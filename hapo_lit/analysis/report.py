@@ -18,8 +18,8 @@ from hapo_lit.analysis.page import Plate, page
 from hapo_lit.analysis.runs import find_runs
 from hapo_lit.analysis.tables import Sweep, by_setting, long_table, run_table
 
-SEEDS = "Mean over seeds; the band reaches from the least to the most."
-SMOOTH = "Per-step values are running means over a fortieth of the run. " + SEEDS
+SEEDS = "Mean over seeds; the band is from the least to the most. A thin line with a cross did not finish."
+SMOOTH = "Running mean over a fortieth of the run. " + SEEDS
 
 
 class Sketch(NamedTuple):
@@ -81,11 +81,18 @@ SKETCHES = [
         "teacher/rows",
     ),
     Sketch(
-        "teacher_share",
-        "The teacher's share",
-        f"Of the loss's token weight, and of the gradient where it was measured. {SMOOTH}",
-        draw.teacher_share_figure,
+        "teacher_tokens",
+        "The teacher's share of tokens",
+        f"Share of the loss's token weight that lies on the teacher's tokens. {SMOOTH}",
+        _curve("teacher/token_share", "teacher's share of tokens (%)", None),
         "teacher/token_share",
+    ),
+    Sketch(
+        "teacher_gradient",
+        "The teacher's share of gradient",
+        f"Share of the gradient that the teacher's tokens make. {SMOOTH}",
+        _curve("teacher/gradient_share", "teacher's share of gradient (%)", None),
+        "teacher/gradient_share",
     ),
     Sketch(
         "flat_groups",
@@ -164,14 +171,15 @@ def _plates(sweep: Sweep, law: pd.DataFrame) -> tuple[list[Plate], list[str]]:
         if figure is None:
             missing.append(f"{sketch.title}: no run logged {sketch.needs}")
         else:
-            plates.append(Plate(sketch.name, sketch.title, sketch.caption, _png(figure)))
+            caption = sketch.caption if len(sweep.runs) > 1 else sketch.caption.removesuffix(SEEDS).strip()
+            plates.append(Plate(sketch.name, sketch.title, caption, _png(figure)))
     tables = [(each.label, law[law["setting"] == each.label]) for each in sweep.grouped]
     figure = law_figure(tables)
     if figure is None:
         missing.append("Injection, predicted and observed: no run tells how often its gate opened")
     else:
         caption = "How often the gate opened by the prompt's pass rate around that visit, and what its law predicts."
-        place = next((at for at, plate in enumerate(plates) if plate.name == "teacher_share"), len(plates))
+        place = next((at for at, plate in enumerate(plates) if plate.name == "teacher_tokens"), len(plates))
         plates.insert(place, Plate("injection_law", "Injection, predicted and observed", caption, _png(figure)))
     return plates, missing
 

@@ -26,12 +26,12 @@ CUT = 118
 
 RUN_COLUMNS = {
     "steps": ("steps", "{:,.0f}"),
-    "greedy": ("held-out accuracy, greedy", "{:.1%}"),
-    "sampled": ("held-out accuracy, sampled", "{:.1%}"),
-    "heldout_problems": ("held-out problems, n", "{:,.0f}"),
-    "last_injection": ("last injection, step (0: none)", "{:,.0f}"),
+    "greedy": ("accuracy, greedy", "{:.1%}"),
+    "sampled": ("accuracy, sampled", "{:.1%}"),
+    "heldout_problems": ("n", "{:,.0f}"),
+    "last_injection": ("last injection, step", "{:,.0f}"),
     "demonstrations": ("demonstrations", "{:,.0f}"),
-    "teacher_use_last": ("groups with a teacher, last tenth", "{:.1%}"),
+    "teacher_use_last": ("teacher in groups, last tenth", "{:.1%}"),
     "teacher_token_share": ("teacher's share of tokens", "{:.1%}"),
     "teacher_gradient_share": ("teacher's share of gradient", "{:.1%}"),
     "flat_before_last": ("flat groups, last tenth", "{:.1%}"),
@@ -180,13 +180,19 @@ def run_table(sweep: Sweep) -> pd.DataFrame:
                 "state": run.state,
                 "note": run.note,
                 **dict(sweep.settings.loc[run.name]),
-                "seed": run.seed,
+                "seed": seed_of(run),
                 "steps_planned": run.planned,
                 **outcome(run),
             }
             for run in sweep.runs
         ]
-    )
+    ).convert_dtypes(convert_floating=False, convert_string=False, convert_boolean=False)
+
+
+def seed_of(run: Run) -> int | None:
+    """Of its configuration, or, if it did not get as far as writing one, of its folder's name."""
+    seed = run.seed if run.seed is not None else overrides(run.name).get("seed", "")
+    return int(seed) if re.fullmatch(r"\d+", str(seed)) else None
 
 
 def outcome(run: Run) -> dict[str, float]:
@@ -257,7 +263,7 @@ def long_table(sweep: Sweep) -> pd.DataFrame:
     parts = []
     for run in sweep.runs:
         numbers = run.metrics.melt(ignore_index=False, var_name="metric").dropna(subset=["value"]).reset_index()
-        numbers.insert(0, "seed", run.seed)
+        numbers.insert(0, "seed", seed_of(run))
         for name, value in reversed(list(sweep.settings.loc[run.name].items())):
             numbers.insert(0, str(name), value)
         numbers.insert(0, "run", run.name)
