@@ -106,7 +106,7 @@ def page(
     parts += ["<h2>Figures</h2>", f'<div class="plates">{"".join(map(_figure, plates))}</div>']
     if missing:
         parts.append(f'<p class="soft">Not drawn. {escape("; ".join(missing))}.</p>')
-    parts += ["<h2>Runs</h2>" if len(sweep.runs) > 1 else "<h2>The run</h2>", _runs(sweep, runs)]
+    parts += ["<h2>Runs</h2>", _runs(sweep, runs)] if len(runs) > 1 else ["<h2>The run</h2>", _one_run(runs)]
     parts += ["<h2>Injection by pass rate</h2>", _law(law, len(sweep.grouped) > 1), _remarks(remarks)]
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in MEANINGS.items())
     parts += ["<h2>What the numbers mean</h2>", f"<dl>{words}</dl>"]
@@ -149,6 +149,7 @@ def _figure(plate: Plate) -> str:
 
 # -- tables -------------------------------------------------------------------------------------------------------
 
+INTERVAL = "Accuracy with its 95 % Wilson interval over n problems."
 Cell = Callable[[dict[str, Any], str], str]
 
 
@@ -166,26 +167,41 @@ def _by_setting(settings: pd.DataFrame) -> str:
     return _tables(settings, "<th>setting</th><th>finished</th>", first, cell, caption)
 
 
+def _with_interval(row: dict[str, Any], name: str) -> str:
+    low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
+    return _number(name, row[name]) + (f" <small>{_span(name, low, high)}</small>" if pd.notna(low) else "")
+
+
+def _one_run(runs: pd.DataFrame) -> str:
+    """A single run, a line per number."""
+    (row,) = _records(runs)
+    known = [name for name in [*OUTCOME, *SIGNAL] if pd.notna(row[name])]
+    told = [
+        ("state", row["state"]),
+        ("seed", "–" if pd.isna(row["seed"]) else str(row["seed"])),
+        ("steps", _steps(row)),
+    ]
+    told += [(RUN_COLUMNS[name][0], _with_interval(row, name)) for name in known]
+    rows = "".join(f"<tr><td>{escape(label)}</td><td>{value}</td></tr>" for label, value in told)
+    return f'<p class="soft">{INTERVAL}</p><div class="scroll"><table>{rows}</table></div>'
+
+
+def _steps(row: dict[str, Any]) -> str:
+    return f"{row['steps']:,.0f}" + ("" if pd.isna(row["steps_planned"]) else f" of {row['steps_planned']:,.0f}")
+
+
 def _runs(sweep: Sweep, runs: pd.DataFrame) -> str:
     named = all(overrides(run) for run in runs["run"])  # then the first column says it already
     names = [] if named else [str(name) for name in sweep.settings][:5]
 
-    def cell(row: dict[str, Any], name: str) -> str:
-        low, high = row.get(f"{name}_low"), row.get(f"{name}_high")
-        interval = f" <small>{_span(name, low, high)}</small>" if pd.notna(low) else ""
-        return _number(name, row[name]) + interval
-
     def first(row: dict[str, Any]) -> str:
         look = "text" if row["state"] == "finished" else "text warn"
-        values = [*(row[name] for name in names), "" if pd.isna(row["seed"]) else row["seed"]]
-        planned = "" if pd.isna(row["steps_planned"]) else f" of {row['steps_planned']:,.0f}"
+        values = [*(row[name] for name in names), "" if pd.isna(row["seed"]) else row["seed"], _steps(row)]
         told = "".join(f"<td>{escape(str(value))}</td>" for value in values)
-        state = f'<td>{escape(row["run"])}</td><td class="{look}">{row["state"]}</td>'
-        return f"{state}{told}<td>{row['steps']:,.0f}{planned}</td>"
+        return f'<td>{escape(row["run"])}</td><td class="{look}">{row["state"]}</td>{told}'
 
     head = "".join(f"<th>{escape(name)}</th>" for name in [*names, "seed", "steps"])
-    caption = "Accuracy with its 95 % Wilson interval."
-    return _tables(runs, f'<th>run</th><th class="text">state</th>{head}', first, cell, caption)
+    return _tables(runs, f'<th>run</th><th class="text">state</th>{head}', first, _with_interval, INTERVAL)
 
 
 def _tables(table: pd.DataFrame, head: str, first: Callable[[dict[str, Any]], str], cell: Cell, caption: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from hapo_lit.analysis import figures as draw
+from hapo_lit.analysis.figures import Curve, cost_figure, curve_figure, final_figure, last_injection_figure
 from hapo_lit.analysis.gate_figures import law_figure
 from hapo_lit.analysis.injection import COLUMNS, injection_of
 from hapo_lit.analysis.page import Plate, page
@@ -34,7 +34,7 @@ class Sketch(NamedTuple):
 
 
 def _curve(metric: str, ylabel: str, top: float | None, smooth: bool = True) -> Callable[[Sweep], Figure | None]:
-    return lambda sweep: draw.curve_figure(sweep, draw.Curve(metric, smooth=smooth), ylabel, top)
+    return lambda sweep: curve_figure(sweep, Curve(metric, smooth=smooth), ylabel, top)
 
 
 SKETCHES = [
@@ -56,7 +56,7 @@ SKETCHES = [
         "final_accuracy",
         "Accuracy at the end",
         "A dot per run with its 95 % Wilson interval over held-out problems; open dots are runs that did not finish.",
-        draw.final_figure,
+        final_figure,
         "heldout/sampled or heldout/greedy",
     ),
     Sketch(
@@ -77,7 +77,7 @@ SKETCHES = [
         "last_injection",
         "The last injection",
         "The step after which the policy was on its own, a dot per run; open dots are runs that did not finish.",
-        draw.last_injection_figure,
+        last_injection_figure,
         "teacher/rows",
     ),
     Sketch(
@@ -112,14 +112,14 @@ SKETCHES = [
         "cost_tokens",
         "Accuracy against tokens",
         "Tokens sampled in training until the measurement, a line per run.",
-        lambda sweep: draw.cost_figure(sweep, "rollout/tokens", "generated tokens (millions)", 1e-6),
+        lambda sweep: cost_figure(sweep, "rollout/tokens", "generated tokens (millions)", 1e-6),
         "held-out accuracy and rollout/tokens",
     ),
     Sketch(
         "cost_seconds",
         "Accuracy against time",
         "Seconds in training steps until the measurement, a line per run.",
-        lambda sweep: draw.cost_figure(sweep, "time/step", "time in training steps (s)", 1.0),
+        lambda sweep: cost_figure(sweep, "time/step", "time in training steps (s)", 1.0),
         "held-out accuracy and time/step",
     ),
 ]

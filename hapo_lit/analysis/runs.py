@@ -88,7 +88,7 @@ def _numbers(path: Path) -> tuple[pd.DataFrame, str]:
 
 
 def _whole_steps(table: pd.DataFrame) -> bool:
-    return "step" not in table or table["step"].dtype.kind in "iu"
+    return "step" in table and table["step"].dtype.kind in "iu"
 
 
 def _readable_lines(content: bytes) -> tuple[pd.DataFrame, str]:
@@ -242,7 +242,7 @@ def load_run(folder: Path | str, name: str = "") -> Run:
             faults.append(f"{file} cannot be read: {' '.join(str(error).split())[:200]}")
             return instead
 
-    error = attempt("error.txt", lambda path: path.read_text(errors="replace").strip().partition("\n")[0], "", False)
+    error = attempt("error.txt", lambda path: path.read_text(errors="replace").partition("\n")[0].strip(), "", False)
     if (folder / "error.txt").is_file() and not error:
         error = "it failed, and error.txt does not say why"
     config = attempt("config.yaml", _mapping, {}, not error)

@@ -173,20 +173,19 @@ def run_table(sweep: Sweep) -> pd.DataFrame:
     their number is not known), and the columns of :data:`RUN_COLUMNS`.  Shares are in [0, 1]; of a run that did not
     finish, numbers are those that it reached.
     """
-    return pd.DataFrame(
-        [
-            {
-                "run": run.name,
-                "state": run.state,
-                "note": run.note,
-                **dict(sweep.settings.loc[run.name]),
-                "seed": seed_of(run),
-                "steps_planned": run.planned,
-                **outcome(run),
-            }
-            for run in sweep.runs
-        ]
-    ).convert_dtypes(convert_floating=False, convert_string=False, convert_boolean=False)
+    rows = [
+        {
+            "run": run.name,
+            "state": run.state,
+            "note": run.note,
+            **dict(sweep.settings.loc[run.name]),
+            "seed": seed_of(run),
+            "steps_planned": run.planned,
+            **outcome(run),
+        }
+        for run in sweep.runs
+    ]
+    return pd.DataFrame(rows).astype(dict.fromkeys(("seed", "steps_planned", "steps", "measured_at"), "Int64"))
 
 
 def seed_of(run: Run) -> int | None:
