@@ -29,7 +29,7 @@ LAYERS = [  # each may import what stands above it
         "data.problems",
         "data.teachers",
     },
-    {"algorithm", "metrics", "phases"},
+    {"algorithm", "metrics", "phases", "simulation"},
     {"policy", "sharding", "rollout", "data"},
     {"evaluation", "datamodule", "module", "checkpoint", "callbacks"},
     {"cli", "__main__"},

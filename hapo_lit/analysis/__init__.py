@@ -1,7 +1,16 @@
 """Run folders → tables, figures and a page.  Reads what runs wrote; needs neither their parts nor a framework."""
 
-from hapo_lit.analysis.figures import anneal_figure, curve_figure, plot_anneal
+from hapo_lit.analysis.figures import (
+    Curve,
+    anneal_figure,
+    cost_figure,
+    curve_figure,
+    final_figure,
+    last_injection_figure,
+    plot_anneal,
+)
 from hapo_lit.analysis.gate_figures import beta_densities, law_figure, lines_figure
+from hapo_lit.analysis.groups import group_table, pull_figure
 from hapo_lit.analysis.injection import (
     Chance,
     by_pass_rate,
@@ -18,6 +27,7 @@ from hapo_lit.analysis.tables import Setting, Sweep, by_setting, differing, long
 __all__ = [
     "LABELS",
     "Chance",
+    "Curve",
     "NoRunError",
     "Report",
     "Run",
@@ -28,20 +38,25 @@ __all__ = [
     "by_pass_rate",
     "by_setting",
     "carry_over",
+    "cost_figure",
     "curve_figure",
     "differing",
+    "final_figure",
     "find_runs",
     "gate_law",
+    "group_table",
     "injection_by_pass_rate",
     "injection_of",
     "injection_table",
     "last_injection",
+    "last_injection_figure",
     "law_figure",
     "lines_figure",
     "load_run",
     "long_table",
     "outcome",
     "plot_anneal",
+    "pull_figure",
     "read_metrics",
     "read_run",
     "run_table",
