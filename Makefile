@@ -12,7 +12,7 @@ test: $(VENV)/.installed-dev
 	$(BIN)/pytest
 
 lint: $(VENV)/.installed-dev
-	$(BIN)/ruff check hapo_lit tests benchmarks
+	$(BIN)/ruff check hapo_lit tests benchmarks notebooks
 	$(BIN)/mypy
 
 $(VENV)/.installed: pyproject.toml

@@ -37,20 +37,23 @@ def run(tmp_path):
 
 
 def test_summary_by_hand(run, capsys):
-    summary = summarise(run, {"teacher_accuracy": 0.7, "teacher_accepted": 0.6})
+    summary = summarise(run, {"heldout_problems": 50, "teacher_accuracy": 0.7, "teacher_accepted": 0.6})
     assert summary == json.loads((run / "summary.json").read_text())
     assert summary == {
         "greedy_before": 0.1,
         "greedy_after": 0.8,
         "sampled_before": 0.05,
         "sampled_after": 0.5,
+        "heldout_problems": 50.0,
         "teacher_accuracy": 0.7,
         "teacher_accepted": 0.6,
         "teacher_use_first": pytest.approx((0.95 + 0.9) / 2),
         "teacher_use_last": pytest.approx(0.025),
         "demonstrations": 40.0,
+        "last_injection": 20.0,
         "flat_before_last": 0.5,
         "flat_last": 0.25,
+        "generated_tokens": 2000.0,
         "tokens_per_second": 200.0,
         "seconds_rollout": 10.0,
         "seconds_verify": pytest.approx(2.0),

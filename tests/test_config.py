@@ -112,6 +112,7 @@ def parts_of(base, folder, *overrides):
 
 
 METHODS = {  # preset -> group size, gate, injector, advantage, teacher, weighting, clip; then single values
+    "smoke": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
     "hapo": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),
     "hapo_paper": (8, "BetaGate", "ReplaceWorst", "GroupNormalised", "ShapedRatio", "TokenMean", "Clipped"),
     "hapo_annealed": (4, "BetaGate", "ReplaceWorst", "SpareFailures", "UnitRatio", "TokenMean", "Clipped"),

@@ -28,7 +28,6 @@ from hapo_lit.callbacks import KeepStates, Metrics, Stopped
 from hapo_lit.checkpoint import StateFolder, export, load, one_link, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
-from hapo_lit.cli.sweeps import sweeping
 from hapo_lit.protocols import Lawful
 from hapo_lit.sharding import whole
 from hapo_lit.types import NotFiniteError

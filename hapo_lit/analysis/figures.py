@@ -1,0 +1,280 @@
+"""Figures at column width, 3.3 inches: what one would put in a paper.
+
+Colours are those of Okabe and Ito, which all eyes can tell apart; where there are more lines than colours, the stroke
+differs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hapo_lit.analysis.runs import Run, read_run
+from hapo_lit.analysis.tables import Sweep, outcome, steps_of
+
+BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #888888".split()
+COLOURS = [BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, "#000000"]
+STROKES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))]
+WIDTH, HEIGHT = 3.3, 2.3
+POINTS = 400
+"""Of a line; more cannot be seen at this width."""
+
+STYLE = {
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 7.5,
+    "legend.fontsize": 6.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.linewidth": 0.4,
+    "grid.alpha": 0.35,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3,
+    "legend.frameon": False,
+    "savefig.dpi": 300,
+    "figure.dpi": 150,
+}
+
+
+@contextmanager
+def panel(height: float = HEIGHT, legend: int = 0) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of one column in our style; on leaving, its legend is put above it.
+
+    Args:
+        height: inches, without the legend.
+        legend: lines that the legend will have.
+    """
+    with rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height + 0.14 * legend), layout="constrained")
+        axes = figure.subplots()
+        yield figure, axes
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], columns: int) -> None:
+    if handles:
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.2)
+
+
+def stroke(index: int) -> dict[str, Any]:
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
+
+
+def layout(labels: Sequence[str]) -> tuple[int, int]:
+    """Columns and lines of a legend."""
+    longest = max(map(len, labels), default=0)
+    columns = 3 if longest <= 12 and len(labels) > 2 else 2 if longest <= 24 else 1
+    return columns, -(-len(labels) // columns)
+
+
+# -- curves over steps --------------------------------------------------------------------------------------------
+
+
+class Curve(NamedTuple):
+    """A metric as it is drawn."""
+
+    metric: str
+    scale: float = 100.0
+    smooth: bool = True
+
+
+def curve_figure(sweep: Sweep, curve: Curve, ylabel: str, top: float | None = None) -> Figure | None:
+    """One line per setting: the mean over its seeds, in the band between the least and the most of them.
+
+    Runs that did not finish are thin lines of their own that end in a cross, as a mean would jump where they end.  None
+    if no run logged the metric.
+    """
+    drawn = [(index, each) for index, each in enumerate(sweep.grouped) if len(_seeds(each.runs, curve))]
+    if not drawn:
+        return None
+    labels = [each.label for _, each in drawn] if len(sweep.grouped) > 1 else []
+    columns, lines = layout(labels)
+    with panel(legend=lines) as (figure, axes):
+        handles = []
+        for index, each in drawn:
+            look = stroke(index)
+            handles += axes.plot([], [], label=each.label, **look)
+            _draw_band(axes, _seeds(each.finished, curve), look, "" if curve.smooth else "o")
+            for run in each.runs:
+                if run.state != "finished":
+                    _draw_torn(axes, _seeds([run], curve), look)
+        axes.set(xlabel="training step", ylabel=ylabel, xlim=(0, None))
+        axes.set_ylim(0 if top is None else -0.02 * top, top and 1.02 * top)
+        legend_above(figure, handles if labels else [], columns)
+    return figure
+
+
+def _draw_band(axes: Axes, seeds: pd.DataFrame, look: dict[str, Any], marker: str) -> None:
+    if seeds.empty:
+        return
+    mean = seeds.mean(axis=1)
+    axes.plot(mean.index, mean, marker=marker, **look)
+    if seeds.shape[1] > 1:
+        low, high = seeds.min(axis=1), seeds.max(axis=1)
+        axes.fill_between(seeds.index, low, high, color=look["color"], alpha=0.18, linewidth=0)
+
+
+def _draw_torn(axes: Axes, run: pd.DataFrame, look: dict[str, Any]) -> None:
+    if len(run):
+        axes.plot(run.index, run, **look | {"linewidth": 0.6})
+        axes.plot(run.index[-1:], run.iloc[-1:, 0], "x", color=look["color"], markersize=4)
+
+
+def _seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
+    """One column per run, over at most :data:`POINTS` steps; between them nothing is made up."""
+    longest = max((len(run.series(curve.metric)) for run in runs), default=0)
+    table = steps_of(runs, curve.metric, smoothing(longest) if curve.smooth else 1)
+    return curve.scale * _thinned(table)
+
+
+def smoothing(steps: int) -> int:
+    """Over how many steps a running mean goes: a fortieth of the run, at most 15 in a short one."""
+    return max(1, steps // 40)
+
+
+def _thinned(table: pd.DataFrame) -> pd.DataFrame:
+    if len(table) <= POINTS:
+        return table
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, POINTS).astype(int))]
+
+
+# -- accuracy against cost, and at the end ------------------------------------------------------------------------
+
+
+def cost_figure(sweep: Sweep, spent: str, unit: str, scale: float) -> Figure | None:
+    """Held-out accuracy against what it cost until then: the sum of the metric ``spent``, in ``unit``."""
+    drawn = [(index, run) for index, each in enumerate(sweep.grouped) for run in each.runs if len(_bought(run, spent))]
+    if not drawn:
+        return None
+    shown = sorted({index for index, _ in drawn})
+    labels = [sweep.grouped[index].label for index in shown] if len(sweep.grouped) > 1 else []
+    columns, lines = layout(labels)
+    with panel(legend=lines) as (figure, axes):
+        handles: dict[int, Any] = {}
+        for index, run in drawn:
+            bought = _bought(run, spent)
+            (line,) = axes.plot(bought.index * scale, 100 * bought, **stroke(index), marker="o", markersize=2)
+            line.set_label(sweep.grouped[index].label)
+            handles.setdefault(index, line)
+        axes.set(xlabel=unit, ylabel="held-out accuracy (%)", xlim=(0, None), ylim=(-2, 102))
+        legend_above(figure, list(handles.values()) if labels else [], columns)
+    return figure
+
+
+def accuracy_metric(run: Run) -> str:
+    """Accuracy sampled as in training, or greedy where that was not measured."""
+    return "heldout/sampled" if len(run.series("heldout/sampled")) else "heldout/greedy"
+
+
+def _bought(run: Run, spent: str) -> pd.Series:
+    """Held-out accuracy by what had been spent when it was measured."""
+    accuracy, cost = run.series(accuracy_metric(run)), run.series(spent)
+    if accuracy.empty or cost.empty:
+        return pd.Series(dtype=float)
+    total = cost.cumsum().reindex(run.metrics.index).ffill().fillna(0.0)
+    return pd.Series(accuracy.to_numpy(), index=total[accuracy.index].to_numpy())
+
+
+def final_figure(sweep: Sweep) -> Figure | None:
+    """Held-out accuracy at the end, a dot per run with its 95 % Wilson interval; open dots did not finish."""
+    found = [(index, run, outcome(run)) for index, each in enumerate(sweep.grouped) for run in each.runs]
+    name = "sampled" if any(np.isfinite(each["sampled"]) for _, _, each in found) else "greedy"
+    found = [(index, run, each) for index, run, each in found if np.isfinite(each[name])]
+    return _dots(
+        sweep,
+        [(index, run, each[name], each[f"{name}_low"], each[f"{name}_high"]) for index, run, each in found],
+        f"accuracy, {name} (%)",
+        100.0,
+        (-2, 102),
+    )
+
+
+def last_injection_figure(sweep: Sweep) -> Figure | None:
+    """The step of the last injection, a dot per run; 0 where there was none, open dots for runs that did not finish."""
+    found = [
+        (index, run, outcome(run)["last_injection"]) for index, each in enumerate(sweep.grouped) for run in each.runs
+    ]
+    found = [each for each in found if np.isfinite(each[2])]
+    most = max((run.planned or run.steps for _, run, _ in found), default=1)
+    dots = [(index, run, step, np.nan, np.nan) for index, run, step in found]
+    return _dots(sweep, dots, "step of the last injection (0: none)", 1.0, (-0.02 * most, 1.02 * most))
+
+
+Dot = tuple[int, Run, float, float, float]
+"""Which setting, whose run, value, and its interval."""
+
+
+def _dots(sweep: Sweep, dots: Sequence[Dot], xlabel: str, scale: float, xlim: tuple[float, float]) -> Figure | None:
+    if not dots:
+        return None
+    labels = [each.label for each in sweep.grouped]
+    with panel(height=0.55 + 0.2 * max(len(labels), 2) + 0.05 * len(dots)) as (figure, axes):
+        for index in range(len(labels)):
+            mine = [dot for dot in dots if dot[0] == index]
+            for place, (_, run, value, low, high) in zip(
+                np.linspace(-0.25, 0.25, len(mine) + 2)[1:-1], mine, strict=True
+            ):
+                colour = COLOURS[index % len(COLOURS)]
+                axes.hlines(index + place, scale * low, scale * high, color=colour, linewidth=1)
+                face = colour if run.state == "finished" else "white"
+                axes.plot(scale * value, index + place, "o", color=colour, markerfacecolor=face, markersize=3.5)
+        axes.set_yticks(range(len(labels)), [_wrapped(label) if len(labels) > 1 else "" for label in labels])
+        axes.set(xlabel=xlabel, xlim=xlim, ylim=(len(labels) - 0.5, -0.5))
+        axes.grid(False, axis="y")
+    return figure
+
+
+def _wrapped(label: str) -> str:
+    return label.replace(", ", ",\n") if len(label) > 18 else label
+
+
+# -- one run ------------------------------------------------------------------------------------------------------
+
+
+def anneal_figure(table: pd.DataFrame, window: int = 15) -> Figure:
+    """Held-out accuracy, teacher use and groups without signal over steps.
+
+    Args:
+        table: of :func:`hapo_lit.analysis.read_run`.
+        window: steps of the running mean over noisy per-step shares.
+    """
+    curves = {
+        "teacher/use": ("groups with a teacher", ORANGE, "-"),
+        "signal/all_wrong": ("groups all wrong", "#000000", ":"),
+        "signal/flat_before": ("groups without signal: all wrong or all right", "#999999", "--"),
+    }
+    figure = Figure(figsize=(6.4, 4.0), layout="constrained")
+    axes = figure.subplots()
+    for name, (label, colour, style) in curves.items():
+        if name in table:
+            share = 100 * table[name].dropna().rolling(window, min_periods=1).mean()
+            axes.plot(share.index, share, style, color=colour, label=label, linewidth=1.5)
+    for name, label, colour, marker in (
+        ("heldout/greedy", "held-out accuracy, greedy", BLUE, "o"),
+        ("heldout/sampled", "held-out accuracy, sampled", GREEN, "s"),
+    ):
+        if name in table:
+            measured = 100 * table[name].dropna()
+            axes.plot(measured.index, measured, marker=marker, markersize=3.5, color=colour, label=label)
+    axes.set(xlabel="training step", ylabel="%", ylim=(-2, 102), xlim=(0, None))
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), ncols=2, frameon=False, fontsize=8.5)
+    return figure
+
+
+def plot_anneal(run: Path | str, window: int = 15) -> Path:
+    """``anneal.png`` in the run's folder; see :func:`anneal_figure`."""
+    path = Path(run) / "anneal.png"
+    anneal_figure(read_run(run), window).savefig(path, dpi=160)
+    return path

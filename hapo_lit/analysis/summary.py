@@ -1,0 +1,107 @@
+"""A run in a few numbers, and how sure they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from hapo_lit.analysis.runs import read_run
+
+
+def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share of ``count`` independent trials; all of [0, 1] if there were none.
+
+    Shares of 0 and 1 have a width too, which the normal approximation does not give them (Wilson 1927).
+    """
+    if not count > 0:
+        return 0.0, 1.0
+    z = float(stats.norm.ppf((1 + level) / 2))
+    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * float(np.sqrt(share * (1 - share) / count + z * z / (4 * count * count)))
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def last_injection(teacher_rows: pd.Series) -> float:
+    """The last step with a teacher's row in its batch, 0 if there was none; NaN if nobody counted."""
+    steps = teacher_rows.dropna()
+    taught = steps.index[steps > 0]
+    return float("nan") if steps.empty else float(taught[-1]) if len(taught) else 0.0
+
+
+def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
+    """The run in a few numbers, also written to ``summary.json``; see :data:`LABELS` for their meaning.
+
+    Args:
+        run: the run's folder.
+        data: what the datamodule says of itself.
+    """
+    table = read_run(run)
+    tenth = max(1, len(table) // 10)
+    steps = table.dropna(subset=["time/step"])
+    summary: dict[str, float] = {}
+    for name in ("greedy", "sampled"):
+        if f"heldout/{name}" in table:
+            measured = table[f"heldout/{name}"].dropna()
+            summary |= {f"{name}_before": measured.iloc[0], f"{name}_after": measured.iloc[-1]}
+    summary |= {name: data[name] for name in ("heldout_problems", "teacher_accuracy", "teacher_accepted")}
+    summary["teacher_use_first"] = steps["teacher/use"].iloc[:tenth].mean()
+    summary["teacher_use_last"] = steps["teacher/use"].iloc[-tenth:].mean()
+    summary["demonstrations"] = steps["teacher/rows"].sum()
+    summary["last_injection"] = last_injection(steps["teacher/rows"])
+    if "signal/flat_before" in steps:
+        summary["flat_before_last"] = steps["signal/flat_before"].iloc[-tenth:].mean()
+        summary["flat_last"] = steps["signal/flat"].iloc[-tenth:].mean()
+        summary["generated_tokens"] = steps["rollout/tokens"].sum()
+        summary["tokens_per_second"] = steps["rollout/tokens"].sum() / steps["time/rollout"].sum()
+    for name in ("rollout", "verify", "update", "step", "evaluate"):
+        if f"time/{name}" in table:
+            summary[f"seconds_{name}"] = table[f"time/{name}"].sum()
+    summary["steps"] = len(steps)
+    plain = {name: float(value) for name, value in summary.items()}
+    (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
+    return plain
+
+
+LABELS = {
+    "greedy_before": ("held-out accuracy, greedy, before", "{:.1%}"),
+    "greedy_after": ("held-out accuracy, greedy, after", "{:.1%}"),
+    "sampled_before": ("held-out accuracy, sampled, before", "{:.1%}"),
+    "sampled_after": ("held-out accuracy, sampled, after", "{:.1%}"),
+    "heldout_problems": ("held-out problems", "{:,.0f}"),
+    "teacher_accuracy": ("teacher accuracy", "{:.1%}"),
+    "teacher_accepted": ("problems whose teacher may be used", "{:.1%}"),
+    "teacher_use_first": ("groups with a teacher, first 10 % of steps", "{:.1%}"),
+    "teacher_use_last": ("groups with a teacher, last 10 % of steps", "{:.1%}"),
+    "demonstrations": ("demonstrations consumed", "{:,.0f}"),
+    "last_injection": ("step of the last injection; 0 = there was none", "{:,.0f}"),
+    "flat_before_last": ("groups without signal before injection, last 10 %", "{:.1%}"),
+    "flat_last": ("groups without signal after injection, last 10 %", "{:.1%}"),
+    "generated_tokens": ("tokens sampled in training", "{:,.0f}"),
+    "tokens_per_second": ("sampled tokens per second of rollout", "{:,.0f}"),
+    "seconds_rollout": ("seconds in rollout", "{:.1f}"),
+    "seconds_verify": ("seconds in verification", "{:.1f}"),
+    "seconds_update": ("seconds in updates", "{:.1f}"),
+    "seconds_step": ("seconds in all training steps", "{:.1f}"),
+    "seconds_evaluate": ("seconds in held-out evaluation", "{:.1f}"),
+    "steps": ("training steps", "{:.0f}"),
+}
+"""Name in ``summary.json`` -> what it means, and how it is printed."""
+
+
+def show(summary: Mapping[str, float]) -> None:
+    """Print a summary as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="the run", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, (label, form) in LABELS.items():
+        if name in summary:
+            table.add_row(label, form.format(summary[name]))
+    Console().print(table)
