@@ -123,6 +123,11 @@ class MathDataModule(LightningDataModule):
             self._feed = Shuffled(len(self._shelf), self.prompts_per_step, self.seed)
         self._heldout = self._encoded(self.source.heldout(), Counter())
         self._check_world(self.share[1])
+        if 0 < len(self._heldout) < self.share[1]:
+            raise ValueError(
+                f"there are {len(self._heldout)} held-out problems for {self.share[1]} processes: bring more, or start "
+                f"fewer"
+            )
         self._mark = self._mark or self._feed.start
 
     def _encoded(self, problems: Sequence[Problem], tally: Counter[str]) -> list[Encoded]:
@@ -267,10 +272,6 @@ class MathDataModule(LightningDataModule):
         if self.prompts_per_step % world:
             raise ValueError(
                 f"prompts_per_step={self.prompts_per_step} is not divisible by {world} processes: change one of them"
-            )
-        if 0 < len(self._heldout) < world:
-            raise ValueError(
-                f"there are {len(self._heldout)} held-out problems for {world} processes: bring more, or start fewer"
             )
 
     # -- position ------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.names import CLOCKED
 from hapo_lit.policy import load_policy, new_policy
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("ranks")]
+pytestmark = pytest.mark.slow
 EXACT = [case for case in CASES if case != "mixed"]
 
 

@@ -15,7 +15,7 @@ from hapo_lit import analysis
 from hapo_lit.cli import pretrain
 from hapo_lit.cli.setup import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600), pytest.mark.xdist_group("base policy")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 STEPS = 150
 
 
