@@ -25,6 +25,7 @@ from doors import Doors
 from hapo_lit.analysis import read_run
 from hapo_lit.checkpoint import load
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.names import CLOCKED
 from hapo_lit.policy import new_policy
 
 pytestmark = pytest.mark.slow
@@ -119,7 +120,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
         assert_equal(end[part], wanted[part], part)
     metrics, expected = read_run(run), read_run(undisturbed)
     assert sorted(metrics) == sorted(expected)
-    timeless = [column for column in expected if not column.startswith("time/")]
+    timeless = [column for column in expected if not column.startswith(CLOCKED)]
     pd.testing.assert_frame_equal(metrics[timeless], expected[timeless], check_exact=True)
     for name in ("groups.csv", "completions.jsonl", "policy/model.safetensors"):
         assert (run / name).read_bytes() == (undisturbed / name).read_bytes(), name
