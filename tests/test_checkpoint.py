@@ -80,6 +80,24 @@ def test_a_damaged_state_is_named_set_aside_and_the_one_before_is_used(folder, h
     assert step_of(folder.folder / "last.ckpt") == 2
 
 
+def test_no_flipped_bit_stops_a_run_from_going_on(folder):
+    """Whatever it hits, in the archive's directory too, the state is passed over or is as it was."""
+    folder.write(2, STATE)
+    folder.write(4, STATE)
+    whole = folder.path(4).read_bytes()
+    draw = np.random.default_rng(0)
+    passed = 0
+    for place in draw.integers(len(whole) - 1200, len(whole), 150):  # where the directory is
+        raw = bytearray(whole)
+        raw[place] ^= 1 << draw.integers(8)
+        folder.path(4).write_bytes(raw)
+        path, lines = folder.newest()
+        passed += path == folder.path(2)
+        assert len(lines) == (path == folder.path(2))
+        assert torch.equal(load(path)["numbers"], STATE["numbers"])
+    assert passed > 50
+
+
 def test_what_never_got_a_name_is_no_state(folder):
     folder.write(2, STATE)
     torch.save(STATE, folder.unfinished(4))
