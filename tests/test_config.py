@@ -422,7 +422,10 @@ def test_mistakes_in_the_adapter(says, base, override, message):
 
 
 def test_unknown_verbs_are_named(says):
-    assert says("tarin") == "there is no verb 'tarin'; the verbs are: train, fabric, export, pretrain, data, verify"
+    assert (
+        says("tarin")
+        == "there is no verb 'tarin'; the verbs are: train, fabric, export, report, pretrain, data, verify"
+    )
 
 
 def test_help_lists_the_verbs(capsys):
