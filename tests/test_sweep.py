@@ -9,6 +9,7 @@ import sys
 import time
 from importlib.util import find_spec
 
+import pandas as pd
 import pytest
 from conftest import TINY
 from hydra import compose, initialize_config_dir
@@ -67,7 +68,8 @@ def test_a_search_adds_nothing_to_the_run_itself():
 
 
 def test_the_search_over_methods_has_all_presets():
-    assert hydra_of("sweep=method").sweeper.params.experiment.split(",") == PRESETS
+    methods = [preset for preset in PRESETS if preset != "smoke"]  # which is a size and no method
+    assert hydra_of("sweep=method").sweeper.params.experiment.split(",") == methods
 
 
 @pytest.mark.parametrize("search", ["gate_prior", "gate_rule", "gate_threshold", "group_size"])
@@ -122,6 +124,15 @@ def work(tmp_path_factory):
     return folder
 
 
+def reported(work, sweep):
+    """``state`` of every run in the report on a sweep, by its name, and the page."""
+    hapo(work, "report", sweep)
+    page = (work / sweep / "report/report.html").read_text()
+    table = pd.read_csv(work / sweep / "report/runs.csv")
+    assert all(name in page for name in table["run"])
+    return dict(zip(table["run"], table["state"], strict=True)), page
+
+
 def finished(sweep):
     return sorted(path.parent.name for path in sweep.glob("*/summary.json"))
 
@@ -143,6 +154,9 @@ def test_a_job_that_fails_stops_no_other_and_is_listed_at_the_end(work):
     assert "Traceback" not in done.stderr
     with open(work / "fails/1_gate.threshold=0.2,seed=1/config.yaml") as file:
         assert OmegaConf.load(file).seed == 1
+    states, page = reported(work, "fails")
+    assert list(states.values()) == ["finished", "finished", "failed", "failed"]
+    assert page.count("could never open") >= 2
     again = hapo(work, "train", *TWO_STEPS, "gate.threshold=0.01", "seed=0", "hydra.sweep.dir=fails", "-m", check=False)
     assert again.stderr.count("could never open") == 2  # said at once and at the end; the earlier ones are not
 
@@ -186,6 +200,7 @@ def test_optuna_keeps_a_study_that_goes_on(work):
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     assert set(study.trials[0].params) == {"gate.threshold", "gate.prior_beta", "gate.memory.discount"}
     assert len(finished(work / "study")) == 3
+    assert list(reported(work, "study")[0].values()) == ["finished"] * 3
     # one trial of which the value cannot be had: the study knows it as failed
     done = hapo(work, "train", *common, BAD, "gate.memory.discount=0", "hydra.sweeper.n_trials=1", check=False)
     assert done.returncode == 1
