@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from hapo_lit.advantages import GroupNormalised, SpareFailures
 from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.callbacks import KeepStates
 from hapo_lit.cli.fabric import open_fabric, set_up
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.corpus import Corpus, Prepared
@@ -298,6 +299,13 @@ def test_a_run_on_a_data_set_goes_on_to_the_bit_too(make_policy, tokenizer, tmp_
         fit(resumed, again, resume=tmp_path / f"step={stop}.ckpt")
         assert torch.equal(weights(resumed), weights(through))
         assert again.state_dict() == datamodule.state_dict()
+
+
+@pytest.mark.parametrize(("minutes", "saved"), [(1e-9, [1, 2, 3, 4, 5, 6]), (60.0, [4, 6]), (None, [4, 6])])
+def test_states_are_saved_by_steps_by_the_clock_and_at_the_end(make_policy, tokenizer, tmp_path, minutes, saved):
+    keeper = KeepStates(str(tmp_path), every=4, evaluate_every=100, minutes=minutes, keep=-1, best=None)
+    fit(module(make_policy(), tokenizer, phase(hapo())), data(tokenizer), watch=keeper)
+    assert keeper.folder.steps() == saved
 
 
 # -- what goes wrong
