@@ -38,6 +38,13 @@ TINY = {
 }
 
 
+def write_base(folder) -> None:
+    """A Hugging Face folder with a tiny random policy and its tokenizer, in place of the base policy."""
+    tokenizer = arithmetic_tokenizer()
+    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 @pytest.fixture
 def make_policy(tokenizer) -> Callable:
     """A fresh random model of an architecture; ``initializer_range`` is large so that it has opinions."""

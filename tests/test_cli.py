@@ -10,15 +10,14 @@ import sys
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from conftest import write_base
 from omegaconf import OmegaConf
 from test_config import composed
 
 from hapo_lit.analysis import read_run
 from hapo_lit.cli import pretrain
-from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.names import CLOCKED
-from hapo_lit.policy import load_policy, load_tokenizer, new_policy
+from hapo_lit.policy import load_policy, load_tokenizer
 
 SMALL = [
     "steps=4",
@@ -53,9 +52,7 @@ def hapo(folder, *arguments, check=True):
 def trained(tmp_path_factory):
     """A folder with a random base policy and one finished run."""
     folder = tmp_path_factory.mktemp("work")
-    tokenizer = arithmetic_tokenizer()
-    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    write_base(folder / "base")
     done = hapo(folder, "train", *ARGUMENTS, "hydra.run.dir=run")
     return folder, done
 

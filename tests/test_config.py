@@ -30,15 +30,10 @@ OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / gro
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with a random policy and the tokenizer, in place of the base policy."""
-    from conftest import TINY
-
-    from hapo_lit.data.arithmetic import arithmetic_tokenizer
-    from hapo_lit.policy import new_policy
+    from conftest import write_base
 
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = arithmetic_tokenizer()
-    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_base(folder)
     return str(folder)
 
 

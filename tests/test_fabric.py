@@ -10,14 +10,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from conftest import write_base
 from ranks import CASES, STEPS, WAYS, run
 from test_cli import ARGUMENTS, hapo
 
 from hapo_lit.analysis import read_run
-from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.names import CLOCKED
-from hapo_lit.policy import load_policy, new_policy
+from hapo_lit.policy import load_policy
 
 pytestmark = pytest.mark.slow
 EXACT = [case for case in CASES if case != "mixed"]
@@ -26,9 +25,7 @@ EXACT = [case for case in CASES if case != "mixed"]
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
-    tokenizer = arithmetic_tokenizer()
-    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    write_base(folder)
     return str(folder)
 
 

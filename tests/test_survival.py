@@ -19,14 +19,12 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pandas as pd
 import pytest
 import torch
-from conftest import TINY
+from conftest import write_base
 from doors import Doors
 
 from hapo_lit.analysis import read_run
 from hapo_lit.checkpoint import load
-from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.names import CLOCKED
-from hapo_lit.policy import new_policy
 
 pytestmark = pytest.mark.slow
 
@@ -79,9 +77,7 @@ def life(doors, work):
 def work(doors, tmp_path_factory):
     """A folder with a base policy, ``lesson/policy``, and an undisturbed run by each door, named as that."""
     folder = tmp_path_factory.mktemp("work")
-    tokenizer = arithmetic_tokenizer()
-    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder / "random")
-    tokenizer.save_pretrained(folder / "random")
+    write_base(folder / "random")
     for arguments in (
         ["train", *LESSON, *SUMS, "hydra.run.dir=lesson"],
         *([verb, *RUN, ALL, f"hydra.run.dir={verb}"] for verb in VERBS),

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 
 import pandas as pd
 import pytest
-from conftest import TINY
+from conftest import write_base
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
@@ -21,8 +21,6 @@ from test_config import CONF, PRESETS, composed
 
 from hapo_lit import cli
 from hapo_lit.cli.sweeps import LONGEST, folder_name
-from hapo_lit.data.arithmetic import arithmetic_tokenizer
-from hapo_lit.policy import new_policy
 
 SEARCHES = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 TWO_STEPS = ["model.path=./base", *(each for each in SMALL if not each.startswith("steps=")), "steps=2"]
@@ -118,9 +116,7 @@ def test_a_long_name_is_cut_and_still_its_own():
 def work(tmp_path_factory):
     """A folder with a random base policy."""
     folder = tmp_path_factory.mktemp("sweeps")
-    tokenizer = arithmetic_tokenizer()
-    new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
+    write_base(folder / "base")
     return folder
 
 
