@@ -186,6 +186,17 @@ def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
     assert_near(work / "merged", work / "adapter/policy", 0.0)
 
 
+def test_every_process_keeps_its_part_of_a_batch_that_is_not_finite(work):
+    """Steps of 1e30 leave no number in the second update."""
+    wild = ["fabric.devices=2", "learning_rate.start=1e30", "module.max_skipped=0", "hydra.run.dir=wild"]
+    done = hapo(work, "fabric", *ARGUMENTS, *wild, check=False)
+    assert done.returncode != 0
+    assert "loss or gradient was not finite" in done.stderr
+    kept = [torch.load(work / f"wild/not_finite-{rank}.pt", weights_only=False)["experience"] for rank in (0, 1)]
+    prompts = torch.cat([each.group.prompt_ids for each in kept])
+    assert len(prompts.unique()) == 4
+
+
 def test_an_export_says_what_is_wrong(work):
     for arguments, message in (
         (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),

@@ -185,7 +185,7 @@ class Opening:
         except Stopped as stopped:
             self._leave(stopped, verb)
         except NotFiniteError as error:
-            path = self.run / f"not_finite-{module.global_rank}.pt"
+            path = self.run / f"not_finite-{module.data.share[0]}.pt"
             _write_whole({"experience": error.experience, "message": str(error)}, path)
             module.ranks.most(0)  # nobody leaves, and takes the others along, before all have written
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
