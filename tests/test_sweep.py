@@ -206,6 +206,51 @@ def test_optuna_keeps_a_study_that_goes_on(work):
 
 
 @pytest.mark.slow
+@needs("hydra_plugins.hydra_optuna_sweeper")
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_trial_below_the_median_is_pruned(work, launcher):
+    """An earlier trial had solved everything by step 2, which no random policy does."""
+    import optuna
+    from optuna.distributions import UniformDistribution
+
+    folder = work / f"pruned_{launcher}"
+    folder.mkdir()
+    where = f"sqlite:///{folder}/study.db"
+    study = optuna.create_study(study_name="gate", storage=where, direction="maximize")
+    earlier = {"gate.threshold": UniformDistribution(0.2, 0.7)}
+    better = optuna.trial.create_trial(
+        params={"gate.threshold": 0.4}, distributions=earlier, value=0.9, intermediate_values={2: 1.0}
+    )
+    study.add_trial(better)
+    common = ["model.path=./base", *SMALL, "sweep=gate_optuna", f"hydra.sweep.dir={folder.name}"]
+    common += [f"hydra/launcher={launcher}", "callbacks.pruner.pruner.n_startup_trials=1"]
+    done = hapo(work, "train", *common, "hydra.sweeper.n_trials=2", "hydra.sweeper.n_jobs=2")
+    assert "Traceback" not in done.stderr
+    study = optuna.load_study("gate", where)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED", "PRUNED"]
+    assert [trial.intermediate_values for trial in study.trials[1:]] == [{2: 0.0}] * 2
+    assert finished(folder) == []
+    states, page = reported(work, folder.name)
+    assert list(states.values()) == ["pruned"] * 2
+    assert "2 pruned" in page
+    assert page.count("pruned after step 2 of 4: heldout/sampled was 0.000") >= 2
+    # with no more than that to go by the pruner lets trials run to their end
+    common[-1] = "callbacks.pruner.pruner.n_startup_trials=9"
+    hapo(work, "train", *common, "hydra.sweeper.n_trials=1")
+    assert optuna.load_study("gate", where).trials[-1].state.name == "COMPLETE"
+
+
+def test_a_pruner_without_a_study_is_refused(work):
+    if find_spec("optuna") is None:
+        pytest.skip("needs pip install 'hapo_lit[sweep]'")
+    pruner = "{_target_: hapo_lit.cli.study.Prune, pruner: {_target_: optuna.pruners.MedianPruner}}"
+    settings = ["model.path=./base", *SMALL, f"+callbacks.pruner={pruner}", "hydra.run.dir=alone_pruned"]
+    done = hapo(work, "train", *settings, check=False)
+    assert done.returncode == 2
+    assert "a pruner needs a study in tables: use sweep=gate_optuna" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_signal_stops_the_sweep_and_it_goes_on_where_it_was(work):
     settings = [*TWO_STEPS[:-1], "steps=60", "seed=0,1", "hydra.sweep.dir=stopped", "callbacks.states.keep=2", "-m"]
     settings.remove("callbacks.states.keep=-1")

@@ -21,9 +21,9 @@ SIGNAL = [
     "seconds",
 ]
 MEANINGS = {
-    "state": "finished; unfinished (fewer steps than asked for, or no summary); damaged (files that cannot be read); "
-    "failed (the sweep noted an error). Numbers of runs that did not finish are those they reached, and are left out "
-    "of the means by setting.",
+    "state": "finished; pruned (a study ended it early: others had done better by then); unfinished (fewer steps than "
+    "asked for, or no summary); damaged (files that cannot be read); failed (the sweep noted an error). Numbers of "
+    "runs that did not finish are those they reached, and are left out of the means by setting.",
     "accuracy": "share of the held-out problems that were solved at the last evaluation, with its 95 % Wilson "
     "interval over n problems; greedy, and sampled as in training.",
     "last injection": "the last step with a teacher's solution in a group; 0 if there was none.",
@@ -120,9 +120,8 @@ def page(
 
 def _lead(sweep: Sweep, runs: pd.DataFrame) -> str:
     counts = runs["state"].value_counts()
-    states = ", ".join(
-        f"{counts[state]} {state}" for state in ("finished", "unfinished", "damaged", "failed") if state in counts
-    )
+    every = ("finished", "pruned", "unfinished", "damaged", "failed")
+    states = ", ".join(f"{counts[state]} {state}" for state in every if state in counts)
     some = f"{len(runs)} runs, {len(sweep.grouped)} settings" if len(runs) > 1 else "One run"
     differ = ", ".join(map(str, sweep.settings)) or ("the seed alone" if len(runs) > 1 else "")
     return f'<p class="soft">{some}: {states}.{f" They differ in {escape(differ)}." if differ else ""}</p>'

@@ -21,7 +21,7 @@ METRIC_FILES = ("metrics_before.csv", "metrics.csv")
 """What a run went on from, and what it wrote itself."""
 RECORDS = (*METRIC_FILES, "groups.csv", "completions.jsonl")
 """What a run writes as it goes, besides states."""
-MARKS = ("config.yaml", "summary.json", "error.txt", *METRIC_FILES)
+MARKS = ("config.yaml", "summary.json", "error.txt", "pruned.txt", *METRIC_FILES)
 """A folder that holds one of these is the folder of a run."""
 GROUP_COLUMNS = ["step", "prompt", "successes", "trials", "open", "teacher"]
 
@@ -181,6 +181,8 @@ class Run:
     """The first line of ``error.txt``, in which a sweep leaves the error of a job that failed."""
     faults: tuple[str, ...]
     """What could not be read, a line each."""
+    pruned: str = ""
+    """The first line of ``pruned.txt``, in which a sweep's pruner leaves when and why it ended the job."""
 
     @property
     def seed(self) -> Any:
@@ -206,11 +208,13 @@ class Run:
 
     @property
     def state(self) -> str:
-        """``failed``, ``damaged``, ``unfinished`` or ``finished``: the first that applies."""
+        """``failed``, ``damaged``, ``pruned``, ``unfinished`` or ``finished``: the first that applies."""
         if self.error:
             return "failed"
         if self.faults:
             return "damaged"
+        if self.pruned:
+            return "pruned"
         short = self.planned is not None and self.steps < self.planned
         return "unfinished" if short or not self.summary else "finished"
 
@@ -220,7 +224,7 @@ class Run:
         reached = f"{self.steps:,} of {'unknown' if self.planned is None else f'{self.planned:,}'} steps"
         if self.state == "unfinished":
             return reached + ("" if self.summary else ", no summary.json")
-        return "; ".join(filter(None, [self.error, *self.faults]))
+        return "; ".join(filter(None, [self.error, *self.faults, self.pruned]))
 
     def series(self, metric: str) -> pd.Series:
         """A metric over steps, without the steps that lack it; empty if the run never logged it."""
@@ -246,7 +250,10 @@ def load_run(folder: Path | str, name: str = "") -> Run:
             faults.append(f"{file} cannot be read: {' '.join(str(error).split())[:200]}")
             return instead
 
-    error = attempt("error.txt", lambda path: path.read_text(errors="replace").partition("\n")[0].strip(), "", False)
+    def first_line(path: Path) -> str:
+        return path.read_text(errors="replace").partition("\n")[0].strip()
+
+    error, pruned = (attempt(file, first_line, "", False) for file in ("error.txt", "pruned.txt"))
     if (folder / "error.txt").is_file() and not error:
         error = "it failed, and error.txt does not say why"
     config = attempt("config.yaml", _mapping, {}, not error)
@@ -259,7 +266,7 @@ def load_run(folder: Path | str, name: str = "") -> Run:
         metrics = pd.DataFrame(index=pd.Index([], name="step", dtype=int))
         if summary or not (config or error):  # otherwise it has just begun
             faults.append("there is no metrics.csv")
-    return Run(folder, name or folder.name, config, metrics, groups, summary, error, tuple(faults))
+    return Run(folder, name or folder.name, config, metrics, groups, summary, error, tuple(faults), pruned)
 
 
 def _mapping(path: Path) -> dict[str, Any]:

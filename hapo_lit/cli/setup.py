@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
-from hapo_lit.cli.sweeps import forget_failure, note_failure, sweeping
+from hapo_lit.cli.sweeps import Pruned, forget_end, note_failure, sweeping
 from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
 
 Result = TypeVar("Result")
@@ -138,9 +138,11 @@ def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result 
     def wrapped(config: DictConfig) -> Result | None:
         ENTERED.append(main.__name__)
         if sweeping():
-            forget_failure()
+            forget_end()
         try:
             return main(config)
+        except Pruned as pruned:
+            return pruned.value  # type: ignore[return-value]
         except Exception as error:
             known = isinstance(error, (*CONFIGURATION_ERRORS, *RUN_ERRORS))
             if sweeping():

@@ -19,10 +19,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 ERROR = "error.txt"
+PRUNED = "pruned.txt"
+"""In which a trial that was ended early says when and why."""
 LONGEST = 120
 """Characters of a folder's name."""
 STARTED: dict[Path, dict[Path, int]] = {}
 """Sweeps that this process has started: folder -> errors that lay there already, each with its time."""
+
+
+class Pruned(Exception):
+    """A sweep's pruner ended this job early; ``value`` is what it had reached."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__("pruned")
+        self.value = value
 
 
 def sweeping() -> bool:
@@ -38,9 +48,10 @@ def note_failure(line: str, error: BaseException) -> None:
     (Path(job.runtime.output_dir) / ERROR).write_text(f"{line}\n\n{frames}")
 
 
-def forget_failure() -> None:
+def forget_end() -> None:
     """The job is tried anew."""
-    (Path(HydraConfig.get().runtime.output_dir) / ERROR).unlink(missing_ok=True)
+    for name in (ERROR, PRUNED):
+        (Path(HydraConfig.get().runtime.output_dir) / name).unlink(missing_ok=True)
 
 
 def report_failures() -> None:
