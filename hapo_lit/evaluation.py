@@ -13,13 +13,17 @@ class Evaluator:
     """Success rates under one sampling protocol.
 
     Args:
-        engine: how responses are sampled (temperature, length, seed).
+        engine: what samples responses (length, stops, seed).
         verifier: how they are judged.
         samples: responses per problem.
+        temperature: at which they are sampled; None = the engine's own.
     """
 
-    def __init__(self, engine: RolloutEngine, verifier: Verifier, samples: int = 1) -> None:
-        self.engine, self.verifier, self.samples = engine, verifier, samples
+    def __init__(
+        self, engine: RolloutEngine, verifier: Verifier, samples: int = 1, temperature: float | None = None
+    ) -> None:
+        self.engine = engine if temperature is None else engine.at(temperature)
+        self.verifier, self.samples = verifier, samples
 
     def __call__(self, policy: torch.nn.Module, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:
         """``[P, samples]`` rewards of the policy at training step ``step``."""

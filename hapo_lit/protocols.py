@@ -160,7 +160,10 @@ class RolloutEngine(Protocol):
     """True = it samples from the very model that is trained, so that its log-probabilities need no correction."""
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Use these weights from now on."""
+        """Use these weights from now on.  Every rank must ask."""
+
+    def at(self, temperature: float) -> RolloutEngine:
+        """The same engine at another temperature; 0 = greedy."""
 
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         """``group_size`` responses to each prompt, rewards still zero.

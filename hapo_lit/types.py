@@ -41,6 +41,10 @@ class NotFiniteError(RuntimeError):
         self.experience = experience
 
 
+class EngineError(RuntimeError):
+    """The rollout engine failed, or samples from other weights than the policy's; the message says what to do."""
+
+
 class SaveError(RuntimeError):
     """A state of the run could not be written; the message says where and why."""
 

@@ -22,13 +22,13 @@ from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
 from hapo_lit.cli.sweeps import Pruned, forget_end, note_failure, sweeping
-from hapo_lit.types import MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
+from hapo_lit.types import EngineError, MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
 
 Result = TypeVar("Result")
 
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
-RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError, SaveError)
+RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError, SaveError, EngineError)
 """What may end a run on its way, and is said in one line too."""
 
 

@@ -17,17 +17,12 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from hapo_lit.policy import positions
+from hapo_lit.rollout.sampling import Sampling, rollout_group, stops_of
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 
-class HFEngine:
-    """Samples with a transformers model in process.
-
-    Args:
-        max_new_tokens: length limit T; a response that reaches it without a stop token is not ``finished``.
-        temperature: logits are divided by it; 0 = greedy.
-        stop_ids: token ids that end a response (and belong to it); empty = the model's own end-of-sequence ids.
-        seed: of all draws.
+class HFEngine(Sampling):
+    """Samples with a transformers model in process; for its settings see :class:`Sampling`.
 
     It is the trainer itself: what it reports needs no correction, and serves to break ties and to be looked at.
     Log-probabilities are those of the distribution sampled from (at temperature 0: of the model's own, temperature 1).
@@ -35,24 +30,11 @@ class HFEngine:
 
     is_trainer = True
 
-    def __init__(
-        self, max_new_tokens: int, temperature: float = 1.0, stop_ids: Sequence[int] = (), seed: int = 0
-    ) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or positive, got {temperature}")
-        self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self.stop_ids, self.seed = tuple(stop_ids), seed
-        self._policy: PreTrainedModel | None = None
-        self._metrics: dict[str, float] = {}
+    _policy: PreTrainedModel | None = None
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Hold on to the model itself: weights that are updated in place need no copy."""
         self._policy = policy  # type: ignore[assignment]
-
-    def metrics(self) -> dict[str, float]:
-        return self._metrics
 
     @torch.no_grad()
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
@@ -65,28 +47,8 @@ class HFEngine:
         tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
         self._policy.train(was_training)
 
-        width = int(lengths.max())
-        shape = (len(prompts.answers), group_size)
-        mask = torch.arange(width, device=tokens.device) < lengths[:, None]
-        seconds = time.perf_counter() - started
-        count = float(lengths.sum())
-        self._metrics = {
-            "time/rollout": seconds,
-            "rollout/tokens": count,
-            "rollout/tokens_per_second": count / seconds,
-        }
-        return RolloutGroup(
-            prompt_ids=prompts.prompt_ids,
-            prompt_tokens=prompts.tokens,
-            prompt_mask=prompts.mask,
-            tokens=tokens[:, :width].unflatten(0, shape),
-            mask=mask.unflatten(0, shape),
-            rewards=torch.zeros(shape, device=tokens.device),
-            finished=finished.unflatten(0, shape),
-            is_teacher=torch.zeros(shape, dtype=torch.bool, device=tokens.device),
-            present=torch.ones(shape, dtype=torch.bool, device=tokens.device),
-            behaviour_logprobs=logprobs[:, :width].unflatten(0, shape),
-        )
+        self.tell(float(lengths.sum()), time.perf_counter() - started)
+        return rollout_group(prompts, group_size, tokens, logprobs, lengths, finished)
 
     def _sample(
         self, policy: PreTrainedModel, prompts: PromptBatch, group_size: int, step: int
@@ -94,7 +56,7 @@ class HFEngine:
         """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
         device = prompts.tokens.device
         count, limit = len(prompts.answers) * group_size, self.max_new_tokens
-        stops = torch.tensor(self.stop_ids or _end_of_sequence(policy), device=device)
+        stops = torch.tensor(stops_of(policy, self.stop_ids), device=device)
         uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step)).to(device)
         tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
         logprobs = torch.zeros(count, limit, device=device)
@@ -210,10 +172,3 @@ def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tens
     bias[:, 0, 0, :width].masked_fill_(~prompt_mask, torch.finfo(dtype).min)
     return bias
 
-
-def _end_of_sequence(policy: PreTrainedModel) -> list[int]:
-    ids = policy.generation_config.eos_token_id if policy.generation_config is not None else None
-    ids = policy.config.eos_token_id if ids is None else ids
-    if ids is None:
-        raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
-    return [ids] if isinstance(ids, int) else list(ids)

@@ -1,0 +1,130 @@
+"""What all engines share: how they are set, how a request is seeded, and the group that comes of it."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from hapo_lit.types import PromptBatch, RolloutGroup
+
+Engine = TypeVar("Engine", bound="Sampling")
+
+
+class Sampling:
+    """The settings of every engine.
+
+    Args:
+        max_new_tokens: length limit T; a response that reaches it without a stop token is not ``finished``.
+        temperature: logits are divided by it; 0 = greedy.
+        stop_ids: token ids that end a response (and belong to it); empty = the model's own end-of-sequence ids.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self, max_new_tokens: int, temperature: float = 1.0, stop_ids: Sequence[int] = (), seed: int = 0
+    ) -> None:
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if temperature < 0:
+            raise ValueError(f"temperature must be 0 (greedy) or positive, got {temperature}")
+        self.max_new_tokens, self.temperature = max_new_tokens, temperature
+        self.stop_ids, self.seed = tuple(stop_ids), seed
+        self._metrics: dict[str, float] = {}
+
+    def at(self: Engine, temperature: float) -> Engine:
+        """The same engine at another temperature."""
+        other = copy.copy(self)
+        Sampling.__init__(other, self.max_new_tokens, temperature, self.stop_ids, self.seed)
+        return other
+
+    def metrics(self) -> dict[str, float]:
+        return self._metrics
+
+    def tell(self, tokens: float, seconds: float) -> None:
+        """Set ``metrics`` to those of a call."""
+        self._metrics = {
+            "time/rollout": seconds,
+            "rollout/tokens": tokens,
+            "rollout/tokens_per_second": tokens / seconds,
+        }
+
+    def request_seed(self, prompt: int, step: int) -> int:
+        """The seed of a prompt's request; the engine adds the index of the sample.
+
+        A hash, so that neighbours in seed, prompt and step do not share draws: 62 bits, below what engines take.
+        """
+        text = f"{self.seed} {prompt} {step}".encode()
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
+
+
+def rollout_group(
+    prompts: PromptBatch, group_size: int, tokens: Tensor, logprobs: Tensor, lengths: Tensor, finished: Tensor
+) -> RolloutGroup:
+    """A group of what was sampled, rewards still zero.
+
+    Args:
+        tokens, logprobs: ``[N, T]`` with ``N = P * group_size``, arbitrary beyond their lengths.
+        lengths, finished: ``[N]``.
+    """
+    shape = (len(prompts.answers), group_size)
+    width = int(lengths.max())
+    mask = torch.arange(width, device=tokens.device) < lengths[:, None]
+    return RolloutGroup(
+        prompt_ids=prompts.prompt_ids,
+        prompt_tokens=prompts.tokens,
+        prompt_mask=prompts.mask,
+        tokens=tokens[:, :width].unflatten(0, shape),
+        mask=mask.unflatten(0, shape),
+        rewards=torch.zeros(shape, device=tokens.device),
+        finished=finished.unflatten(0, shape),
+        is_teacher=torch.zeros(shape, dtype=torch.bool, device=tokens.device),
+        present=torch.ones(shape, dtype=torch.bool, device=tokens.device),
+        behaviour_logprobs=logprobs[:, :width].unflatten(0, shape),
+    )
+
+
+def group_of_lists(
+    prompts: PromptBatch,
+    group_size: int,
+    tokens: Sequence[Sequence[int]],
+    logprobs: Sequence[Sequence[float]],
+    stops: Sequence[int],
+) -> RolloutGroup:
+    """As :func:`rollout_group`, from ``N`` ragged lists; a response is finished if its last token is a stop."""
+    device = prompts.tokens.device
+    lengths = torch.tensor([len(each) for each in tokens])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+
+    def padded(lists: Sequence[Sequence[Any]], dtype: torch.dtype) -> Tensor:
+        flat = torch.tensor([value for each in lists for value in each], dtype=dtype)
+        return torch.zeros(mask.shape, dtype=dtype).masked_scatter(mask, flat).to(device)
+
+    ended = torch.tensor([each[-1] in stops for each in tokens], device=device)
+    return rollout_group(
+        prompts, group_size, padded(tokens, torch.int64), padded(logprobs, torch.float32), lengths.to(device), ended
+    )
+
+
+def prompt_lists(prompts: PromptBatch) -> list[list[int]]:
+    """The prompts' token ids without padding."""
+    return [tokens[mask].tolist() for tokens, mask in zip(prompts.tokens.cpu(), prompts.mask.cpu(), strict=True)]
+
+
+def stops_of(policy: Any, stop_ids: Sequence[int]) -> list[int]:
+    """The token ids that end a response: those that were set, or the model's own.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if stop_ids:
+        return list(stop_ids)
+    ids = policy.generation_config.eos_token_id if policy.generation_config is not None else None
+    ids = policy.config.eos_token_id if ids is None else ids
+    if ids is None:
+        raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
+    return [ids] if isinstance(ids, int) else list(ids)
