@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.utils.checkpoint import checkpoint
 from transformers import (
     AutoConfig,
@@ -171,6 +172,27 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
     del plain.peft_config
     plain._hf_peft_config_loaded = False  # what save_pretrained goes by: it would write the adapter only
     return plain.requires_grad_(True)
+
+
+@torch.no_grad()
+def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of everything in an ordinary checkpoint of the policy, one at a time.
+
+    An adapter is added to the weights it belongs to, without changing them; shards are gathered, for which every rank
+    must ask; weights that are tied come once.  What needs no work is the parameter itself and not a copy.
+    """
+    layers = _adapter_layers(model) if has_adapter(model) else {}
+    for name, parameter in model.named_parameters():
+        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
+        owner, base, field = name.rpartition(".base_layer.")
+        if base and owner in layers:
+            if field == "weight":
+                with torch.autocast(value.device.type, enabled=False):
+                    for adapter in layers[owner].active_adapters:
+                        value = value + layers[owner].get_delta_weight(adapter).to(value.dtype)
+            yield f"{owner}.{field}", value
+        elif not any(name.startswith(f"{each}.") for each in layers):
+            yield name, value
 
 
 def positions(mask: Tensor) -> Tensor:

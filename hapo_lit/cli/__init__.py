@@ -17,6 +17,7 @@ VERBS = {
     "fabric": "the same on several devices and machines, under Lightning Fabric",
     "export": "`hapo export RUN OUT`: a state of a run as a Hugging Face folder",
     "report": "`hapo report FOLDER`: a run, or all runs of a sweep, as a page with figures and tables",
+    "serve": "start the vLLM server of a run with rollout=vllm_server",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
     "data": "`hapo data inspect`: what becomes of the training data, and what it looks like",
     "verify": "`hapo verify GOLD COMPLETION`: is this the right answer, and why; or score a file",

@@ -1,0 +1,90 @@
+"""``hapo serve``: starts the vLLM server that a run with ``rollout=vllm_server`` samples from.
+
+It takes the settings of the run, so that both agree on the model, its limits and what log-probabilities mean.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import hydra
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from transformers import AutoConfig, PretrainedConfig
+
+from hapo_lit.cli.light import SetupError, config_folder
+from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.rollout.heads import served_config
+from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, cache_bytes
+
+SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
+
+
+@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
+@door
+def main(config: DictConfig) -> None:
+    """Become vLLM's server; it ends with Ctrl-C."""
+    if find_spec("vllm") is None:
+        raise SetupError(f"`hapo serve` needs vLLM; {INSTALL}")
+    if config.rollout._target_ != SERVER:
+        raise SetupError("`hapo serve` starts a server for a run with rollout=vllm_server: give that setting too")
+    if config.model.path is None:
+        config.model.path = str(cached_base_policy())
+    (engine,) = build(config, "rollout")
+    with setting_up():
+        model = shape(config)
+        served = served_config(model)
+        name = hashlib.blake2b(served.to_json_string().encode(), digest_size=8).hexdigest()
+        folder = Path(config.paths.cache, "served", name)
+        served.save_pretrained(folder)
+    command = arguments(config, engine, served, folder)
+    os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
+    os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the routes for weights are there only then
+    print(f"serving {config.model.path} at {engine.servers[0].url}", flush=True)
+    sys.stdout.flush()
+    os.execv(sys.executable, command)
+
+
+def shape(config: DictConfig) -> PretrainedConfig:
+    """The model's configuration: of its folder or hub id, or of the policy itself where it is made anew."""
+    if Path(config.model.path).is_dir() or config.model.path.count("/") == 1:
+        return AutoConfig.from_pretrained(config.model.path)  # type: ignore[no-any-return]
+    return instantiate(config.model.policy, _convert_="all").config  # type: ignore[no-any-return]
+
+
+def arguments(config: DictConfig, engine: Any, model: PretrainedConfig, folder: Path) -> list[str]:
+    """The command line of vLLM's server."""
+    import torch
+
+    address = urlsplit(engine.servers[0].url)
+    length, rows = config.max_prompt_tokens + config.max_response_tokens, config.prompts_per_step * config.group_size
+    sequences = min(256, rows)
+    settings: dict[str, Any] = {
+        "model": folder,
+        "host": address.hostname,
+        "port": address.port or 80,
+        "load-format": "dummy",  # weights come from the trainer
+        "dtype": engine.dtype,
+        "max-model-len": length,
+        "max-num-seqs": sequences,
+        "logprobs-mode": LOGPROBS,
+        "max-logprobs": 1,
+        "generation-config": "vllm",
+        "weight-transfer-config": f'{{"backend": "hapo_{engine.transfer}"}}',
+        "uvicorn-log-level": "warning",
+    }
+    flags = ["tokens-only", "disable-log-stats"]
+    if not torch.cuda.is_available():
+        flags.append("enforce-eager")
+        settings["kv-cache-memory-bytes"] = cache_bytes(model, engine.dtype, sequences, length)
+    words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
+    words += [f"--{name}" for name in flags] + list(engine.options)
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]

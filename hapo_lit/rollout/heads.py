@@ -1,0 +1,100 @@
+"""Small attention heads, made wide enough for vLLM's kernels by zeros that change nothing.
+
+vLLM's kernels take heads of 32, 64, ... and the models one tries things out with have smaller ones.  A head of size d
+becomes one of size D > d: values and outputs get zeros at their end.  Rotary position embedding turns the pair
+``(i, i + d/2)`` by ``base^(-2i/d)``, so queries and keys get their zeros behind each half and the base becomes
+``base^(D/d)``, which turns the pair ``(i, i + D/2)`` by the same angle.  Scores are divided by ``sqrt(D)`` instead of
+``sqrt(d)``, so queries are multiplied by ``sqrt(D/d)``.  The wide model is served as a Llama, whose head size is free,
+with the biases that a Qwen2 has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, PretrainedConfig
+
+SIZES = (32, 64, 80, 96, 112, 128)
+"""Heads that vLLM's kernels take (CPU backend of 0.32; those of GPUs take them too)."""
+
+KEPT = (
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
+    *("pad_token_id", "bos_token_id", "eos_token_id"),
+)
+
+
+def head_size(config: PretrainedConfig) -> int:
+    """Of a model's attention."""
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def served_config(config: PretrainedConfig) -> PretrainedConfig:
+    """What vLLM gets as the model's configuration: its own, unless its heads are too small."""
+    return config if head_size(config) >= SIZES[0] else widened_config(config)
+
+
+def served_weights(config: PretrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+    """What vLLM gets as the model's weights."""
+    return weights if head_size(config) >= SIZES[0] else widened_weights(config, weights)
+
+
+def widened_config(config: PretrainedConfig) -> LlamaConfig:
+    """The configuration of the model with wider heads.
+
+    Raises:
+        ValueError: the model is of a kind for which this is not known to be exact.
+    """
+    rope: dict[str, Any] = dict(getattr(config, "rope_parameters", None) or {})
+    plain = rope.get("rope_type", "default") == "default" and not getattr(config, "use_sliding_window", False)
+    if config.model_type not in ("qwen2", "llama") or not plain:
+        raise ValueError(
+            f"vLLM takes attention heads of {SIZES[0]} and more, this {config.model_type} has heads of "
+            f"{head_size(config)}, and only plain qwen2 and llama can be widened: use rollout=hf"
+        )
+    rope["rope_theta"] = float(rope["rope_theta"]) ** (SIZES[0] / head_size(config))
+    return LlamaConfig(
+        **{name: getattr(config, name) for name in KEPT},
+        architectures=["LlamaForCausalLM"],
+        head_dim=SIZES[0],
+        rope_parameters=rope,
+        attention_bias=True,
+        mlp_bias=bool(getattr(config, "mlp_bias", False)),
+        dtype=config.dtype,
+    )
+
+
+def widened_weights(config: PretrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """The weights of the model with wider heads, of those of the model."""
+    old, new = head_size(config), SIZES[0]
+    given = set()
+    for name, weight in weights:
+        layer, _, field = name.rpartition(".self_attn.")
+        if not layer:
+            yield name, weight
+            continue
+        given.add(name)
+        if field.startswith("o_proj.weight"):
+            yield name, _padded(weight.unflatten(1, (-1, 1, old)), new).flatten(1)
+        elif field.startswith("v_proj"):
+            yield name, _padded(weight.unflatten(0, (-1, 1, old)).movedim(2, -1), new).movedim(-1, 2).flatten(0, 2)
+        elif field.startswith(("q_proj", "k_proj")):
+            halves = weight.unflatten(0, (-1, 2, old // 2)).movedim(2, -1)
+            wide = _padded(halves, new // 2).movedim(-1, 2).flatten(0, 2)
+            yield name, wide * math.sqrt(new / old) if field.startswith("q_proj") else wide
+        else:
+            yield name, weight
+    for name in sorted(given):  # a Llama with biases has all four
+        bias = name.replace(".weight", ".bias")
+        if bias not in given:
+            heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
+            yield bias, torch.zeros(config.hidden_size if ".o_proj." in name else heads * new)
+
+
+def _padded(values: Tensor, size: int) -> Tensor:
+    """Zeros at the end of the last axis."""
+    return torch.nn.functional.pad(values, (0, size - values.shape[-1]))

@@ -1,0 +1,132 @@
+"""What runs inside vLLM: putting the trainer's weights in place of those it has.
+
+Two traps are closed here.  vLLM's CPU backend packs linear layers and drops the originals, so that weights go through
+its layerwise reload; and a head that is tied to the embeddings gets none in that, and would go on with its old packed
+copy without an error.  So it is tied and packed again, and a weight that did not arrive is an error.
+
+vLLM finds :func:`register` by an entry point of this package in each of its processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+from vllm.config import set_current_vllm_config
+from vllm.distributed.weight_transfer.base import (
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+
+def load_into_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give an in-process worker all weights of the model, under the names of an ordinary checkpoint."""
+    runner = worker.model_runner
+    with set_current_vllm_config(worker.vllm_config):
+        load(runner.get_model(), runner.model_config, weights)
+
+
+@torch.no_grad()
+def load(model: Any, model_config: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """As :func:`load_into_worker`, given the model.
+
+    Raises:
+        RuntimeError: a parameter of the model got no weight.
+    """
+    expected = {name for name, _ in model.named_parameters()}
+    initialize_layerwise_reload(model)
+    loaded = model.load_weights(weights)
+    finish(model, model_config, expected, loaded)
+
+
+def finish(model: Any, model_config: Any, expected: set[str], loaded: set[str] | None) -> None:
+    """End a layerwise reload, with a tied head tied again."""
+    finalize_layerwise_reload(model, model_config)
+    tied = _tie(model) if model_config.hf_text_config.tie_word_embeddings else set()
+    if loaded is not None and (missing := expected - loaded - tied):
+        raise RuntimeError(f"the engine's parameters {', '.join(sorted(missing))} got no weights from the policy")
+
+
+def _tie(model: Any) -> set[str]:
+    """Tie every output head to the embeddings and pack it anew; returns the names of their parameters."""
+    heads = {name: each for name, each in model.named_modules() if isinstance(each, ParallelLMHead)}
+    embeddings = [
+        each
+        for each in model.modules()
+        if isinstance(each, VocabParallelEmbedding) and not isinstance(each, ParallelLMHead)
+    ]
+    if heads and len(embeddings) != 1:
+        raise RuntimeError(f"a tied head needs one embedding to be tied to, and the model has {len(embeddings)}")
+    for head in heads.values():
+        head.weight = embeddings[0].weight
+        head.quant_method.process_weights_after_loading(head)
+    return {f"{name}.weight" for name in heads}
+
+
+@dataclass
+class FileInit(WeightTransferInitInfo):
+    """Nothing has to be agreed on."""
+
+
+@dataclass
+class FileUpdate(WeightTransferUpdateInfo):
+    """``path`` of a safetensors file that holds all weights, which every worker can read."""
+
+    path: str
+
+
+class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
+    """vLLM's weight transfer by a file, in shared memory or on a file system that trainer and server share.
+
+    It works on a CPU, where vLLM's own (NCCL, CUDA IPC, RDMA) do not.
+    """
+
+    init_info_cls = FileInit
+    update_info_cls = FileUpdate
+
+    def init_transfer_engine(self, init_info: FileInit) -> None:
+        """Nothing to set up."""
+
+    def start_weight_update(self) -> None:
+        """A whole update comes in one piece."""
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Not the base's: that waits for an accelerator, and a CPU is none."""
+        self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
+
+    def receive_weights(self, update_info: FileUpdate) -> None:
+        with safe_open(update_info.path, "pt", device=str(self.device)) as file:
+            load(self.model, self.model_config, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
+
+    def finish_weight_update(self) -> None:
+        """Done already."""
+
+    def shutdown(self) -> None:
+        """Nothing is held."""
+
+
+class NcclTransfer(NCCLWeightTransferEngine):
+    """vLLM's transfer by NCCL, with a tied head tied again."""
+
+    def finish_weight_update(self) -> None:
+        finish(self.model, self.model_config, set(), set())
+
+
+def register() -> None:
+    """Make the transfers known to this vLLM process as ``hapo_file`` and ``hapo_nccl``."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    for name, engine in (("hapo_file", FileTransfer), ("hapo_nccl", NcclTransfer)):
+        if name not in WeightTransferEngineFactory._registry:
+            WeightTransferEngineFactory.register_engine(name, engine)
+
