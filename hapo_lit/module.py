@@ -33,6 +33,7 @@ from hapo_lit.types import (
     RolloutGroup,
     Rows,
     Sealed,
+    Text,
 )
 
 Unsynced = Callable[[], AbstractContextManager]
@@ -253,23 +254,28 @@ class HapoModule(LightningModule):
     @torch.no_grad()
     def score(self, group: RolloutGroup) -> dict[str, Tensor | None]:
         """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
-        started = time.perf_counter()
-        old = self._scored(self.policy, group) if self.updates_per_batch > 1 else None
+        started, text = time.perf_counter(), group.text()
+        old = self._scored(self.policy, text) if self.updates_per_batch > 1 else None
         if not self.phase.loss.needs_reference:
             reference = None
         elif self.reference is not None:
-            reference = self._scored(self.reference, group)
+            reference = self._scored(self.reference, text)
         else:
             with without_adapter(self.policy):
-                reference = self._scored(self.policy, group)
+                reference = self._scored(self.policy, text)
         self._seconds["time/score"] = time.perf_counter() - started
-        return {"old_logprobs": old, "reference_logprobs": reference}
+        scores = {"old_logprobs": old, "reference_logprobs": reference}
+        return {name: each if each is None else each.reshape(group.tokens.shape) for name, each in scores.items()}
 
-    def _scored(self, model: PreTrainedModel, group: RolloutGroup) -> Tensor:
-        text = group.text()
+    @torch.no_grad()
+    def logprobs_of(self, text: Text) -> Tensor:
+        """``[N, T]`` log-probabilities of responses under the policy as it is; every rank must ask."""
+        with gathered(self.policy):
+            return self._scored(self.policy, text)
+
+    def _scored(self, model: PreTrainedModel, text: Text) -> Tensor:
         chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
-        scores = [token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks]
-        return torch.cat(scores).reshape(group.tokens.shape)
+        return torch.cat([token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks])
 
     def decode(self, group: RolloutGroup) -> list[str]:
         """The ``P * G`` responses as text, without the token that ended them.

@@ -86,12 +86,14 @@ CONDITIONAL = {
 PERIODIC = {
     "heldout/<name>": "held-out accuracy by evaluator, `greedy` and `sampled`",
     "time/evaluate": "seconds of evaluation",
+    "engine/logprob_gap": "mean |log π − log π_engine| at sampled tokens, in nats",
+    "engine/logprob_gap_max": "the largest of them",
     "consistency/cosine": "of the gradients with and without the teachers",
     "consistency/norm_ratio": "norm with over norm without",
     "consistency/norm": "norm of the gradient with the teachers",
     "consistency/norm_without": "norm of the gradient without",
 }
-"""Logged every ``eval_every`` or ``consistency_every`` steps."""
+"""Logged every ``eval_every``, ``callbacks.watchdog.every`` or ``consistency_every`` steps."""
 
 CLOCKED = ("time/", "rollout/tokens_per_second", "verify/p99_ms")
 """How names begin that a run repeated on the same machine does not repeat to the bit."""
@@ -121,7 +123,7 @@ def page() -> str:
     """All names as Markdown, a line each."""
     parts = {
         "At every step": STEPWISE,
-        "Every `eval_every` (`consistency_every`) steps": PERIODIC,
+        "Every `eval_every` (`callbacks.watchdog.every`, `consistency_every`) steps": PERIODIC,
         "In TensorBoard alone, every `eval_every` steps": SHOWN,
     }
     lines = []

@@ -419,7 +419,7 @@ def test_mistakes_in_the_adapter(says, base, override, message):
 def test_unknown_verbs_are_named(says):
     assert (
         says("tarin")
-        == "there is no verb 'tarin'; the verbs are: train, fabric, export, report, pretrain, data, verify"
+        == "there is no verb 'tarin'; the verbs are: train, fabric, export, report, serve, pretrain, data, verify"
     )
 
 

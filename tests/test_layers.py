@@ -31,7 +31,7 @@ LAYERS = [  # each may import what stands above it
     },
     {"algorithm", "metrics", "phases", "simulation"},
     {"policy", "sharding", "rollout", "data"},
-    {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "board"},
+    {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "watchdog", "board"},
     {"cli", "__main__"},
 ]
 HEAVY = {
@@ -40,6 +40,7 @@ HEAVY = {
     "transformers": 4,
     "tokenizers": 4,
     "peft": 4,
+    "vllm": 4,
     "datasets": 4,
     "lightning": 5,
     "hydra": 6,

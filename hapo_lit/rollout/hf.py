@@ -171,4 +171,3 @@ def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tens
     bias = torch.zeros(len(prompt_mask), 1, 1, width + limit, dtype=dtype, device=prompt_mask.device)
     bias[:, 0, 0, :width].masked_fill_(~prompt_mask, torch.finfo(dtype).min)
     return bias
-

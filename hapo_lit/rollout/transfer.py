@@ -129,4 +129,3 @@ def register() -> None:
     for name, engine in (("hapo_file", FileTransfer), ("hapo_nccl", NcclTransfer)):
         if name not in WeightTransferEngineFactory._registry:
             WeightTransferEngineFactory.register_engine(name, engine)
-

@@ -122,11 +122,11 @@ class VLLMServerEngine(Sampling):
 
     def _must_have(self, server: Server, when: str) -> None:
         version = server.get("/weight_info")["weight_version"]
-        if version != self._sent["version"]:
+        sent = self._sent["version"]
+        if version != sent:
             raise EngineError(
-                f"{server.url} has the weights of version {version!r} {when}, and not {self._sent['version']!r}, which it was "
-                f"sent: does another run use it, or was it started again? Give each run its own server, and go on with "
-                f"resume=auto"
+                f"{server.url} has weights of version {version!r} {when}, and not {sent!r}, which it was sent: does "
+                f"another run use it, or was it started again? Give each run its own server; go on with resume=auto"
             )
 
     def _send_file(self, policy: PreTrainedModel, version: str) -> None:
