@@ -109,6 +109,21 @@ def test_a_run_without_its_server_is_one_line(work):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(["rollout=hf"], "starts a server for a run with rollout=vllm_server", marks=NEEDS_VLLM),
+        pytest.param(["rollout=vllm_server", "rollout.transfer=post"], "must be one of file, nccl", marks=NEEDS_VLLM),
+    ],
+)
+def test_a_server_that_cannot_be_is_one_line(work, settings, message):
+    done = hapo(work, "serve", "model.path=./base", *settings, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
 def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work, kind):
     settings = [*RUN, f"rollout={kind}", "callbacks.watchdog.every=1"]

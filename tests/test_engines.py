@@ -17,6 +17,7 @@ from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy import load_policy, merged, new_policy, positions, token_logprobs
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
+from hapo_lit.rollout.sampling import prompt_lists
 from hapo_lit.types import EngineError
 
 SIZES = {
@@ -305,6 +306,36 @@ def test_engines_of_a_process_share_one_vllm(make):
     engines = [synced(make(policy, seed=seed), policy) for seed in (0, 1)]
     assert engines[0]._held is engines[1]._held
     assert len(_OPEN) == 1
+
+
+@pytest.mark.parametrize("lora", [pytest.param(None, marks=NEEDS_VLLM), pytest.param({"rank": 3}, marks=NEEDS_VLLM)])
+def test_an_exported_policy_is_an_ordinary_folder_to_vllm(tmp_path, lora):
+    import vllm
+
+    from hapo_lit.checkpoint import export
+    from hapo_lit.rollout.vllm import close, undisturbed
+
+    close()
+    policy_of().save_pretrained(tmp_path / "model")
+    arithmetic_tokenizer().save_pretrained(tmp_path / "model")
+    policy = load_policy(str(tmp_path / "model"), lora=lora)
+    train(policy, 3)
+    export(policy.state_dict(), tmp_path / "model", lora, tmp_path / "policy")
+    with undisturbed(torch.device("cpu")):
+        llm = vllm.LLM(
+            str(tmp_path / "policy"),
+            dtype="float32",
+            enforce_eager=True,
+            max_model_len=64,
+            kv_cache_memory_bytes=2**24,
+            disable_log_stats=True,
+        )
+    prompts = prompt_batch(32, width=PROMPT)
+    asked = [{"prompt_token_ids": tokens} for tokens in prompt_lists(prompts)]
+    answers = llm.generate(asked, vllm.SamplingParams(temperature=0.0, max_tokens=LIMIT), use_tqdm=False)
+    ours = synced(HFEngine(LIMIT, 0.0), policy).generate(prompts, 1, 0)
+    assert [list(answer.outputs[0].token_ids) for answer in answers] == [sample for (sample,) in responses(ours)]
+    llm.llm_engine.engine_core.shutdown()
 
 
 def test_settings_that_cannot_be_are_refused():

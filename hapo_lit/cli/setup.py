@@ -68,7 +68,7 @@ def quieten() -> None:
         ".*LeafSpec.*",
         "Experiment logs directory .* exists and is not empty",
         ".*does not have many workers.*",
-        ".*recommended to use `self.log.*sync_dist=True`",  # they have been averaged
+        ".*recommended to use `self.log.*sync_dist=True",  # they have been averaged
     ):
         warnings.filterwarnings("ignore", message=message)
 

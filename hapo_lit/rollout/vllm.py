@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import logging
 import os
 import random
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -190,7 +192,8 @@ class _Held:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            import vllm
+            with undisturbed(policy.device):
+                import vllm
         except ImportError as error:
             raise EngineError(f"rollout=vllm needs vLLM ({error}); {INSTALL}") from error
 
@@ -201,6 +204,8 @@ class _Held:
             os.environ.setdefault("RANK", str(dist.get_rank()))
             settings = {"distributed_executor_backend": "external_launcher"} | settings
         self.made_group = not dist.is_initialized()
+        if self.made_group or not dist.get_rank():
+            print("starting vLLM", flush=True)
         with undisturbed(policy.device):
             self.llm = vllm.LLM(self.folder.name, **settings)
         self.llm.llm_engine.engine_core._finalizer.atexit = False  # by then the process group is gone
@@ -268,9 +273,11 @@ def close() -> None:
 def undisturbed(device: torch.device) -> Iterator[None]:
     """vLLM seeds the global generators, and on a CPU puts a function of its own in place of one of torch's."""
     threads, count = torch.set_num_threads, torch.get_num_threads()
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
-        with torch.random.fork_rng([] if device.type == "cpu" else [device]):
+        with warnings.catch_warnings(), torch.random.fork_rng([] if device.type == "cpu" else [device]):
+            warnings.simplefilter("ignore", FutureWarning)  # of what vLLM calls in torch
             yield
     finally:
         random.setstate(states[0])
