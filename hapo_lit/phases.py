@@ -91,6 +91,11 @@ class Phases:
         start, end = (*self._starts, self.steps)[index : index + 2]
         return self._phases[index].learning_rate((step - start) / (end - start))
 
+    def spans(self) -> list[tuple[Phase, range]]:
+        """Each phase with its steps."""
+        bounds = [*self._starts, self.steps]
+        return [(phase, range(*bounds[index : index + 2])) for index, phase in enumerate(self._phases)]
+
     def __iter__(self) -> Iterator[Phase]:
         return iter(self._phases)
 

@@ -27,6 +27,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from hapo_lit.shapes import check_heads, widened
 from hapo_lit.types import Text
 
 LOGITS_PER_CHUNK = 2**24
@@ -47,6 +48,8 @@ def load_policy(
     attention: str = "sdpa",
     lora: Mapping[str, Any] | None = None,
     gradient_checkpointing: bool = False,
+    positions: int | None = None,
+    rope_theta: float | None = None,
 ) -> PreTrainedModel:
     """A causal language model from a Hugging Face folder or hub id, with dropout off.
 
@@ -59,15 +62,61 @@ def load_policy(
         attention: ``sdpa`` or ``eager``.
         lora: the adapter, see :data:`LORA`; None = none.
         gradient_checkpointing: True = a layer's activations are computed again in the backward pass instead of kept.
+        positions: tokens of prompt and response together that the model takes; None = as its configuration says.
+        rope_theta: base of the rotary embedding; None = as its configuration says.
 
     Raises:
-        ValueError: ``lora`` names what cannot be, peft is not installed, or the model changes its logits after its
-            output head.
+        ValueError: ``lora`` names what cannot be, peft is not installed, the model has no such rotary embedding, or it
+            changes its logits after its output head.
     """
     adapter = _adapter_settings(lora)
     _must_exist(path)
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
+    config = widened(AutoConfig.from_pretrained(path), positions, rope_theta)
+    kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind)
     _check_head(model)
+    return _trainable(model, adapter, gradient_checkpointing)
+
+
+def outline(
+    path: str,
+    shape: Mapping[str, Any] | None = None,
+    dtype: str = "float32",
+    attention: str = "sdpa",
+    lora: Mapping[str, Any] | None = None,
+    gradient_checkpointing: bool = False,
+    positions: int | None = None,
+    rope_theta: float | None = None,
+) -> PreTrainedModel:
+    """What :func:`load_policy` would load, with all its shapes and no contents (on torch's meta device), without a hub.
+
+    Args:
+        path: a folder whose ``config.json`` has the shape, or anything.
+        shape: ``model_type`` and fields of its configuration, where ``path`` is no folder.
+        dtype, attention, lora, gradient_checkpointing, positions, rope_theta: see :func:`load_policy`.
+
+    Raises:
+        ValueError: nothing says what shape the model has, or its attention heads do not fit.
+    """
+    adapter = _adapter_settings(lora)
+    if Path(path).expanduser().is_dir():
+        config = AutoConfig.from_pretrained(path)
+    elif shape is not None:
+        config = AutoConfig.for_model(**shape)
+    else:
+        _must_exist(path)
+        raise ValueError(f"the shape of {path!r} is not known here: give model.shape, or a local folder as model.path")
+    check_heads(config)
+    config = widened(config, positions, rope_theta)
+    kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    with torch.device("meta"):
+        return _trainable(AutoModelForCausalLM.from_config(config, **kind), adapter, gradient_checkpointing)
+
+
+def _trainable(
+    model: PreTrainedModel, adapter: Mapping[str, Any] | None, gradient_checkpointing: bool
+) -> PreTrainedModel:
+    """The model as it is trained."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # transformers hooks the embeddings for reentrant checkpoints, which lose gradients where no input has one

@@ -20,6 +20,7 @@ VERBS = {
     "serve": "start the vLLM server of a run with rollout=vllm_server",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
     "data": "`hapo data inspect`: what becomes of the training data, and what it looks like",
+    "plan": "what a run would do and hold: batch plan, memory, and what is wrong with its settings",
     "verify": "`hapo verify GOLD COMPLETION`: is this the right answer, and why; or score a file",
 }
 WORDS = {"data": "inspect"}

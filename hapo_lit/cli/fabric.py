@@ -24,7 +24,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hapo_lit.checkpoint import load, shards_must_fit
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import PRECISIONS, Opening, first_process, keeper_among, let_twins_start, must_record, one_job
+from hapo_lit.cli.run import (
+    PRECISIONS,
+    Opening,
+    first_process,
+    keeper_among,
+    let_twins_start,
+    must_fit_lengths,
+    must_record,
+    one_job,
+)
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.sharding import shard
 from hapo_lit.types import Sealed
@@ -48,6 +57,7 @@ def run(config: DictConfig) -> float:
     opening.agree(fabric.broadcast)
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
     must_record(config, fabric.world_size, loggers, callbacks)
+    must_fit_lengths(module, config)
     stage = Stage(fabric, loggers, [each for each in callbacks if not isinstance(each, ProgressBar)])
     keeper = keeper_among(callbacks)
     with setting_up():
@@ -165,12 +175,7 @@ def open_fabric(
         precision: ``32-true`` or ``bf16-mixed``.
         sharded_states: every process writes its own part of a state; only with fsdp.
     """
-    if precision not in PRECISIONS:
-        raise ValueError(f"fabric.precision={precision} is not supported: set 32-true or bf16-mixed")
-    if sharded_states and strategy != "fsdp":
-        raise ValueError("fabric.sharded_states=true needs fabric.strategy=fsdp: other strategies have nothing sharded")
-    if strategy not in ("auto", "ddp", "fsdp"):
-        raise ValueError(f"fabric.strategy={strategy} is not supported: set auto, ddp or fsdp")
+    check_settings(strategy, precision, sharded_states)
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
         chosen = ModelParallelStrategy(parallelize_fn=shard, save_distributed_checkpoint=True)
@@ -181,6 +186,16 @@ def open_fabric(
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
     )
+
+
+def check_settings(strategy: str, precision: str | int, sharded_states: bool) -> None:
+    """Raise ``ValueError`` at what :func:`open_fabric` does not open."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"fabric.precision={precision} is not supported: set 32-true or bf16-mixed")
+    if sharded_states and strategy != "fsdp":
+        raise ValueError("fabric.sharded_states=true needs fabric.strategy=fsdp: other strategies have nothing sharded")
+    if strategy not in ("auto", "ddp", "fsdp"):
+        raise ValueError(f"fabric.strategy={strategy} is not supported: set auto, ddp or fsdp")
 
 
 def write_shards(fabric: Fabric, wrapped: Any, folder: Path, state: dict[str, Any]) -> None:

@@ -28,7 +28,9 @@ from hapo_lit.callbacks import KeepStates, Metrics, Stopped
 from hapo_lit.checkpoint import StateFolder, export, load, one_link, read, restore, step_of
 from hapo_lit.cli.light import PROGRAM, SetupError, cut
 from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.setup import setting_up
 from hapo_lit.protocols import Lawful
+from hapo_lit.shapes import check_lengths
 from hapo_lit.sharding import whole
 from hapo_lit.types import NotFiniteError
 
@@ -43,7 +45,8 @@ PRECISIONS = ("32-true", "bf16-mixed")
 """In 16-mixed gradients would be clipped before they are unscaled, in bf16-true weights and rewards be rounded."""
 FREE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "threads", "eval_every", "save_every"),
-    *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "data.workers"),
+    *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
+    *("data.workers", "precision"),
     *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),
 }
 """Settings that may differ when a run goes on: they change where, how fast and how often, and nothing it learns."""
@@ -291,6 +294,12 @@ def must_record(config: DictConfig, world: int, loggers: list[Any], callbacks: l
         raise SetupError(f"callbacks.states.best={keeper.best} is not measured; there are: {', '.join(best)} and null")
     if config.consistency_every is not None and world > 1:
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
+
+
+def must_fit_lengths(module: Any, config: DictConfig) -> None:
+    """Refuse prompts and responses that the model has no positions for."""
+    with setting_up():
+        check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)
 
 
 def let_twins_start(verb: str) -> None:

@@ -14,16 +14,19 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import hydra
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
-from transformers import AutoConfig, PretrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.plan import without_contents
 from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.plan import RolloutBatch, rollout_batch
+from hapo_lit.policy import load_policy
 from hapo_lit.rollout.heads import served_config
-from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, cache_bytes
+from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, MOST, cache_bytes
 from hapo_lit.rollout.vllm_server import SAMPLES
+from hapo_lit.shapes import widened
 
 SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
 
@@ -36,12 +39,10 @@ def main(config: DictConfig) -> None:
         raise SetupError(f"`hapo serve` needs vLLM; {INSTALL}")
     if config.rollout._target_ != SERVER:
         raise SetupError("`hapo serve` starts a server for a run with rollout=vllm_server: give that setting too")
-    if config.model.path is None:
-        config.model.path = str(cached_base_policy())
+    source = config.model.path or "the base policy"
     (engine,) = build(config, "rollout")
     with setting_up():
-        model = shape(config)
-        served = served_config(model)
+        served = served_config(configuration(config))
         name = hashlib.blake2b(served.to_json_string().encode(), digest_size=8).hexdigest()
         folder = Path(config.paths.cache, "served", name)
         served.save_pretrained(folder)
@@ -49,32 +50,40 @@ def main(config: DictConfig) -> None:
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the routes for weights are there only then
-    print(f"serving {config.model.path} at {engine.servers[0].url}", flush=True)
+    print(f"serving {source} at {engine.servers[0].url}", flush=True)
     sys.stdout.flush()
     os.execv(sys.executable, command)
 
 
-def shape(config: DictConfig) -> PretrainedConfig:
-    """The model's configuration: of its folder or hub id, or of the policy itself where it is made anew."""
-    if Path(config.model.path).is_dir() or config.model.path.count("/") == 1:
-        return AutoConfig.from_pretrained(config.model.path)  # type: ignore[no-any-return]
-    return instantiate(config.model.policy, _convert_="all").config  # type: ignore[no-any-return]
+def configuration(config: DictConfig) -> PreTrainedConfig:
+    """That of the policy, of which no weights are loaded."""
+    model = config.model
+    named = get_object(model.policy._target_) is load_policy and model.path is not None
+    if named and not Path(model.path).is_dir() and model.get("shape") is None:  # on a hub
+        found = AutoConfig.from_pretrained(model.path)
+        return widened(found, model.policy.positions, model.policy.rope_theta)
+    without_contents(config)
+    return instantiate(model.policy, _convert_="all").config  # type: ignore[no-any-return]
 
 
-def arguments(config: DictConfig, engine: Any, model: PretrainedConfig, folder: Path) -> list[str]:
+def arguments(config: DictConfig, engine: Any, model: PreTrainedConfig, folder: Path) -> list[str]:
     """The command line of vLLM's server."""
     import torch
 
     address = urlsplit(engine.servers[0].url)
-    length, rows = config.max_prompt_tokens + config.max_response_tokens, config.prompts_per_step * config.group_size
-    sequences = max(SAMPLES, min(256, rows))
+    computed = "bfloat16" if config.precision == "bf16-mixed" else str(model.dtype).removeprefix("torch.")
+    dtype = engine.dtype or computed
+    batch = rollout_batch(
+        config.prompts_per_step, 1, config.group_size, config.max_prompt_tokens, config.max_response_tokens
+    )
+    sequences = max(SAMPLES, min(MOST, batch.sequences))
     settings: dict[str, Any] = {
         "model": folder,
         "host": address.hostname,
         "port": address.port or 80,
         "load-format": "dummy",  # weights come from the trainer
-        "dtype": engine.dtype,
-        "max-model-len": length,
+        "dtype": dtype,
+        "max-model-len": batch.tokens,
         "max-num-seqs": sequences,
         "logprobs-mode": LOGPROBS,
         "max-logprobs": 1,
@@ -85,7 +94,7 @@ def arguments(config: DictConfig, engine: Any, model: PretrainedConfig, folder: 
     flags = ["tokens-only", "disable-log-stats"]
     if not torch.cuda.is_available():
         flags.append("enforce-eager")
-        settings["kv-cache-memory-bytes"] = cache_bytes(model, engine.dtype, sequences, length)
+        settings["kv-cache-memory-bytes"] = cache_bytes(model, dtype, RolloutBatch(sequences, batch.tokens))
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     words += [f"--{name}" for name in flags] + list(engine.options)
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]

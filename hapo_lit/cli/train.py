@@ -9,7 +9,16 @@ from omegaconf import DictConfig
 
 from hapo_lit.checkpoint import MANIFEST
 from hapo_lit.cli.light import SetupError, config_folder
-from hapo_lit.cli.run import PRECISIONS, Opening, first_process, keeper_among, let_twins_start, must_record, one_job
+from hapo_lit.cli.run import (
+    PRECISIONS,
+    Opening,
+    first_process,
+    keeper_among,
+    let_twins_start,
+    must_fit_lengths,
+    must_record,
+    one_job,
+)
 from hapo_lit.cli.setup import build, door, setting_up
 
 
@@ -36,6 +45,7 @@ def run(config: DictConfig) -> float:
         )
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)
+    must_fit_lengths(module, config)
     let_twins_start("train")
     keeper = keeper_among(trainer.callbacks)
     with setting_up():

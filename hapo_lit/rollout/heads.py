@@ -16,7 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PretrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig
+
+from hapo_lit.shapes import kv_shape
 
 SIZES = (32, 64, 80, 96, 112, 128)
 """Heads that vLLM's kernels take (CPU backend of 0.32; those of GPUs take them too)."""
@@ -28,22 +30,17 @@ KEPT = (
 )
 
 
-def head_size(config: PretrainedConfig) -> int:
-    """Of a model's attention."""
-    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
-
-
-def served_config(config: PretrainedConfig) -> PretrainedConfig:
+def served_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """What vLLM gets as the model's configuration: its own, unless its heads are too small."""
-    return config if head_size(config) >= SIZES[0] else widened_config(config)
+    return config if kv_shape(config)[2] >= SIZES[0] else widened_config(config)
 
 
-def served_weights(config: PretrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
+def served_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
     """What vLLM gets as the model's weights."""
-    return weights if head_size(config) >= SIZES[0] else widened_weights(config, weights)
+    return weights if kv_shape(config)[2] >= SIZES[0] else widened_weights(config, weights)
 
 
-def widened_config(config: PretrainedConfig) -> LlamaConfig:
+def widened_config(config: PreTrainedConfig) -> LlamaConfig:
     """The configuration of the model with wider heads.
 
     Raises:
@@ -54,9 +51,9 @@ def widened_config(config: PretrainedConfig) -> LlamaConfig:
     if config.model_type not in ("qwen2", "llama") or not plain:
         raise ValueError(
             f"vLLM takes attention heads of {SIZES[0]} and more, this {config.model_type} has heads of "
-            f"{head_size(config)}, and only plain qwen2 and llama can be widened: use rollout=hf"
+            f"{kv_shape(config)[2]}, and only plain qwen2 and llama can be widened: use rollout=hf"
         )
-    rope["rope_theta"] = float(rope["rope_theta"]) ** (SIZES[0] / head_size(config))
+    rope["rope_theta"] = float(rope["rope_theta"]) ** (SIZES[0] / kv_shape(config)[2])
     return LlamaConfig(
         **{name: getattr(config, name) for name in KEPT},
         architectures=["LlamaForCausalLM"],
@@ -68,9 +65,9 @@ def widened_config(config: PretrainedConfig) -> LlamaConfig:
     )
 
 
-def widened_weights(config: PretrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+def widened_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The weights of the model with wider heads, of those of the model."""
-    old, new = head_size(config), SIZES[0]
+    old, new = kv_shape(config)[2], SIZES[0]
     given = set()
     for name, weight in weights:
         layer, _, field = name.rpartition(".self_attn.")

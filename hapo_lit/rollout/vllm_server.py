@@ -46,7 +46,7 @@ class VLLMServerEngine(Sampling):
     Args:
         urls: of the servers, ``http://host:port``.
         anywhere: True = they may be on other machines; anyone who reaches such a server can use and change it.
-        dtype: of the server's weights.
+        dtype: of the server's weights; None = what the policy computes in, as ``precision`` says.
         options: more of its command line: ``["--tensor-parallel-size=2"]``.
         transfer: how weights travel: ``file`` (shared memory, or ``exchange``) or ``nccl`` (between GPUs).
         exchange: a folder that trainer and servers both see; None = shared memory of this machine.
@@ -64,7 +64,7 @@ class VLLMServerEngine(Sampling):
         stop_ids: Sequence[int] = (),
         seed: int = 0,
         anywhere: bool = False,
-        dtype: str = "float32",
+        dtype: str | None = None,
         options: Sequence[str] = (),
         transfer: str = "file",
         exchange: str | None = None,
@@ -117,9 +117,9 @@ class VLLMServerEngine(Sampling):
             answers = list(pool.map(lambda body: server.post("/inference/v1/generate", body), bodies))
         self._must_have(server, "after sampling")
         samples = [choice for answer in answers for choice in sorted(answer["choices"], key=lambda each: each["index"])]
-        tokens = [choice["token_ids"] for choice in samples]
+        responses = [choice["token_ids"] for choice in samples]
         logprobs = [[each["logprob"] for each in choice["logprobs"]["content"]] for choice in samples]
-        group = group_of_lists(prompts, group_size, tokens, logprobs, self._stops)
+        group = group_of_lists(prompts, group_size, responses, logprobs, self._stops)
         self.tell(float(group.mask.sum()), time.perf_counter() - started)
         return group
 

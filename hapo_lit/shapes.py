@@ -1,0 +1,70 @@
+"""What a model's configuration says of its shape, before there is a model."""
+
+from __future__ import annotations
+
+import math
+
+from transformers import PreTrainedConfig
+
+
+def widened(config: PreTrainedConfig, positions: int | None, rope_theta: float | None) -> PreTrainedConfig:
+    """The configuration with other positions; weights keep their shapes.
+
+    Args:
+        config: a model's; it is changed.
+        positions: tokens of prompt and response together that the model takes; None = as it is.
+        rope_theta: base of a plain rotary embedding; None = as it is.
+
+    Raises:
+        ValueError: the model has no such limit, or another embedding.
+    """
+    if positions is not None:
+        if getattr(config, "max_position_embeddings", None) is None:
+            raise ValueError(f"{config.model_type} models do not limit their positions: leave model.positions null")
+        if type(positions) is not int or positions < 1:
+            raise ValueError(f"model.positions must be a whole number of at least 1, or null, got {positions!r}")
+        config.max_position_embeddings = positions
+    if rope_theta is not None:
+        rope = getattr(config, "rope_parameters", None) or {}
+        if rope.get("rope_type") != "default":
+            raise ValueError(
+                f"model.rope_theta changes a plain rotary embedding, and that of this {config.model_type} is another "
+                f"({rope.get('rope_type')}): leave it null"
+            )
+        if type(rope_theta) not in (int, float) or not 1 < rope_theta < math.inf:
+            raise ValueError(f"model.rope_theta must be a number above 1, or null, got {rope_theta!r}")
+        config.rope_parameters = {**rope, "rope_theta": float(rope_theta)}
+    return config
+
+
+def check_heads(config: PreTrainedConfig) -> None:
+    """Raise ``ValueError`` at a shape that no attention can have."""
+    size, heads = config.hidden_size, config.num_attention_heads
+    pairs = getattr(config, "num_key_value_heads", None) or heads
+    if getattr(config, "head_dim", None) is None and size % heads:
+        raise ValueError(f"hidden_size={size} is not divisible by num_attention_heads={heads}: correct model.shape")
+    if heads % pairs:
+        raise ValueError(
+            f"num_attention_heads={heads} is not divisible by num_key_value_heads={pairs}: correct model.shape"
+        )
+
+
+def check_lengths(config: PreTrainedConfig, prompt: int, response: int) -> None:
+    """Raise ``ValueError`` if a prompt and its response may be longer than the model's positions reach."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if limit is not None and prompt + response > limit:
+        raise ValueError(
+            f"max_prompt_tokens={prompt} and max_response_tokens={response} are {prompt + response} tokens, and the "
+            f"model has {limit} positions: lower one of them, or set model.positions={prompt + response} and a larger "
+            f"model.rope_theta"
+        )
+
+
+def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
+    """Layers, heads per layer and numbers per head of which a token's key, and value, consist."""
+    text = config.get_text_config()
+    if getattr(text, "kv_lora_rank", None) is not None:
+        raise ValueError(f"{config.model_type} models keep no keys and values but what they are made of: not supported")
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    return text.num_hidden_layers, heads, size
