@@ -30,7 +30,7 @@ LAYERS = [  # each may import what stands above it
         "data.teachers",
     },
     {"algorithm", "metrics", "phases", "simulation"},
-    {"policy", "sharding", "rollout", "data"},
+    {"policy", "pretrained", "sharding", "rollout", "data"},
     {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "board"},
     {"cli", "__main__"},
 ]
@@ -41,6 +41,8 @@ HEAVY = {
     "tokenizers": 4,
     "peft": 4,
     "datasets": 4,
+    "gguf": 4,
+    "reasoning_gym": 4,
     "lightning": 5,
     "hydra": 6,
     "omegaconf": 6,
