@@ -63,6 +63,7 @@ def convert_smollm2(file: Path, out: Path) -> None:
     import transformers
     from tokenizers.pre_tokenizers import Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+    from transformers.initialization import no_init_weights
 
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -71,13 +72,14 @@ def convert_smollm2(file: Path, out: Path) -> None:
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
 
-    unpack = getattr(transformers, "GgufConfig", None)  # from 5.18 on weights stay packed unless told
+    unpack = getattr(transformers, "GgufConfig", None)  # 5.19 would keep the weights packed; older ones cannot
     packed = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
     quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **packed)
     settings = quantised.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(name, None)
-    model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.float32)
+    with no_init_weights():
+        model = LlamaForCausalLM(LlamaConfig(**settings)).to(torch.float32)
     model.load_state_dict(quantised.state_dict())
     model.tie_weights()
     model.save_pretrained(out)

@@ -1,6 +1,7 @@
 """``experiment=smollm_gsm``: what ``hapo prepare`` makes, and three steps of the whole loop on a real model.
 
-Three steps at the sizes below took 0.6 to 0.9 CPU minutes on one thread; the process's peak was {measured}.
+At the sizes below three steps with their evaluations, from the start of the process to its end, took 53 CPU seconds
+on one thread (51 with an adapter), and 4.06 GB of memory (3.10); the model is 0.54 GB.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ SMALL = [
     "callbacks.completions.every=1",
     "hydra.run.dir=run",
 ]
-PEAK_FULL, PEAK_ADAPTER = 5.0e9, 4.0e9
-"""Bytes that three steps may take; measured were 3.9e9 and 3.0e9."""
+PEAK_FULL, PEAK_ADAPTER = 4.5e9, 3.5e9
+"""Bytes that three steps may take: what was measured, and not another copy of the model."""
 COMMAND = ["prepare", "smollm_gsm", "--train", "120", "--heldout", "25", "--folder"]
 
 
@@ -144,7 +145,7 @@ def test_the_weights_are_those_of_the_file_and_so_are_the_logits(cache):
     pairs |= {f"blk.{n}.ffn_down": f"model.layers.{n}.mlp.down_proj" for n in (0, 29)}
     for theirs, ours in pairs.items():
         tensor = raw[f"{theirs}.weight"]
-        expected = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
+        expected = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())
         assert torch.equal(weights[f"{ours}.weight"], expected.reshape(weights[f"{ours}.weight"].shape)), ours
 
 
