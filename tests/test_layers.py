@@ -30,7 +30,7 @@ LAYERS = [  # each may import what stands above it
         "data.teachers",
     },
     {"algorithm", "metrics", "phases", "simulation"},
-    {"shapes", "policy", "sharding", "rollout", "data", "plan", "footprint"},
+    {"shapes", "policy", "pretrained", "sharding", "rollout", "data", "plan", "footprint"},
     {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "watchdog", "board"},
     {"cli", "__main__"},
 ]
@@ -42,6 +42,8 @@ HEAVY = {
     "peft": 4,
     "vllm": 4,
     "datasets": 4,
+    "gguf": 4,
+    "reasoning_gym": 4,
     "lightning": 5,
     "hydra": 6,
     "omegaconf": 6,

@@ -89,8 +89,8 @@ def test_the_preset_trains_a_small_model_from_local_files(tmp_path, monkeypatch)
     GlobalHydra.instance().clear()
     small = ["steps=1", "prompts_per_step=2", "group_size=8", "max_response_tokens=40", "max_prompt_tokens=2000"]
     small += ["data.workers=0", "data.source.heldout_share=0.3", "data.source.heldout_size=2"]
-    small += [f"paths.cache={tmp_path}", "hydra.run.dir=run"]
-    cli.main(["train", "experiment=qwen_math_numina", "rollout=hf", "model.path=base", "data.path=rows.parquet", *small])
+    small += [f"paths.cache={tmp_path}", "hydra.run.dir=run", "rollout=hf"]
+    cli.main(["train", "experiment=qwen_math_numina", "model.path=base", "data.path=rows.parquet", *small])
     config = AutoConfig.from_pretrained(tmp_path / "run" / "policy")
     assert (config.max_position_embeddings, config.rope_parameters["rope_theta"]) == (16384, 40000.0)
     prompt = pd.read_json(tmp_path / "run" / "completions.jsonl", lines=True).prompt[0]

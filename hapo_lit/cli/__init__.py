@@ -18,6 +18,7 @@ VERBS = {
     "export": "`hapo export RUN OUT`: a state of a run as a Hugging Face folder",
     "report": "`hapo report FOLDER`: a run, or all runs of a sweep, as a page with figures and tables",
     "serve": "start the vLLM server of a run with rollout=vllm_server",
+    "prepare": "`hapo prepare smollm_gsm`: make the model and the data of that experiment, unless they are there",
     "pretrain": "build the base policy of the embedded experiment, unless it is there",
     "data": "`hapo data inspect`: what becomes of the training data, and what it looks like",
     "plan": "what a run would do and hold: batch plan, memory, and what is wrong with its settings",
@@ -25,8 +26,8 @@ VERBS = {
 }
 WORDS = {"data": "inspect"}
 """The word that must follow a verb."""
-PLAIN = {"verify", "export", "report"}
-"""Verbs whose arguments are answers or folders, and none of them Hydra's."""
+PLAIN = {"verify", "export", "report", "prepare"}
+"""Verbs whose arguments are answers, folders or options, and none of them Hydra's."""
 OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multirun", "--info", "--shell-completion"}
 """Hydra's options that a door passes on."""
 
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
         print("usage: hapo VERB [key=value ...]\n\nverbs:")
         print("\n".join(f"  {name:<10}{meaning}" for name, meaning in VERBS.items()))
         print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
-        print("`hapo verify --help`, `hapo export --help` and `hapo report --help` have their options.")
+        print("`--help` after verify, export, report or prepare lists the options of that verb.")
         return
     if verb not in VERBS:
         stop(f"there is no verb {verb!r}; the verbs are: {', '.join(VERBS)}")

@@ -195,8 +195,7 @@ class _Held:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         try:
-            with undisturbed(policy.device):
-                import vllm
+            import vllm
         except ImportError as error:
             raise EngineError(f"rollout=vllm needs vLLM ({error}); {INSTALL}") from error
 
@@ -209,8 +208,7 @@ class _Held:
         self.made_group = not dist.is_initialized()
         if self.made_group or not dist.get_rank():
             print("starting vLLM", flush=True)
-        with undisturbed(policy.device):
-            self.llm = vllm.LLM(self.folder.name, **settings)
+        self.llm = vllm.LLM(self.folder.name, **settings)
         self.llm.llm_engine.engine_core._finalizer.atexit = False  # by then the process group is gone
         self.sleeps = settings["enable_sleep_mode"]
         self.asleep = False
@@ -292,7 +290,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
 @contextlib.contextmanager
 def as_it_is(device: torch.device) -> Iterator[None]:
     """Without autocast, which would round what vLLM computes; its tensors are made and changed in inference mode."""
-    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+    with undisturbed(device), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         yield
 
 
