@@ -50,7 +50,7 @@ def servers(tmp_path_factory):
             key = policy.config.to_json_string()
             if key not in started:
                 folder = tmp_path_factory.mktemp("server")
-                policy.save_pretrained(folder / "model")
+                merged(policy).save_pretrained(folder / "model")
                 limits = [f"max_prompt_tokens={PROMPT}", f"max_response_tokens={LIMIT}"]
                 model = [f"model.path={folder / 'model'}", "prompts_per_step=32", "group_size=4"]
                 started[key] = stack.enter_context(serving(folder, *model, *limits))[0]

