@@ -68,6 +68,10 @@ class Hapo:
     def estimates(self) -> bool:
         return self.gate.estimates
 
+    @property
+    def samples_from_policy(self) -> bool:
+        return self.engine.is_trainer
+
     @torch.no_grad()
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
         """Algorithm 1: turn prompts into credited experience."""
@@ -110,6 +114,10 @@ class Hapo:
         """Let the engine sample from these weights."""
         self.engine.sync(policy)
 
+    def rest(self) -> None:
+        """Let the engine give back what the update can use."""
+        self.engine.rest()
+
     def metrics(self) -> dict[str, float]:
         gate = {f"gate/{name}": value for name, value in self.gate.metrics().items()}
         return {**gate, **self.engine.metrics(), **self.verifier.metrics()}
@@ -128,6 +136,7 @@ class Supervised:
 
     teacher_stands_alone = False
     estimates = False
+    samples_from_policy = False
 
     def __init__(self, weighting: TokenWeighting) -> None:
         self.weighting = weighting
@@ -160,6 +169,9 @@ class Supervised:
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Nothing samples here."""
+
+    def rest(self) -> None:
+        """Nor has anything to give back."""
 
     def metrics(self) -> dict[str, float]:
         return {}

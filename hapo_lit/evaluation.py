@@ -25,9 +25,12 @@ class Evaluator:
         self.engine = engine if temperature is None else engine.at(temperature)
         self.verifier, self.samples = verifier, samples
 
-    def __call__(self, policy: torch.nn.Module, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:
-        """``[P, samples]`` rewards of the policy at training step ``step``."""
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Measure this policy from now on.  Every rank must ask."""
         self.engine.sync(policy)
+
+    def __call__(self, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:
+        """``[P, samples]`` rewards at training step ``step``."""
         group = self.engine.generate(prompts, self.samples, step)
         rewards = self.verifier(decode(group), prompts.answers_repeated(self.samples))
         return group.with_rewards(rewards).rewards

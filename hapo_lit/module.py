@@ -143,11 +143,13 @@ class HapoModule(LightningModule):
     def collect(self, batch: PromptBatch) -> Experience:
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
         algorithm = self.phase.algorithm
-        with gathered(self.policy):
+        with gathered(self.policy) if algorithm.samples_from_policy else nullcontext():
             started = time.perf_counter()
             algorithm.sync(self.policy)
             self._seconds = {"time/sync": time.perf_counter() - started, "time/score": 0.0}
-            return algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
+            experience = algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
+        algorithm.rest()
+        return experience
 
     def optimise(
         self, experience: Experience, loss: Callable[[Rows], LossOutput], unsynced: Unsynced = nullcontext
@@ -269,9 +271,8 @@ class HapoModule(LightningModule):
 
     @torch.no_grad()
     def logprobs_of(self, text: Text) -> Tensor:
-        """``[N, T]`` log-probabilities of responses under the policy as it is; every rank must ask."""
-        with gathered(self.policy):
-            return self._scored(self.policy, text)
+        """``[N, T]`` log-probabilities of responses under the policy as it is; every rank must ask, for as many."""
+        return self._scored(self.policy, text)
 
     def _scored(self, model: PreTrainedModel, text: Text) -> Tensor:
         chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
@@ -293,13 +294,16 @@ class HapoModule(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._heldout_tallies = {}
-        self._evaluating.enter_context(gathered(self.policy))
+        if any(evaluator.engine.is_trainer for evaluator in self.evaluators.values()):
+            self._evaluating.enter_context(gathered(self.policy))
+        for evaluator in self.evaluators.values():  # here, as ranks may have different numbers of batches
+            evaluator.sync(self.policy)
 
     def validation_step(self, batch: PromptBatch, batch_index: int) -> None:
         started = time.perf_counter()
         with memory_for("evaluating", "+data.heldout_batch (256 unless set) or max_response_tokens"):
             rewards = {
-                f"heldout/{name}": evaluator(self.policy, batch, self.step, self.decode).double()
+                f"heldout/{name}": evaluator(batch, self.step, self.decode).double()
                 for name, evaluator in self.evaluators.items()
             }
         tallies = {name: torch.tensor([each.sum(), each.numel()]).double() for name, each in rewards.items()}
@@ -309,6 +313,8 @@ class HapoModule(LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._evaluating.close()
+        for evaluator in self.evaluators.values():
+            evaluator.engine.rest()
         self._heldout_tallies["time/evaluate"][1] = 1  # seconds of all batches, averaged over ranks
         self.heldout = over_ranks(self._heldout_tallies, self.ranks, self.device)
         if self._fabric is None:

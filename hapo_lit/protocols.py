@@ -171,6 +171,9 @@ class RolloutEngine(Protocol):
         The draw depends on (engine seed, prompt id, sample index, step) and nothing else.
         """
 
+    def rest(self) -> None:
+        """Give back what the update can use; the next call is ``sync``."""
+
     def metrics(self) -> dict[str, float]:
         """Time and tokens of the last call."""
 
@@ -198,7 +201,13 @@ class Algorithm(Protocol):
     def estimates(self) -> bool:
         """True = experience comes with an estimate of each prompt's success rate."""
 
+    @property
+    def samples_from_policy(self) -> bool:
+        """True = sampling makes passes of the policy itself, of which ranks may make different numbers."""
+
     def sync(self, policy: torch.nn.Module) -> None: ...
+
+    def rest(self) -> None: ...
 
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
 

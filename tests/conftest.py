@@ -149,6 +149,12 @@ class ScriptedEngine:
     def sync(self, policy: torch.nn.Module) -> None:
         self.synced.append(policy)
 
+    def at(self, temperature: float) -> ScriptedEngine:
+        return self
+
+    def rest(self) -> None:
+        self.rested = True
+
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         group = self.group
         cut = {

@@ -136,14 +136,17 @@ def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param("ddp", marks=NEEDS_VLLM)])
+@pytest.mark.parametrize("way", [pytest.param("fsdp", marks=NEEDS_VLLM)])
 def test_each_of_two_processes_has_its_own_vllm(work, way):
-    common = [*RUN, "rollout=vllm", "callbacks.watchdog.every=1", "steps=2"]
-    common.remove("steps=4")
+    """Of seven held-out problems in batches of three one process has two batches and the other has one."""
+    sizes = ("steps=4", "data.source.heldout_size=6")
+    common = [*(each for each in RUN if each not in sizes), "rollout=vllm", "callbacks.watchdog.every=1", "steps=2"]
+    common += ["data.source.heldout_size=7", "+data.heldout_batch=3"]
     done = hapo(work, "fabric", *common, "fabric.devices=2", f"fabric.strategy={way}", "hydra.run.dir=two")
     assert "Traceback" not in done.stderr, done.stderr
     assert column(work / "two", "engine/logprob_gap_max").max() < 1e-4
     assert len(column(work / "two", "engine/logprob_gap_max")) == 2
+    assert len(column(work / "two", "heldout/greedy")) == 2
 
 
 @pytest.mark.slow

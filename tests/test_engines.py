@@ -255,11 +255,16 @@ def test_it_fits_its_seam_and_says_how_fast_it_was(make):
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
 def test_weights_that_somebody_else_has_put_there_are_an_error(make):
+    from hapo_lit.rollout.vllm_server import Server
+
     policy, prompts = policy_of(), prompt_batch(4, width=PROMPT)
-    ours, theirs = synced(make(policy), policy), synced(make(policy), policy)
-    with pytest.raises(EngineError, match="does another run use it"):
+    ours = synced(make(policy), policy)
+    synced(make(policy, seed=1), policy)  # of the same run
+    ours.generate(prompts, 2, 0)
+    theirs = Server(ours.servers[0].url, 60)
+    theirs.post("/update_weight_version", {"new_version": "theirs"})
+    with pytest.raises(EngineError, match=r"weights of version 'theirs' before sampling.* does another run use it"):
         ours.generate(prompts, 2, 0)
-    theirs.generate(prompts, 2, 0)
     ours.sync(policy)
     ours.generate(prompts, 2, 0)
 

@@ -427,7 +427,8 @@ def test_global_generators_are_not_drawn_from(make_policy, tokenizer):
     batch = next(iter(datamodule.train_dataloader()))
     next(iter(datamodule.val_dataloader()))
     built.collect(batch)
-    built.evaluators["greedy"](built.policy, batch, 0, built.decode)
+    built.evaluators["greedy"].sync(built.policy)
+    built.evaluators["greedy"](batch, 0, built.decode)
     assert torch.equal(torch.get_rng_state(), state)
 
 

@@ -42,6 +42,9 @@ class Sampling:
         Sampling.__init__(other, self.max_new_tokens, temperature, self.stop_ids, self.seed)
         return other
 
+    def rest(self) -> None:
+        """Nothing to give back."""
+
     def metrics(self) -> dict[str, float]:
         return self._metrics
 

@@ -89,13 +89,12 @@ class VLLMEngine(Sampling):
         self.prompts, self.group_size = prompts_per_step, group_size
         self.share, self.dtype, self.sleep, self.options = gpu_memory_utilization, dtype, sleep, dict(options or {})
         self._held: _Held | None = None
-        self._policy: PreTrainedModel | None = None
         self._stops: list[int] = []
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Put the policy's weights in place of vLLM's; its first call starts vLLM."""
         assert isinstance(policy, PreTrainedModel)
-        self._policy, self._stops = policy, stops_of(policy, self.stop_ids)
+        self._stops = stops_of(policy, self.stop_ids)
         knobs = "rollout.gpu_memory_utilization, prompts_per_step or max_response_tokens"
         kind = policy.device.type
         computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
@@ -108,7 +107,7 @@ class VLLMEngine(Sampling):
     @torch.no_grad()
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         """See :class:`hapo_lit.protocols.RolloutEngine`."""
-        if self._held is None or self._policy is None:
+        if self._held is None or self._held.asleep:
             raise RuntimeError("VLLMEngine.generate was called before sync(policy)")
         from vllm import SamplingParams
 
@@ -118,10 +117,7 @@ class VLLMEngine(Sampling):
             for prompt in prompts.prompt_ids.tolist()
         ]
         with failing("sampling", "rollout.gpu_memory_utilization"), as_it_is(prompts.tokens.device):
-            if self._held.asleep:  # it slept over an update: what it had is gone
-                self._held.load(self._policy)
             outputs = self._held.generate(prompt_lists(prompts), requests)
-            self._held.doze()
         samples = [sample for output in outputs for sample in sorted(output.outputs, key=lambda each: each.index)]
         tokens = [list(sample.token_ids) for sample in samples]
         logprobs = [
@@ -131,6 +127,11 @@ class VLLMEngine(Sampling):
         group = group_of_lists(prompts, group_size, tokens, logprobs, self._stops)
         self.tell(float(group.mask.sum()), time.perf_counter() - started)
         return group
+
+    def rest(self) -> None:
+        """Where the device has it, vLLM's weights and cache give their memory back until the next ``sync``."""
+        if self._held is not None:
+            self._held.doze()
 
     def _settings(self, policy: PreTrainedModel, dtype: str) -> dict[str, Any]:
         """What ``vllm.LLM`` is to be given, besides the model."""

@@ -35,6 +35,8 @@ from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 
 TRANSFERS = ("file", "nccl")
 LOOPBACK = ("127.", "localhost", "::1")
+_SENT: dict[str, str] = {}
+"""Server -> the version that this run has sent last, whichever of its engines did."""
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLES = 16
 """Of a prompt in one request; a server takes no more than it samples at once."""
@@ -84,7 +86,6 @@ class VLLMServerEngine(Sampling):
         self.dtype, self.options = dtype, list(options)
         self.transfer, self.exchange, self.port = transfer, exchange, port
         self._stops: list[int] = []
-        self._sent = {"version": ""}  # shared with the same engine at other temperatures
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Send the policy's weights to all servers, under a new version; every rank must ask."""
@@ -98,12 +99,13 @@ class VLLMServerEngine(Sampling):
                 self._send_nccl(policy, version[0])
         if dist.is_initialized() and dist.get_world_size() > 1:
             dist.broadcast_object_list(version)  # and nobody samples before it is there
-        self._sent["version"] = version[0]
+        for server in self.servers:
+            _SENT[server.url] = version[0]
 
     @torch.no_grad()
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         """See :class:`hapo_lit.protocols.RolloutEngine`."""
-        if not self._sent["version"]:
+        if not self._stops:
             raise RuntimeError("VLLMServerEngine.generate was called before sync(policy)")
         started = time.perf_counter()
         server = self.servers[_rank() % len(self.servers)]
@@ -125,7 +127,7 @@ class VLLMServerEngine(Sampling):
 
     def _must_have(self, server: Server, when: str) -> None:
         version = server.get("/weight_info")["weight_version"]
-        sent = self._sent["version"]
+        sent = _SENT[server.url]
         if version != sent:
             raise EngineError(
                 f"{server.url} has weights of version {version!r} {when}, and not {sent!r}, which it was sent: does "
