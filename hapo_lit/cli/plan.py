@@ -142,7 +142,7 @@ def sampled(dry: DryRun, engine: Any, phase: plan.PhasePlan) -> dict[str, int]:
     dtype = torch.bfloat16 if dry.mixed else dry.module.policy.dtype
     cache = batch.sequences * batch.tokens * plan.kv_bytes_per_token(config, dtype)
     if isinstance(engine, VLLMEngine):
-        dtype = getattr(torch, engine.dtype) if engine.dtype else dtype
+        dtype = getattr(torch, engine.dtype) if engine.dtype else dry.module.policy.dtype
         cache = cache_bytes(served_config(config), str(dtype).removeprefix("torch."), batch)
     return {"keys and values": cache, "the engine's weights": dry.module.policy.num_parameters() * dtype.itemsize}
 

@@ -60,7 +60,8 @@ class VLLMEngine(Sampling):
         gpu_memory_utilization: share of the device that vLLM takes; None = as much as weights and the cache for all
             rows of this process's batch need, within what is free (half of it if vLLM does not sleep).  On a CPU it is
             the cache alone, of the same size.
-        dtype: of vLLM's weights; None = what the policy computes in: autocast's where there is one, or its own.
+        precision: of the run; what the policy computes in.
+        dtype: of vLLM's weights; None = bfloat16 with ``precision=bf16-mixed``, else the policy's.
         sleep: False = vLLM keeps its memory while the policy is updated; a CPU cannot give it up.
         options: anything else that ``vllm.LLM`` takes.
     """
@@ -78,6 +79,7 @@ class VLLMEngine(Sampling):
         seed: int = 0,
         max_model_len: int | None = None,
         gpu_memory_utilization: float | None = None,
+        precision: str = "32-true",
         dtype: str | None = None,
         sleep: bool = True,
         options: Mapping[str, Any] | None = None,
@@ -87,7 +89,8 @@ class VLLMEngine(Sampling):
             raise ValueError(f"rollout.gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization}")
         self.length = max_prompt_tokens + max_new_tokens if max_model_len is None else max_model_len
         self.prompts, self.group_size = prompts_per_step, group_size
-        self.share, self.dtype, self.sleep, self.options = gpu_memory_utilization, dtype, sleep, dict(options or {})
+        self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
+        self.share, self.sleep, self.options = gpu_memory_utilization, sleep, dict(options or {})
         self._held: _Held | None = None
         self._stops: list[int] = []
 
@@ -96,10 +99,8 @@ class VLLMEngine(Sampling):
         assert isinstance(policy, PreTrainedModel)
         self._stops = stops_of(policy, self.stop_ids)
         knobs = "rollout.gpu_memory_utilization, prompts_per_step or max_response_tokens"
-        kind = policy.device.type
-        computed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else policy.dtype
         with failing("starting", knobs), as_it_is(policy.device):
-            settings = self._settings(policy, self.dtype or str(computed).removeprefix("torch."))
+            settings = self._settings(policy)
             self._held = _held(settings, policy, partial(self._memory, policy, settings))
         with failing("taking over weights", "rollout.gpu_memory_utilization"), as_it_is(policy.device):
             self._held.load(policy)
@@ -133,12 +134,12 @@ class VLLMEngine(Sampling):
         if self._held is not None:
             self._held.doze()
 
-    def _settings(self, policy: PreTrainedModel, dtype: str) -> dict[str, Any]:
+    def _settings(self, policy: PreTrainedModel) -> dict[str, Any]:
         """What ``vllm.LLM`` is to be given, besides the model."""
         cpu = policy.device.type == "cpu"
         processes = dist.get_world_size() if dist.is_initialized() else 1
         settings = {
-            "dtype": dtype,
+            "dtype": self.dtype or str(policy.dtype).removeprefix("torch."),
             "max_model_len": self.length,
             "max_num_seqs": min(-(-self.prompts // processes) * self.group_size, MOST),
             "enforce_eager": cpu,  # on a CPU compiling costs minutes and gains a few percent
