@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from hapo_lit.evaluation import Evaluator
 from hapo_lit.metrics import anneal_tallies, over_ranks, reward_tallies, tallied
 from hapo_lit.phases import Phase, Phases
-from hapo_lit.policy import has_adapter, token_logprobs, without_adapter
+from hapo_lit.policy import has_adapter, without_adapter
 from hapo_lit.protocols import ALONE, Ranks
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.sharding import gathered, spread, total_norm
 from hapo_lit.types import (
     Experience,

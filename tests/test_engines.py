@@ -14,10 +14,11 @@ from servers import NEEDS_VLLM, serving
 from test_hf_engine import prompt_batch, responses, take
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
-from hapo_lit.policy import load_policy, merged, new_policy, positions, token_logprobs
+from hapo_lit.policy import load_policy, merged, new_policy
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.sampling import prompt_lists
+from hapo_lit.scoring import positions, token_logprobs
 from hapo_lit.types import EngineError
 
 SIZES = {

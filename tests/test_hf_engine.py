@@ -4,9 +4,9 @@ import torch
 from conftest import make_group, make_prompts
 from scipy import stats
 
-from hapo_lit.policy import token_logprobs
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.types import PromptBatch
 
 

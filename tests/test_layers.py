@@ -30,7 +30,7 @@ LAYERS = [  # each may import what stands above it
         "data.teachers",
     },
     {"algorithm", "metrics", "phases", "simulation"},
-    {"shapes", "policy", "pretrained", "sharding", "rollout", "data", "plan", "footprint"},
+    {"shapes", "scoring", "policy", "pretrained", "sharding", "rollout", "data", "plan", "footprint"},
     {"evaluation", "datamodule", "module", "checkpoint", "records", "callbacks", "watchdog", "board"},
     {"cli", "__main__"},
 ]

@@ -14,15 +14,8 @@ from test_hf_engine import engine, prompt_batch
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.cli.light import config_folder
-from hapo_lit.policy import (
-    has_adapter,
-    load_policy,
-    merged,
-    plain_weights,
-    policy_like,
-    token_logprobs,
-    without_adapter,
-)
+from hapo_lit.policy import has_adapter, load_policy, merged, plain_weights, policy_like, without_adapter
+from hapo_lit.scoring import token_logprobs
 
 both_kinds = pytest.mark.parametrize(
     ("architecture", "tied"), [(name, tied) for name in ("qwen2", "llama") for tied in (True, False)]

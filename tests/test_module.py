@@ -28,9 +28,9 @@ from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import Surrogate, k3
 from hapo_lit.module import HapoModule, gradient_share, memory_for
 from hapo_lit.phases import Phase, Phases
-from hapo_lit.policy import token_logprobs
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.schedules import Linear
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
 from hapo_lit.types import MemoryShortError, NotFiniteError
 from hapo_lit.verify.exact import ExactVerifier

@@ -25,9 +25,10 @@ from hapo_lit.cli.setup import build
 from hapo_lit.footprint import DryRun, Footprint, blank_rows, full_cache, gradient
 from hapo_lit.losses import Surrogate
 from hapo_lit.phases import Phase
-from hapo_lit.policy import load_policy, outline, policy_like, token_logprobs
+from hapo_lit.policy import load_policy, outline, policy_like
 from hapo_lit.rollout.hf import HFEngine, _growing_cache
 from hapo_lit.schedules import Constant
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.shapes import check_lengths
 from hapo_lit.sharding import shard
 from hapo_lit.teacher import UnitRatio

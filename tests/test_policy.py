@@ -4,7 +4,8 @@ from conftest import make_group
 from test_hf_engine import engine, prompt_batch
 from transformers import AutoTokenizer
 
-from hapo_lit.policy import load_policy, load_tokenizer, policy_like, token_logprobs
+from hapo_lit.policy import load_policy, load_tokenizer, policy_like
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.types import Text
 
 

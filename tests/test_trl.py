@@ -24,8 +24,8 @@ from hapo_lit.losses import (
     sequence_product,
     sequence_ratio,
 )
-from hapo_lit.policy import token_logprobs
 from hapo_lit.protocols import ALONE
+from hapo_lit.scoring import token_logprobs
 from hapo_lit.teacher import UnitRatio
 from hapo_lit.types import Experience, GateDecision
 from hapo_lit.weighting import ConstantLength, DropTruncated, SequenceMean, TokenMean

@@ -1,0 +1,75 @@
+"""Token log-probabilities of a policy, without ever building ``[N, T, V]`` logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from hapo_lit.types import Text
+
+LOGITS_PER_CHUNK = 2**24
+"""How many logits may exist at once: 64 MiB in float32."""
+
+
+def positions(mask: Tensor) -> Tensor:
+    """``[N, L] bool`` -> position ids that start at 0 on the first unpadded token."""
+    return (mask.long().cumsum(1) - 1).clamp(min=0)
+
+
+def token_logprobs(
+    policy: PreTrainedModel,
+    text: Text,
+    temperature: float = 1.0,
+    logits_per_chunk: int = LOGITS_PER_CHUNK,
+    entropy_gradient: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the response tokens, and the entropies there.
+
+    The transformer runs once over ``[N, S + T]``.  Only hidden states that predict a response token meet the output
+    head, in chunks; more than one chunk are recomputed in the backward pass instead of kept.
+
+    Args:
+        policy: a causal language model.
+        text: prompts and responses; the responses are scored.
+        temperature: logits are divided by it, so that these are the probabilities of the distribution sampled from.
+        logits_per_chunk: bound on the logits alive at once.
+        entropy_gradient: True = the entropies have a gradient too, for an entropy bonus.
+
+    Returns:
+        ``[N, T]`` log-probabilities and ``[N, T]`` entropies (in nats); both 0 off the mask.
+    """
+    width = text.tokens.shape[1]
+    mask = torch.cat([text.prompt_mask, text.mask], 1)
+    hidden = policy.get_decoder()(
+        input_ids=torch.cat([text.prompt_tokens, text.tokens], 1),
+        attention_mask=mask.long(),
+        position_ids=positions(mask),
+        use_cache=False,
+    ).last_hidden_state[:, -width - 1 : -1]
+    hidden_M, target_M = hidden[text.mask], text.tokens[text.mask]
+
+    head = policy.get_output_embeddings()
+    size = max(1, logits_per_chunk // head.weight.shape[0])
+    keep = len(target_M) <= size or not torch.is_grad_enabled()
+    chunks = [
+        _head_logprobs(head, *chunk, temperature, entropy_gradient)
+        if keep
+        else checkpoint(_head_logprobs, head, *chunk, temperature, entropy_gradient, use_reentrant=False)
+        for chunk in zip(hidden_M.split(size), target_M.split(size), strict=True)
+    ]
+    logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*chunks, strict=True))
+    off = torch.zeros(text.mask.shape, dtype=logprobs_M.dtype, device=logprobs_M.device)
+    return off.masked_scatter(text.mask, logprobs_M), off.masked_scatter(text.mask, entropy_M)
+
+
+def _head_logprobs(
+    head: nn.Module, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    logits = head(hidden)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    total = logits.logsumexp(-1)
+    with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
+        entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)
+    return logits.gather(-1, target[:, None]).squeeze(-1) - total, entropy
