@@ -51,5 +51,5 @@ class Watchdog(Callback):
             raise EngineError(
                 f"the rollout engine does not sample from the policy: at step {module.step + 1} they differ by "
                 f"{mean:.3g} nats a token (callbacks.watchdog.most={self.most:g}), as with stale weights or another "
-                f"precision; rollout=hf samples from the policy itself, and resume=auto goes on"
+                f"precision; resume=auto goes on, with rollout=hf allow_changes=true from the policy itself"
             )

@@ -53,13 +53,22 @@ def serving(folder: Path, *settings: str, port: int | None = None) -> Iterator[t
         _wait(url, process, log)
         yield url, process
     finally:
-        stop(process)
+        end(process)
 
 
-def stop(process: subprocess.Popen) -> None:
-    """Kill a server with all its children."""
+def end(process: subprocess.Popen) -> None:
+    """Let a server leave, with all its children."""
     if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """Kill a server and all its children."""
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
 

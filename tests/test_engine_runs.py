@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import write_base
-from servers import NEEDS_VLLM, free_port, serving, stop
+from servers import NEEDS_VLLM, free_port, kill, serving
 from test_cli import SMALL, hapo
 from test_module import data, fit, module, phase
 from test_module import hapo as algorithm
@@ -136,6 +136,15 @@ def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work, kind):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_jobs_of_a_sweep_have_each_the_vllm_that_they_need(work, kind):
+    settings = [*(each for each in RUN if each != "steps=4"), "steps=1", f"rollout={kind}", "group_size=2,3,3"]
+    done = hapo(work, "train", *settings, "hydra.sweep.dir=sizes", "callbacks.watchdog.every=1", "-m")
+    assert len(list(work.glob("sizes/*/policy/model.safetensors"))) == 3, done.stderr
+    assert max(column(run, "engine/logprob_gap_max").max() for run in work.glob("sizes/*_*")) < 1e-4
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [pytest.param("fsdp", marks=NEEDS_VLLM)])
 def test_each_of_two_processes_has_its_own_vllm(work, way):
     """Of seven held-out problems in batches of three one process has two batches and the other has one."""
@@ -159,8 +168,9 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, way):
     long = [each for each in RUN if not each.startswith(("steps", "save_every", "eval_every"))]
     long += [*address, "steps=60", "save_every=1", "eval_every=100", "hydra.run.dir=served"]
     with serving(work, *model, port=port) as (_, server):
-        two = [*RUN, *address, "fabric.devices=2", "fabric.strategy=ddp", "hydra.run.dir=shared"]
-        hapo(work, "fabric", *two)
+        two = [each for each in RUN if "heldout" not in each] + address
+        two += ["data.source.heldout_size=61", "+data.heldout_batch=20", "fabric.devices=2", "fabric.strategy=ddp"]
+        hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
         assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
         command = [sys.executable, "-m", "hapo_lit", "train", *long]
         run = subprocess.Popen(command, cwd=work, env={**os.environ}, stderr=subprocess.PIPE, text=True)
@@ -169,15 +179,15 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, way):
             assert time.monotonic() - waited < 120
             assert run.poll() is None, run.stderr.read()
             time.sleep(0.05)
-        stop(server)
+        kill(server)
         _, said = run.communicate(timeout=120)
     assert run.returncode == 2, said
     line = said.strip().splitlines()[-1]
     assert "the rollout engine vllm_server at" in line
     assert "go on with resume=auto" in line
     assert "Traceback" not in said
-    with serving(work, *model, port=port):
-        done = hapo(work, "train", *long, "resume=auto")
+    with serving(work, *model) as (url, _):  # at another address
+        done = hapo(work, "train", *long, f"rollout.urls=[{url}]", "resume=auto")
     assert "going on after step" in done.stdout
     assert column(work / "served", "reward/mean").size > 0
     assert (work / "served/policy/model.safetensors").is_file()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import subprocess
 from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pytest
@@ -222,13 +225,14 @@ def test_it_samples_from_the_merged_weights_of_an_adapter(make, tmp_path):
 def test_it_leaves_random_generators_threads_and_modes_alone(make):
     policy = policy_of().train()
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), torch.set_num_threads  # noqa: NPY002
-    threads = torch.get_num_threads()
+    threads, products = torch.get_num_threads(), torch.get_float32_matmul_precision()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         synced(make(policy), policy).generate(prompt_batch(4, width=PROMPT), 2, 0)
         assert torch.is_autocast_enabled("cpu")
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
     assert torch.set_num_threads is states[2]
+    assert torch.get_float32_matmul_precision() == products
     assert torch.get_num_threads() == threads
     assert policy.training
     assert torch.is_grad_enabled()
@@ -279,12 +283,33 @@ def test_a_request_that_a_server_refuses_is_one_error_that_says_so(make):
         engine.generate(prompt_batch(4, width=PROMPT), 2, 0)
 
 
+@pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
+def test_weights_that_cannot_be_sent_are_an_error_that_names_the_setting(make, tmp_path):
+    policy = policy_of()
+    with pytest.raises(EngineError, match=r"vllm_server failed while taking over weights.*rollout.exchange"):
+        make(policy, exchange=str(tmp_path / "nowhere")).sync(policy)
+    synced(make(policy, exchange=str(tmp_path)), policy).generate(prompt_batch(4, width=PROMPT), 2, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_that_a_killed_process_left_behind_are_swept_up(tmp_path, monkeypatch):
+    from hapo_lit.rollout import vllm_server
+
+    monkeypatch.setattr(vllm_server, "SHARED_MEMORY", tmp_path)
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for number in (gone.pid, os.getpid()):
+        (tmp_path / f"hapo-weights-{number}-abc").mkdir()
+    vllm_server.sweep_up()
+    assert [path.name for path in tmp_path.iterdir()] == [f"hapo-weights-{os.getpid()}-abc"]
+
+
 @pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
 def test_too_little_memory_is_an_error_that_names_the_setting(make):
     policy = policy_of()
     engine = make(policy)
     engine.options = {"kv_cache_memory_bytes": 1000}
-    with pytest.raises(EngineError, match=r"vllm failed while starting.*lower rollout.gpu_memory_utilization"):
+    with pytest.raises(EngineError, match=r"vllm failed while starting.*memory.*see rollout.gpu_memory_utilization"):
         engine.sync(policy)
     synced(make(policy), policy).generate(prompt_batch(4, width=PROMPT), 2, 0)  # and the next one starts
 
@@ -350,8 +375,16 @@ def test_settings_that_cannot_be_are_refused():
 
     with pytest.raises(ValueError, match="gpu_memory_utilization must be in"):
         VLLMEngine(4, 4, 4, 4, gpu_memory_utilization=1.5)
-    with pytest.raises(ValueError, match=r"not this machine: set rollout.anywhere=true"):
-        VLLMServerEngine(["http://10.0.0.1:8000"], 4)
+    with pytest.raises(ValueError, match=r"max_model_len=7 would cut off"):
+        VLLMEngine(4, 4, 4, 4, max_model_len=7)
+    for engine in (partial(VLLMEngine, 4, 4, 4, 4), partial(VLLMServerEngine, ["http://127.0.0.1:1"], 4)):
+        with pytest.raises(ValueError, match=r"rollout.dtype must be null or one of float32"):
+            engine(dtype="auto")
+    for url in ("http://10.0.0.1:8000", "http://localhost.elsewhere.org", "http://127.elsewhere.org:1"):
+        with pytest.raises(ValueError, match=r"not this machine: set rollout.anywhere=true"):
+            VLLMServerEngine([url], 4)
+    with pytest.raises(ValueError, match=r"write http://host:port"):
+        VLLMServerEngine(["127.0.0.1:8000"], 4)
     VLLMServerEngine(["http://10.0.0.1:8000"], 4, anywhere=True)
     with pytest.raises(ValueError, match="must be one of file, nccl"):
         VLLMServerEngine(["http://localhost:1"], 4, transfer="post")

@@ -43,10 +43,12 @@ TOLD = "HAPO_RUN"
 goes on."""
 PRECISIONS = ("32-true", "bf16-mixed")
 """In 16-mixed gradients would be clipped before they are unscaled, in bf16-true weights and rewards be rounded."""
+PLACES = ("urls", "anywhere", "transfer", "exchange", "timeout", "port", "gpu_memory_utilization", "sleep", "options")
+"""Settings of engines that say where and with what means they run."""
 FREE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "threads", "eval_every", "save_every"),
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
-    *("data.workers", "precision"),
+    *("data.workers", "precision", *(f"rollout.{name}" for name in PLACES)),
     *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),
 }
 """Settings that may differ when a run goes on: they change where, how fast and how often, and nothing it learns."""
@@ -275,6 +277,8 @@ def one_job() -> Iterator[None]:
     before = dict(os.environ)
     try:
         yield
+        if "hapo_lit.rollout.vllm" in sys.modules:  # whose engine is in that group
+            sys.modules["hapo_lit.rollout.vllm"].close()
         if dist.is_initialized():
             dist.destroy_process_group()
     finally:

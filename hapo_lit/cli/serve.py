@@ -51,6 +51,8 @@ def main(config: DictConfig) -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the routes for weights are there only then
     print(f"serving {source} at {engine.servers[0].url}", flush=True)
+    for other in engine.servers[1:]:
+        print(f"{other.url} is another server's: start it with rollout.urls=[{other.url}]", flush=True)
     sys.stdout.flush()
     os.execv(sys.executable, command)
 

@@ -55,6 +55,10 @@ class Prune(Callback):
         self.pruner, self.metric = pruner, metric
         self._trial: Trial | None = None
 
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Raises ``SetupError`` on every rank if the job is no trial of a study in tables."""
+        address()
+
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         """Raises :class:`Pruned` on every rank."""
         step, pruned = pl_module.step, False
@@ -74,19 +78,29 @@ class Prune(Callback):
             raise Pruned(value)
 
 
+def address() -> tuple[str, str]:
+    """Name and database of the study of this sweep.
+
+    Raises:
+        SetupError: it has none.
+    """
+    sweeper = HydraConfig.get().sweeper
+    storage = sweeper.get("storage")
+    if not isinstance(storage, DictConfig) or "url" not in storage:
+        raise SetupError("a pruner needs a study in tables: use sweep=gate_optuna, or leave callbacks.pruner out")
+    return str(sweeper.study_name), str(storage.url)
+
+
 def trial_of_this_job(pruner: optuna.pruners.BasePruner) -> Trial:
     """The running trial of the sweep's study that drew this job's settings.
 
     Raises:
-        SetupError: the job is no trial of a study in tables.
+        SetupError: there is none.
     """
-    sweeper, settings = HydraConfig.get().sweeper, set(HydraConfig.get().overrides.task)
-    storage = sweeper.get("storage")
-    if not isinstance(storage, DictConfig) or "url" not in storage:
-        raise SetupError("a pruner needs a study in tables: use sweep=gate_optuna, or leave callbacks.pruner out")
-    study = optuna.load_study(sweeper.study_name, Storage(storage.url), pruner=pruner)
+    (name, url), settings = address(), set(HydraConfig.get().overrides.task)
+    study = optuna.load_study(name, Storage(url), pruner=pruner)
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    own = [each for each in running if {f"{name}={value}" for name, value in each.params.items()} <= settings]
+    own = [each for each in running if {f"{key}={value}" for key, value in each.params.items()} <= settings]
     if not own:
-        raise SetupError(f"no running trial of study {sweeper.study_name!r} in {storage.url} has this job's settings")
+        raise SetupError(f"no running trial of study {name!r} in {url} has this job's settings")
     return Trial(study, own[-1]._trial_id)

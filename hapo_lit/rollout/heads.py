@@ -68,13 +68,13 @@ def widened_config(config: PreTrainedConfig) -> LlamaConfig:
 def widened_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The weights of the model with wider heads, of those of the model."""
     old, new = kv_shape(config)[2], SIZES[0]
-    given = set()
+    given = {}
     for name, weight in weights:
         layer, _, field = name.rpartition(".self_attn.")
         if not layer:
             yield name, weight
             continue
-        given.add(name)
+        given[name] = weight.new_empty(0)
         if field.startswith("o_proj.weight"):
             yield name, _padded(weight.unflatten(1, (-1, 1, old)), new).flatten(1)
         elif field.startswith("v_proj"):
@@ -89,7 +89,7 @@ def widened_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tenso
         bias = name.replace(".weight", ".bias")
         if bias not in given:
             heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
-            yield bias, torch.zeros(config.hidden_size if ".o_proj." in name else heads * new)
+            yield bias, given[name].new_zeros(config.hidden_size if ".o_proj." in name else heads * new)
 
 
 def _padded(values: Tensor, size: int) -> Tensor:

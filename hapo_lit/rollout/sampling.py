@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hapo_lit.types import PromptBatch, RolloutGroup
+from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 
 Engine = TypeVar("Engine", bound="Sampling")
+DTYPES = ("float32", "bfloat16", "float16")
+"""Of the weights of an engine that has its own."""
 
 
 class Sampling:
@@ -131,3 +134,33 @@ def stops_of(policy: Any, stop_ids: Sequence[int]) -> list[int]:
     if ids is None:
         raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
     return [ids] if isinstance(ids, int) else list(ids)
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raise ``ValueError`` unless an engine's weights can be of that kind; None = it is found later."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"rollout.dtype must be null or one of {', '.join(DTYPES)}, got {dtype!r}")
+
+
+@contextmanager
+def failing(engine: str, doing: str, knobs: str) -> Iterator[None]:
+    """Inside, whatever goes wrong is an :class:`EngineError` that names the engine and says how to go on.
+
+    Args:
+        engine: as ``rollout`` names it.
+        doing: what it was doing.
+        knobs: settings that it may need otherwise.
+    """
+    try:
+        yield
+    except EngineError:
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        said = " ".join(str(cause).split())[:400]
+        raise EngineError(
+            f"the rollout engine {engine} failed while {doing} ({type(cause).__name__}: {said}): see {knobs}; the "
+            f"run's states are whole: go on with resume=auto, or without it with rollout=hf allow_changes=true as well"
+        ) from error

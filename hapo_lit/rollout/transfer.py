@@ -116,10 +116,37 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
 
 
 class NcclTransfer(NCCLWeightTransferEngine):
-    """vLLM's transfer by NCCL, with a tied head tied again."""
+    """vLLM's transfer by NCCL, with a tied head tied again, and an error if a weight is missing."""
+
+    model: Any
+
+    def start_weight_update(self) -> None:
+        self.expected = {name for name, _ in self.model.named_parameters()}
+        self.loaded: set[str] = set()
+        super().start_weight_update()
+
+    def receive_weights(self, update_info: Any) -> None:
+        model = self.model
+        self.model = _Noting(model, self.loaded)
+        try:
+            super().receive_weights(update_info)
+        finally:
+            self.model = model
 
     def finish_weight_update(self) -> None:
-        finish(self.model, self.model_config, set(), set())
+        finish(self.model, self.model_config, self.expected, self.loaded)
+
+
+class _Noting:
+    """A model of which is noted what it loads."""
+
+    def __init__(self, model: Any, loaded: set[str]) -> None:
+        self.model, self.loaded = model, loaded
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        found: set[str] = self.model.load_weights(weights)
+        self.loaded |= found
+        return found
 
 
 def register() -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import random
+import socket
 import tempfile
 import time
 import warnings
@@ -28,11 +29,10 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hapo_lit.plan import RolloutBatch, kv_bytes_per_token
 from hapo_lit.policy import plain_weights
 from hapo_lit.rollout.heads import served_config, served_weights
-from hapo_lit.rollout.sampling import Sampling, group_of_lists, prompt_lists, stops_of
+from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
 from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 
 ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not to be tied to cores
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
@@ -43,8 +43,9 @@ BLOCK = 128
 """Tokens in a block of vLLM's cache on a CPU, more than on a GPU: what a sequence takes is rounded up to it."""
 MOST = 256
 """Sequences that vLLM samples at once; more wait."""
-WORKSPACE = 2 * 2**30
-"""Bytes that vLLM takes on a GPU besides weights and cache, for activations of a prefill and its sampler."""
+WORKSPACE = 4 * 2**30
+"""Bytes that vLLM may take on a GPU besides weights and cache: a prefill's activations, its sampler, graphs."""
+KNOBS = "rollout.gpu_memory_utilization (what vLLM takes), prompts_per_step and max_response_tokens (what it needs)"
 LOGPROBS = "processed_logprobs"
 """Those of the distribution sampled from, after the temperature."""
 
@@ -58,8 +59,8 @@ class VLLMEngine(Sampling):
         group_size: G.
         max_model_len: prompt and response together; None = ``max_prompt_tokens + max_new_tokens``.
         gpu_memory_utilization: share of the device that vLLM takes; None = as much as weights and the cache for all
-            rows of this process's batch need, within what is free (half of it if vLLM does not sleep).  On a CPU it is
-            the cache alone, of the same size.
+            rows of this process's batch need, within what is free (half of it if vLLM does not sleep).  On a CPU None
+            means a cache of that size, and a number the share of the machine's memory, less what the process has.
         precision: of the run; what the policy computes in.
         dtype: of vLLM's weights; None = bfloat16 with ``precision=bf16-mixed``, else the policy's.
         sleep: False = vLLM keeps its memory while the policy is updated; a CPU cannot give it up.
@@ -85,9 +86,15 @@ class VLLMEngine(Sampling):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(max_new_tokens, temperature, stop_ids, seed)
+        check_dtype(dtype)
         if gpu_memory_utilization is not None and not 0 < gpu_memory_utilization <= 1:
             raise ValueError(f"rollout.gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization}")
         self.length = max_prompt_tokens + max_new_tokens if max_model_len is None else max_model_len
+        if self.length < max_prompt_tokens + max_new_tokens:
+            raise ValueError(
+                f"rollout.max_model_len={max_model_len} would cut off what max_prompt_tokens={max_prompt_tokens} and "
+                f"max_new_tokens={max_new_tokens} allow: leave it null, or make it {max_prompt_tokens + max_new_tokens}"
+            )
         self.prompts, self.group_size = prompts_per_step, group_size
         self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
         self.share, self.sleep, self.options = gpu_memory_utilization, sleep, dict(options or {})
@@ -98,11 +105,10 @@ class VLLMEngine(Sampling):
         """Put the policy's weights in place of vLLM's; its first call starts vLLM."""
         assert isinstance(policy, PreTrainedModel)
         self._stops = stops_of(policy, self.stop_ids)
-        knobs = "rollout.gpu_memory_utilization, prompts_per_step or max_response_tokens"
-        with failing("starting", knobs), as_it_is(policy.device):
+        with failing("vllm", "starting", KNOBS), as_it_is(policy.device):
             settings = self._settings(policy)
-            self._held = _held(settings, policy, partial(self._memory, policy, settings))
-        with failing("taking over weights", "rollout.gpu_memory_utilization"), as_it_is(policy.device):
+            self._held = _held(settings, policy, self.share, partial(self._memory, policy, settings))
+        with failing("vllm", "taking over weights", KNOBS), as_it_is(policy.device):
             self._held.load(policy)
 
     @torch.no_grad()
@@ -117,7 +123,7 @@ class VLLMEngine(Sampling):
             SamplingParams(**request(self, prompt, step, group_size, self._stops))
             for prompt in prompts.prompt_ids.tolist()
         ]
-        with failing("sampling", "rollout.gpu_memory_utilization"), as_it_is(prompts.tokens.device):
+        with failing("vllm", "sampling", KNOBS), as_it_is(prompts.tokens.device):
             outputs = self._held.generate(prompt_lists(prompts), requests)
         samples = [sample for output in outputs for sample in sorted(output.outputs, key=lambda each: each.index)]
         tokens = [list(sample.token_ids) for sample in samples]
@@ -196,21 +202,25 @@ class _Held:
     def __init__(self, settings: dict[str, Any], policy: PreTrainedModel) -> None:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # in this process
         try:
             import vllm
+            from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
         except ImportError as error:
             raise EngineError(f"rollout=vllm needs vLLM ({error}); {INSTALL}") from error
 
         self.folder = tempfile.TemporaryDirectory(prefix="hapo-vllm-")
         served_config(policy.config).save_pretrained(self.folder.name)
-        index = policy.device.index
-        if index is not None and dist.is_initialized():  # each rank its own device
-            os.environ.setdefault("RANK", str(dist.get_rank()))
-            settings = {"distributed_executor_backend": "external_launcher"} | settings
         self.made_group = not dist.is_initialized()
         if self.made_group or not dist.get_rank():
             print("starting vLLM", flush=True)
-        self.llm = vllm.LLM(self.folder.name, **settings)
+        try:
+            with placed(policy.device, self.folder.name) as where:
+                self.llm = vllm.LLM(self.folder.name, **where | settings)
+        except BaseException:
+            if self.made_group:
+                cleanup_dist_env_and_memory()
+            raise
         self.llm.llm_engine.engine_core._finalizer.atexit = False  # by then the process group is gone
         self.sleeps = settings["enable_sleep_mode"]
         self.asleep = False
@@ -257,9 +267,11 @@ class _Held:
 _OPEN: dict[str, _Held] = {}
 
 
-def _held(settings: dict[str, Any], policy: PreTrainedModel, memory: Callable[[], dict[str, Any]]) -> _Held:
+def _held(
+    settings: dict[str, Any], policy: PreTrainedModel, share: float | None, memory: Callable[[], dict[str, Any]]
+) -> _Held:
     """The process's engine with these settings; one with others makes way for it."""
-    key = json.dumps([settings, policy.config.to_dict(), str(policy.device)], sort_keys=True, default=str)
+    key = json.dumps([settings, share, policy.config.to_dict(), str(policy.device)], sort_keys=True, default=str)
     if key not in _OPEN:
         close()
         _OPEN[key] = _Held(memory() | settings, policy)
@@ -273,11 +285,37 @@ def close() -> None:
 
 
 @contextlib.contextmanager
+def placed(device: torch.device, folder: str) -> Iterator[dict[str, Any]]:
+    """vLLM's files go to ``folder``, and on a GPU it takes rank and device from the environment; gives its setting."""
+    before, temporary = dict(os.environ), tempfile.tempdir
+    tempfile.tempdir = folder
+    try:
+        if device.type == "cpu":
+            yield {}
+            return
+        ranks = dist.is_initialized()
+        os.environ |= {"RANK": str(dist.get_rank() if ranks else 0), "LOCAL_RANK": str(device.index or 0)}
+        if not ranks:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                port = str(free.getsockname()[1])
+            os.environ |= {"WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        yield {"distributed_executor_backend": "external_launcher"}
+    finally:
+        tempfile.tempdir = temporary
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+@contextlib.contextmanager
 def undisturbed(device: torch.device) -> Iterator[None]:
     """vLLM seeds the global generators, and on a CPU puts a function of its own in place of one of torch's."""
     threads, count = torch.set_num_threads, torch.get_num_threads()
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    products = torch.get_float32_matmul_precision()
     try:
         with warnings.catch_warnings(), torch.random.fork_rng([] if device.type == "cpu" else [device]):
             warnings.simplefilter("ignore", FutureWarning)  # of what vLLM calls in torch
@@ -287,6 +325,7 @@ def undisturbed(device: torch.device) -> Iterator[None]:
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_num_threads = threads
         torch.set_num_threads(count)
+        torch.set_float32_matmul_precision(products)
 
 
 @contextlib.contextmanager
@@ -294,23 +333,3 @@ def as_it_is(device: torch.device) -> Iterator[None]:
     """Without autocast, which would round what vLLM computes; its tensors are made and changed in inference mode."""
     with undisturbed(device), torch.inference_mode(), torch.autocast(device.type, enabled=False):
         yield
-
-
-@contextlib.contextmanager
-def failing(doing: str, knobs: str) -> Iterator[None]:
-    """Inside, whatever goes wrong in vLLM is an :class:`EngineError` that says how to go on."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except Exception as error:
-        cause = error
-        while cause.__cause__ is not None:
-            cause = cause.__cause__  # type: ignore[assignment]
-        said = " ".join(str(cause).split())[:400]
-        short = isinstance(cause, torch.OutOfMemoryError | MemoryError) or "memory" in said.lower()
-        advice = f"lower {knobs}" if short else "rollout=hf samples without it"
-        raise EngineError(
-            f"the rollout engine vllm failed while {doing} ({type(cause).__name__}: {said}); {advice}; "
-            f"the run's states are whole: go on with resume=auto"
-        ) from error

@@ -9,7 +9,11 @@ With several trainer processes rank 0 sends the weights, to all servers, and eac
 
 from __future__ import annotations
 
+import http.client
+import ipaddress
 import json
+import os
+import shutil
 import tempfile
 import time
 import urllib.error
@@ -29,12 +33,16 @@ from transformers import PreTrainedModel
 
 from hapo_lit.policy import plain_weights
 from hapo_lit.rollout.heads import served_weights
-from hapo_lit.rollout.sampling import Sampling, group_of_lists, prompt_lists, stops_of
+from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
 from hapo_lit.rollout.vllm import request
 from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
 
 TRANSFERS = ("file", "nccl")
-LOOPBACK = ("127.", "localhost", "::1")
+LEFT = "hapo-weights-"
+"""How folders for weights begin; the number of their process follows."""
+KNOBS = "what the server printed, rollout.urls, rollout.exchange (where the file of weights goes) and rollout.timeout"
+_SENDERS: dict[str, Any] = {}
+"""Server -> its client and the sender that holds the connection to it."""
 _SENT: dict[str, str] = {}
 """Server -> the version that this run has sent last, whichever of its engines did."""
 SHARED_MEMORY = Path("/dev/shm")
@@ -78,29 +86,39 @@ class VLLMServerEngine(Sampling):
             raise ValueError(f"rollout.transfer must be one of {', '.join(TRANSFERS)}, got {transfer!r}")
         if not urls:
             raise ValueError("rollout.urls is empty: name the server that `hapo serve` has started")
+        check_dtype(dtype)
         for url in urls:
-            host = urlsplit(url).hostname or ""
-            if not anywhere and not host.startswith(LOOPBACK):
-                raise ValueError(f"rollout.urls names {host!r}, which is not this machine: set rollout.anywhere=true")
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError(f"rollout.urls holds {url!r}, which is no address: write http://host:port")
+            if not anywhere and not loopback(parts.hostname):
+                raise ValueError(f"rollout.urls names {parts.hostname}, not this machine: set rollout.anywhere=true")
         self.servers = [Server(url, timeout) for url in urls]
         self.dtype, self.options = dtype, list(options)
-        self.transfer, self.exchange, self.port = transfer, exchange, port
+        self.transfer, self.exchange, self.port, self.anywhere = transfer, exchange, port, anywhere
         self._stops: list[int] = []
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Send the policy's weights to all servers, under a new version; every rank must ask."""
         assert isinstance(policy, PreTrainedModel)
         self._stops = stops_of(policy, self.stop_ids)
-        version = [uuid.uuid4().hex]
-        with torch.no_grad(), torch.autocast(policy.device.type, enabled=False):
-            if self.transfer == "file":
-                self._send_file(policy, version[0])
-            else:
-                self._send_nccl(policy, version[0])
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.broadcast_object_list(version)  # and nobody samples before it is there
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        if several:
+            dist.barrier()  # a rank may still be sampling
+        sent: list[Any] = [uuid.uuid4().hex, None]
+        send = self._send_file if self.transfer == "file" else self._send_nccl
+        try:
+            plainly = torch.autocast(policy.device.type, enabled=False)
+            with failing("vllm_server", "taking over weights", KNOBS), torch.no_grad(), plainly:
+                send(policy, sent[0])
+        except EngineError as error:
+            sent[1] = str(error)
+        if several:
+            dist.broadcast_object_list(sent)  # and nobody samples before it is there
+        if sent[1]:
+            raise EngineError(sent[1])
         for server in self.servers:
-            _SENT[server.url] = version[0]
+            _SENT[server.url] = sent[0]
 
     @torch.no_grad()
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
@@ -108,6 +126,12 @@ class VLLMServerEngine(Sampling):
         if not self._stops:
             raise RuntimeError("VLLMServerEngine.generate was called before sync(policy)")
         started = time.perf_counter()
+        with failing("vllm_server", "sampling", KNOBS):
+            group = self._sampled(prompts, group_size, step)
+        self.tell(float(group.mask.sum()), time.perf_counter() - started)
+        return group
+
+    def _sampled(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         server = self.servers[_rank() % len(self.servers)]
         self._must_have(server, "before sampling")
         bodies = []
@@ -121,9 +145,7 @@ class VLLMServerEngine(Sampling):
         samples = [choice for answer in answers for choice in sorted(answer["choices"], key=lambda each: each["index"])]
         responses = [choice["token_ids"] for choice in samples]
         logprobs = [[each["logprob"] for each in choice["logprobs"]["content"]] for choice in samples]
-        group = group_of_lists(prompts, group_size, responses, logprobs, self._stops)
-        self.tell(float(group.mask.sum()), time.perf_counter() - started)
-        return group
+        return group_of_lists(prompts, group_size, responses, logprobs, self._stops)
 
     def _must_have(self, server: Server, when: str) -> None:
         version = server.get("/weight_info")["weight_version"]
@@ -141,7 +163,9 @@ class VLLMServerEngine(Sampling):
             for _ in weights:  # shards are gathered by all
                 pass
             return
-        with tempfile.TemporaryDirectory(prefix="hapo-weights-", dir=place) as folder:
+        if place == str(SHARED_MEMORY):
+            sweep_up()
+        with tempfile.TemporaryDirectory(prefix=f"{LEFT}{os.getpid()}-", dir=place) as folder:
             path = Path(folder, "policy.safetensors")
             save_file({name: weight.contiguous().cpu() for name, weight in weights}, path)
             for server in self.servers:
@@ -157,19 +181,26 @@ class VLLMServerEngine(Sampling):
         from vllm.utils.network_utils import get_ip
 
         class Source(WeightSource):
+            known: list[ParamMeta] | None = None
+
             def metadata(self) -> list[ParamMeta]:
-                return [ParamMeta(name, each.dtype, tuple(each.shape)) for name, each in self]
+                if self.known is None:  # gathers and merges all weights once
+                    self.known = [ParamMeta(name, each.dtype, tuple(each.shape)) for name, each in self]
+                return self.known
 
             def __iter__(self) -> Any:
                 return iter(served_weights(policy.config, plain_weights(policy)))
 
+        here = get_ip() if self.anywhere else "127.0.0.1"
         for index, server in enumerate(self.servers):
-            server.version = version
-            if server.sender is None:
+            if server.url not in _SENDERS:  # one for all engines of the run: it listens at a port of its own
                 workers = server.get("/get_world_size")["world_size"]
-                info = NCCLTrainerInitInfo(get_ip(), self.port + index, 1 + workers, rank=_rank())
-                server.sender = WeightTransferTrainerFactory.trainer_init(info, client=server, source=Source())
-            server.sender.send_weights()
+                info = NCCLTrainerInitInfo(here, self.port + index, 1 + workers, rank=_rank())
+                sender = WeightTransferTrainerFactory.trainer_init(info, client=server, source=Source())
+                _SENDERS[server.url] = server, sender
+            client, sender = _SENDERS[server.url]
+            client.version = version
+            sender.send_weights()
 
 
 class Server:
@@ -179,7 +210,6 @@ class Server:
         self.url, self.timeout = url.rstrip("/"), timeout
         self.version = ""
         """The next update's, where the sender does not name it."""
-        self.sender: Any = None
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
@@ -194,7 +224,8 @@ class Server:
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.post("/finish_weight_update", {"weight_version": weight_version or self.version})
-        self.post("/reset_prefix_cache", {})
+        if self.post("/reset_prefix_cache", {}).get("success") is False:
+            raise EngineError(f"{self.url} did not empty its prefix cache, which holds what the old weights computed")
         self.post("/resume", {})
 
     def get(self, route: str) -> dict[str, Any]:
@@ -216,7 +247,12 @@ class Server:
                 f"({said or error.reason}): see what it printed, start it anew with `hapo serve`, and go on with "
                 f"resume=auto"
             ) from error
-        except OSError as error:
+        except TimeoutError as error:
+            raise EngineError(
+                f"the rollout engine vllm_server at {self.url} took more than rollout.timeout={self.timeout:g} s for "
+                f"{route}: make that longer, or prompts_per_step smaller, and go on with resume=auto"
+            ) from error
+        except (OSError, http.client.HTTPException) as error:
             raise EngineError(
                 f"the rollout engine vllm_server at {self.url} does not answer ({error}): start it with `hapo serve` "
                 f"and the same settings, or set rollout.urls; the run's states are whole, go on with resume=auto"
@@ -225,6 +261,22 @@ class Server:
             parsed = json.loads(text)
             return parsed if isinstance(parsed, dict) else {"value": parsed}
         return {}
+
+
+def loopback(host: str) -> bool:
+    """Whether a host is this machine and no other can reach it by that name."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def sweep_up() -> None:
+    """Remove weights that processes which have been killed left in shared memory."""
+    for folder in SHARED_MEMORY.glob(f"{LEFT}*"):
+        number = folder.name.removeprefix(LEFT).partition("-")[0]
+        if number.isdigit() and not Path("/proc", number).exists():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _rank() -> int:
