@@ -278,9 +278,11 @@ def test_weights_that_somebody_else_has_put_there_are_an_error(make):
 def test_a_request_that_a_server_refuses_is_one_error_that_says_so(make):
     policy = policy_of()
     engine = synced(make(policy), policy)
-    engine.max_new_tokens = 10_000
     with pytest.raises(EngineError, match=r"vllm_server at http://127.* answered 4\d\d to /inference/v1/generate"):
-        engine.generate(prompt_batch(4, width=PROMPT), 2, 0)
+        engine.generate(prompt_batch(4, width=PROMPT + LIMIT + 9), 2, 0)
+    engine.max_new_tokens = 10 * LIMIT
+    with pytest.raises(EngineError, match=r"cut off after \d+ tokens, before max_response_tokens=200"):
+        engine.generate(prompt_batch(16, width=PROMPT), 2, 0)
 
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)

@@ -100,8 +100,19 @@ def group_of_lists(
     tokens: Sequence[Sequence[int]],
     logprobs: Sequence[Sequence[float]],
     stops: Sequence[int],
+    limit: int,
 ) -> RolloutGroup:
-    """As :func:`rollout_group`, from ``N`` ragged lists; a response is finished if its last token is a stop."""
+    """As :func:`rollout_group`, from ``N`` ragged lists; a response is finished if its last token is a stop.
+
+    Raises:
+        EngineError: a response ended before the limit and without a stop.
+    """
+    for each in tokens:
+        if not each or (each[-1] not in stops and len(each) < limit):
+            raise EngineError(
+                f"a response was cut off after {len(each)} tokens, before max_response_tokens={limit}: the engine's "
+                f"own limit is shorter; start it with the settings of the run, and go on with resume=auto"
+            )
     device = prompts.tokens.device
     lengths = torch.tensor([len(each) for each in tokens])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -131,7 +131,7 @@ class VLLMEngine(Sampling):
             [at[token].logprob for at, token in zip(sample.logprobs, sample.token_ids, strict=True)]
             for sample in samples
         ]
-        group = group_of_lists(prompts, group_size, tokens, logprobs, self._stops)
+        group = group_of_lists(prompts, group_size, tokens, logprobs, self._stops, self.max_new_tokens)
         self.tell(float(group.mask.sum()), time.perf_counter() - started)
         return group
 

@@ -145,7 +145,7 @@ class VLLMServerEngine(Sampling):
         samples = [choice for answer in answers for choice in sorted(answer["choices"], key=lambda each: each["index"])]
         responses = [choice["token_ids"] for choice in samples]
         logprobs = [[each["logprob"] for each in choice["logprobs"]["content"]] for choice in samples]
-        return group_of_lists(prompts, group_size, responses, logprobs, self._stops)
+        return group_of_lists(prompts, group_size, responses, logprobs, self._stops, self.max_new_tokens)
 
     def _must_have(self, server: Server, when: str) -> None:
         version = server.get("/weight_info")["weight_version"]
