@@ -331,6 +331,20 @@ def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
         engine.sync(policy)
 
 
+@pytest.mark.parametrize("width", [pytest.param(300, marks=NEEDS_VLLM)])
+def test_nothing_of_a_long_prompt_is_kept_over_new_weights(width):
+    """Blocks of 128 tokens would be found in vLLM's prefix cache, as the old weights filled them."""
+    from hapo_lit.rollout.vllm import VLLMEngine
+
+    policy, prompts = policy_of(sizes={**SIZES, "max_position_embeddings": 512}), prompt_batch(8, width=width)
+    prompts.mask[:] = True
+    engine = synced(VLLMEngine(LIMIT, width, 8, 1, temperature=0.0), policy)
+    must_be_greedy(policy, engine.generate(prompts, 1, 0))
+    train(policy, 5)
+    engine.sync(policy)
+    must_be_greedy(policy, engine.generate(prompts, 1, 0))
+
+
 @pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
 def test_engines_of_a_process_share_one_vllm(make):
     from hapo_lit.rollout.vllm import _OPEN
