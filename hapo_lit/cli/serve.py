@@ -53,7 +53,6 @@ def main(config: DictConfig) -> None:
     print(f"serving {source} at {engine.servers[0].url}", flush=True)
     for other in engine.servers[1:]:
         print(f"{other.url} is another server's: start it with rollout.urls=[{other.url}]", flush=True)
-    sys.stdout.flush()
     os.execv(sys.executable, command)
 
 

@@ -20,8 +20,8 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from hapo_lit.shapes import kv_shape
 
-SIZES = (32, 64, 80, 96, 112, 128)
-"""Heads that vLLM's kernels take (CPU backend of 0.32; those of GPUs take them too)."""
+LEAST = 32
+"""Size of the smallest heads that vLLM 0.32's kernels take."""
 
 KEPT = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
@@ -32,12 +32,12 @@ KEPT = (
 
 def served_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """What vLLM gets as the model's configuration: its own, unless its heads are too small."""
-    return config if kv_shape(config)[2] >= SIZES[0] else widened_config(config)
+    return config if kv_shape(config)[2] >= LEAST else widened_config(config)
 
 
 def served_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
     """What vLLM gets as the model's weights."""
-    return weights if kv_shape(config)[2] >= SIZES[0] else widened_weights(config, weights)
+    return weights if kv_shape(config)[2] >= LEAST else widened_weights(config, weights)
 
 
 def widened_config(config: PreTrainedConfig) -> LlamaConfig:
@@ -50,14 +50,14 @@ def widened_config(config: PreTrainedConfig) -> LlamaConfig:
     plain = rope.get("rope_type", "default") == "default" and not getattr(config, "use_sliding_window", False)
     if config.model_type not in ("qwen2", "llama") or not plain:
         raise ValueError(
-            f"vLLM takes attention heads of {SIZES[0]} and more, this {config.model_type} has heads of "
+            f"vLLM takes attention heads of {LEAST} and more, this {config.model_type} has heads of "
             f"{kv_shape(config)[2]}, and only plain qwen2 and llama can be widened: use rollout=hf"
         )
-    rope["rope_theta"] = float(rope["rope_theta"]) ** (SIZES[0] / kv_shape(config)[2])
+    rope["rope_theta"] = float(rope["rope_theta"]) ** (LEAST / kv_shape(config)[2])
     return LlamaConfig(
         **{name: getattr(config, name) for name in KEPT},
         architectures=["LlamaForCausalLM"],
-        head_dim=SIZES[0],
+        head_dim=LEAST,
         rope_parameters=rope,
         attention_bias=True,
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
@@ -67,7 +67,7 @@ def widened_config(config: PreTrainedConfig) -> LlamaConfig:
 
 def widened_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
     """The weights of the model with wider heads, of those of the model."""
-    old, new = kv_shape(config)[2], SIZES[0]
+    old, new = kv_shape(config)[2], LEAST
     given = {}
     for name, weight in weights:
         layer, _, field = name.rpartition(".self_attn.")
