@@ -29,12 +29,12 @@ from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data import filters
 from hapo_lit.data.corpus import Corpus, Prepared, reasons
-from hapo_lit.data.feeds import Blocks
-from hapo_lit.data.prompts import ChatTemplate
+from hapo_lit.data.datamodule import MathDataModule
+from hapo_lit.data.ordering import BlockShuffler
 from hapo_lit.data.reader import LocalFiles
 from hapo_lit.data.schemas import Numina15
 from hapo_lit.data.teachers import TeacherCheck, TrustedTeachers, VerifiedTeachers
-from hapo_lit.datamodule import MathDataModule
+from hapo_lit.data.templates import ChatTemplate
 from hapo_lit.verify.verifier import MathVerifier
 
 FILES, CHUNK, BATCH, WARM_ROWS = 8, 10_000, 128, 20_000
@@ -205,7 +205,7 @@ def memory(folder: str, tokenizer: Any) -> None:
     data = module(folder, tokenizer, TrustedTeachers(), 0)
     data.setup()
     feed = data._feed
-    assert isinstance(feed, Blocks)
+    assert isinstance(feed, BlockShuffler)
     started, worked, early, tally = time.perf_counter(), cpu(), 0.0, Counter[str]()
     for batch in data._batches(0, 1, 0, 16):
         if batch.mark[0]:  # the next epoch

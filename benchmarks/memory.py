@@ -23,13 +23,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hapo_lit.algorithm import Supervised
-from hapo_lit.footprint import DryRun, blank_rows, gradient
 from hapo_lit.losses import Surrogate
-from hapo_lit.module import HapoModule
-from hapo_lit.phases import Phase, Phases
-from hapo_lit.policy import outline
+from hapo_lit.planning.memory_dry_run import DryRun, blank_rows, gradient
+from hapo_lit.policy.loading import meta_model
 from hapo_lit.schedules import Constant
 from hapo_lit.teacher import NegativeLogLikelihood
+from hapo_lit.training.module import HapoModule
+from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.types import Rows
 from hapo_lit.weighting import TokenMean
 
@@ -91,7 +91,7 @@ def allocated(made: HapoModule, mixed: bool) -> int:
 
 
 def measure(name: str, checkpointing: bool, mixed: bool) -> dict[str, int]:
-    dry = DryRun(module(outline("none", shape(name), gradient_checkpointing=checkpointing)), mixed)
+    dry = DryRun(module(meta_model("none", shape(name), gradient_checkpointing=checkpointing)), mixed)
     found = {"planned": dry.gradient(ROWS, PROMPT, RESPONSE).peak.total()}
     made = real(name, checkpointing)
     found["tensors"] = gradient(made, rows(made), mixed).peak.total()

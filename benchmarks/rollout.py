@@ -124,7 +124,7 @@ def update(model, prompts, tokens) -> None:
     """One AdamW step on the rows, as the trainer makes it."""
     import torch
 
-    from hapo_lit.scoring import token_logprobs
+    from hapo_lit.policy.scoring import token_logprobs
     from hapo_lit.types import Text
 
     lengths = torch.tensor([len(each) for each in tokens])

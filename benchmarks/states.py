@@ -25,10 +25,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 import hapo_lit.cli
-from hapo_lit.callbacks import KeepStates
-from hapo_lit.checkpoint import StateFolder, capture, damage, load, restore
-from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.setup import build
+from hapo_lit.training.callbacks import Checkpointer
+from hapo_lit.training.run_state import StateFolder, capture, damage, load, restore
 
 MODELS = {  # millions of parameters -> width, layers, width between
     0.1: (64, 2, 176),
@@ -37,7 +37,7 @@ MODELS = {  # millions of parameters -> width, layers, width between
 }
 
 
-class Timed(KeepStates):
+class Timed(Checkpointer):
     """Remembers how long each state took, from the question to the file in its place."""
 
     seconds: list[float] = []  # noqa: RUF012  of all instances: the door makes its own

@@ -14,7 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from hapo_lit.masked import all_equal, masked_mean, masked_std
+from hapo_lit.numerics.masked import all_equal, masked_mean, masked_std
 from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
 

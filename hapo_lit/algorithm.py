@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hapo_lit.errors import ResumeError
 from hapo_lit.protocols import (
     AdvantageEstimator,
     Decode,
@@ -28,7 +29,7 @@ from hapo_lit.protocols import (
     TokenWeighting,
     Verifier,
 )
-from hapo_lit.types import Experience, GateDecision, PromptBatch, ResumeError, RolloutGroup
+from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
 
 
 class Hapo:

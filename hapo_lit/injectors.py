@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from hapo_lit.draws import uniform
+from hapo_lit.numerics.draws import uniform
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hapo_lit.masked import bounded_exp, masked_mean, masked_sum
+from hapo_lit.numerics.masked import bounded_exp, masked_mean, masked_sum
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.types import LossOutput, Rows
 

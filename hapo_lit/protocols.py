@@ -38,11 +38,11 @@ class Ranks(NamedTuple):
     """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""
     mean: Mean
     """Scalar -> its mean over ranks."""
-    most: Callable[[int], int]
+    max: Callable[[int], int]
     """Integer -> its maximum over ranks."""
 
 
-ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, most=lambda count: count)
+ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, max=lambda count: count)
 """One process."""
 
 Decode = Callable[[RolloutGroup], list[str]]
@@ -77,7 +77,7 @@ class Gate(Protocol):
 
 
 @runtime_checkable
-class Lawful(Protocol):
+class HasOpenProbability(Protocol):
     """A gate whose law is known, which makes a prediction that a run can be held against."""
 
     def chance(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:

@@ -77,7 +77,7 @@ class Complement:
         return 1 - self.schedule(progress)
 
 
-class Course:
+class StepSchedule:
     """A number, or a schedule laid over ``horizon`` steps, that a part reads at a step.
 
     Args:

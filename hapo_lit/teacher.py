@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hapo_lit.masked import bounded_exp
+from hapo_lit.numerics.masked import bounded_exp
 from hapo_lit.protocols import TeacherTerm
-from hapo_lit.schedules import Course, Schedule
+from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import Rows
 
 
@@ -106,7 +106,7 @@ class NegativeLogLikelihood:
     needs_advantage, needs_confidence = False, False
 
     def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
-        self.coefficient = Course(coefficient, horizon, "teacher.coefficient")
+        self.coefficient = StepSchedule(coefficient, horizon, "teacher.coefficient")
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         return self.coefficient(rows.step) * logprobs

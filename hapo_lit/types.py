@@ -24,35 +24,6 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-
-class ResumeError(ValueError):
-    """A checkpoint does not fit the run that would go on from it; the message says what differs."""
-
-
-class VerifierError(RuntimeError):
-    """Rewards cannot be trusted any more; the message says why."""
-
-
-class NotFiniteError(RuntimeError):
-    """Update after update had a loss or gradient that is no number; carries the batch, so that it can be looked at."""
-
-    def __init__(self, message: str, experience: Experience) -> None:
-        super().__init__(message)
-        self.experience = experience
-
-
-class EngineError(RuntimeError):
-    """The rollout engine failed, or samples from other weights than the policy's; the message says what to do."""
-
-
-class SaveError(RuntimeError):
-    """A state of the run could not be written; the message says where and why."""
-
-
-class MemoryShortError(RuntimeError):
-    """A step does not fit into memory; the message says which setting makes it smaller."""
-
-
 Carrier = TypeVar("Carrier", bound="_Movable")
 
 
@@ -362,7 +333,7 @@ class Rows(NamedTuple):
         return self._replace(text=text, **changed)
 
 
-class Sealed:
+class UncastRows:
     """Rows that cross a wrapper of Fabric as they are.
 
     Fabric casts every floating-point tensor that it finds in the arguments of a forward pass to the model's precision;

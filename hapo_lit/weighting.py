@@ -11,9 +11,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from hapo_lit.masked import all_equal
+from hapo_lit.numerics.masked import all_equal
 from hapo_lit.protocols import Mean, TokenWeighting
-from hapo_lit.schedules import Course, Schedule
+from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import RolloutGroup
 
 
@@ -99,8 +99,8 @@ class Separate:
         horizon: int | None = None,
     ) -> None:
         self.policy, self.teacher = policy, teacher
-        self.policy_share = Course(policy_share, horizon, "weighting.policy_share")
-        self.teacher_share = Course(teacher_share, horizon, "weighting.teacher_share")
+        self.policy_share = StepSchedule(policy_share, horizon, "weighting.policy_share")
+        self.teacher_share = StepSchedule(teacher_share, horizon, "weighting.teacher_share")
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         sampled = self.policy(replace(group, present=group.on_policy), mean, step)

@@ -3,7 +3,7 @@ from math import sqrt
 
 import pytest
 import torch
-from conftest import make_group
+from support.builders import make_group
 
 from hapo_lit.advantages import (
     BatchWhitened,

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
+from support.builders import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
 
 from hapo_lit.advantages import GroupCentred, GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised

@@ -4,52 +4,22 @@ from __future__ import annotations
 
 import inspect
 import json
-from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from support.configs import CONF, PRESETS, SHIPPED, composed, rows_of, train
 
 from hapo_lit import cli
 from hapo_lit.algorithm import Hapo, Supervised
-from hapo_lit.cli.light import config_folder
 from hapo_lit.cli.setup import KEYS, build
 from hapo_lit.gates import BetaGate, NeverGate
 
-CONF = Path(config_folder())
-SHIPPED = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
-ELSEWHERE = ["qwen_math_numina", "qwen_math_numina_7b", "smollm_gsm"]  # see test_plan.py, test_smollm.py
-PRESETS = [preset for preset in SHIPPED if preset not in ELSEWHERE]
 BUNDLES = ("experiment", "sweep", "hydra")  # settings of other groups, not parts
 GROUPS = sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name not in BUNDLES)
 OPTIONS = [(group, path.stem) for group in GROUPS for path in sorted((CONF / group).glob("*.yaml"))]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A folder with a random policy and the tokenizer, in place of the base policy."""
-    from conftest import write_base
-
-    folder = tmp_path_factory.mktemp("base")
-    write_base(folder)
-    return str(folder)
-
-
-def composed(door, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(door, overrides=list(overrides), return_hydra_config=True)
-        HydraConfig.instance().set_config(config)
-        config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
-        OmegaConf.set_struct(config, True)
-    return config
-
-
-def train(base, folder, *overrides):
-    return composed("train", f"model.path={base}", f"paths.run={folder}", *overrides)
 
 
 def targets(node, where=""):
@@ -100,7 +70,7 @@ def test_the_fabric_door_builds(base, tmp_path):
     config = composed("fabric", f"model.path={base}", f"paths.run={tmp_path}", "data.source.train_size=40")
     fabric, _, module, loggers, callbacks = build(config, "fabric", "data", "module", "logger", "callbacks")
     assert (fabric.world_size, len(loggers), module.phases.steps) == (1, 2, config.steps)
-    assert [type(each).__name__ for each in callbacks][-2:] == ["KeepStates", "Progress"]
+    assert [type(each).__name__ for each in callbacks][-2:] == ["Checkpointer", "Progress"]
 
 
 def parts_of(base, folder, *overrides):
@@ -199,37 +169,6 @@ def test_a_preset_is_a_few_lines_with_its_source():
         assert lines[1].startswith("# "), preset
 
 
-def rows_of(shape, count=60):
-    """Rows as each data set has them: the same problems, and one that is a proof, has a figure or is invalid."""
-    for number in range(2, count):
-        question, answer = f"What is {number}-1 in the list?", str(number - 1)
-        text = rf"We compute \boxed{{{answer}}}"
-        common = {"problem": question, "solution": text, "source": "olympiads"}
-        typed = {"question_type": "math-word-problem", "problem_type": "Algebra"}
-        if shape == "numina_cot":
-            yield common | {"messages": [{"role": "user", "content": question}]}
-        elif shape == "numina":
-            valid = {"problem_is_valid": "Yes", "solution_is_valid": "Yes" if number % 7 else "No", "synthetic": False}
-            yield common | typed | valid | {"answer": answer if number % 5 else "proof"}
-        elif shape == "openr1":
-            lists = {"generations": [text, text + " twice", "wrong"], "is_reasoning_complete": [True, True, True]}
-            verdicts = {
-                "correctness_math_verify": [True, True, False],
-                "correctness_llama": None,
-                "finish_reasons": None,
-            }
-            yield common | typed | lists | verdicts | {"answer": answer, "uuid": str(number), "correctness_count": 2}
-        else:
-            yield {
-                "data_source": "olympiads",
-                "prompt": [{"role": "system", "content": "Think."}, {"role": "user", "content": question}],
-                "target": [{"role": "assistant", "content": text}],
-                "ability": "math",
-                "reward_model": {"style": "rule", "ground_truth": answer},
-                "extra_info": {"index": number, "split": "train"},
-            }
-
-
 @pytest.mark.parametrize("shape", ["numina", "numina_cot", "openr1", "luffy46k"])
 def test_every_data_set_reaches_the_policy_from_local_files(base, tmp_path, shape):
     file = tmp_path / "rows.parquet"
@@ -262,17 +201,6 @@ def test_every_data_set_reaches_the_policy_from_local_files(base, tmp_path, shap
         assert "marked_invalid" in data.dropped()
     if shape == "openr1":  # the longer of two right solutions
         assert data.sample()[1].count("twice") == 1
-
-
-def words(path):
-    """A tokenizer that knows any word, in place of the base policy's, which knows digits."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer = Tokenizer(models.BPE({each: index for index, each in enumerate(["<eos>", *sorted(alphabet)])}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
 def test_the_pretrain_door_builds(tmp_path):
@@ -308,26 +236,6 @@ def test_every_yaml_is_short():
 
 
 # -- what is wrong is said in one line
-
-
-@pytest.fixture
-def says(monkeypatch, capsys, tmp_path, base):
-    """Runs the command and returns the one line it leaves with."""
-    from hydra.core.global_hydra import GlobalHydra
-
-    def run(*arguments):
-        monkeypatch.chdir(tmp_path)
-        GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main(list(arguments))
-        assert stop.value.code == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1, lines
-        assert lines[0].startswith("hapo: error: ")
-        assert not list(tmp_path.rglob("*.ckpt"))
-        return lines[0].removeprefix("hapo: error: ")
-
-    return run
 
 
 @pytest.mark.parametrize(

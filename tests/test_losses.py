@@ -2,7 +2,7 @@ from math import exp, log
 
 import pytest
 import torch
-from conftest import make_rows
+from support.builders import make_rows
 
 from hapo_lit.losses import (
     Cispo,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 import torch
-from test_config import base, composed  # noqa: F401
-from test_module import weights
+from support.configs import composed
+from support.training import weights
 
 from hapo_lit import analysis
 from hapo_lit.cli.setup import build
@@ -26,7 +26,7 @@ SAME = ("learning_rate.start=1e-2", "learning_rate.end=1e-3")
 
 
 @pytest.fixture
-def trained(base, tmp_path):  # noqa: F811
+def trained(base, tmp_path):
     """Runs a configuration for a few steps on a random policy with a verifier that likes half of what it says."""
 
     def run(*overrides):

@@ -1,6 +1,6 @@
 import pytest
 
-from hapo_lit.schedules import Complement, Constant, Cosine, Course, Linear, Sigmoid, Step
+from hapo_lit.schedules import Complement, Constant, Cosine, Linear, Sigmoid, Step, StepSchedule
 
 
 @pytest.mark.parametrize(
@@ -25,17 +25,17 @@ def test_progress_beyond_the_end_stays_at_the_end(schedule):
 
 
 def test_a_course_is_a_number_or_a_schedule_read_at_steps():
-    assert [Course(0.3, None, "x")(step) for step in (0, 7)] == [0.3, 0.3]
-    assert [Course(Linear(1, 0), 4, "x")(step) for step in (0, 1, 4, 9)] == [1, 0.75, 0, 0]
-    assert Course(Step(2, 1), 4, "x").values() == (2, 2, 1, 1)
-    assert len(Course(Linear(1, 0), 10**6, "x").values()) == 1001
-    Course(Linear(1, 0), 4, "x").within(0, 1, "x")
+    assert [StepSchedule(0.3, None, "x")(step) for step in (0, 7)] == [0.3, 0.3]
+    assert [StepSchedule(Linear(1, 0), 4, "x")(step) for step in (0, 1, 4, 9)] == [1, 0.75, 0, 0]
+    assert StepSchedule(Step(2, 1), 4, "x").values() == (2, 2, 1, 1)
+    assert len(StepSchedule(Linear(1, 0), 10**6, "x").values()) == 1001
+    StepSchedule(Linear(1, 0), 4, "x").within(0, 1, "x")
     for horizon in (None, 0, -5):
         with pytest.raises(ValueError, match="x is a schedule and needs a horizon of at least 1 step"):
-            Course(Linear(1, 0), horizon, "x")
+            StepSchedule(Linear(1, 0), horizon, "x")
     for value in ("high", None, True):
         with pytest.raises(ValueError, match="x must be a number or a schedule"):
-            Course(value, 4, "x")
+            StepSchedule(value, 4, "x")
 
 
 def test_a_steep_sigmoid_does_not_overflow():

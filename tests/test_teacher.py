@@ -2,7 +2,7 @@ from math import log
 
 import pytest
 import torch
-from conftest import make_rows
+from support.builders import make_rows
 
 from hapo_lit.protocols import TeacherTerm
 from hapo_lit.schedules import Linear

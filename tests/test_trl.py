@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import make_group
+from support.builders import make_group
 
 from hapo_lit.advantages import GroupCentred, GroupNormalised
 from hapo_lit.losses import (
@@ -24,8 +24,8 @@ from hapo_lit.losses import (
     sequence_product,
     sequence_ratio,
 )
+from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import ALONE
-from hapo_lit.scoring import token_logprobs
 from hapo_lit.teacher import UnitRatio
 from hapo_lit.types import Experience, GateDecision
 from hapo_lit.weighting import ConstantLength, DropTruncated, SequenceMean, TokenMean
@@ -38,9 +38,9 @@ PROMPTS, GROUP = 4, 6
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer):
-    from conftest import TINY
+    from support.builders import TINY
 
-    from hapo_lit.policy import new_policy
+    from hapo_lit.policy.loading import new_policy
 
     path = tmp_path_factory.mktemp("policy")
     new_policy("qwen2", {**TINY, "tie_word_embeddings": True}, tokenizer, 0).save_pretrained(path)

@@ -2,7 +2,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 import torch
-from conftest import make_group, make_prompts
+from support.builders import make_group, make_prompts
 
 from hapo_lit.types import Experience, GateDecision
 

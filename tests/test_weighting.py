@@ -2,7 +2,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from conftest import make_group
+from support.builders import make_group
 
 from hapo_lit.protocols import TokenWeighting
 from hapo_lit.schedules import Complement, Linear

@@ -46,7 +46,7 @@ def by_pass_rate(groups: pd.DataFrame, chance: Chance, neighbours: int = 2, bins
     policy learns or wavers fast they do not, and observed shares are less steep over the bins than predicted ones.
 
     Args:
-        groups: one row per group, as :class:`hapo_lit.callbacks.Groups` writes them.
+        groups: one row per group, as :class:`hapo_lit.training.callbacks.Groups` writes them.
         chance: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.chance``; None where no closed form is known.
         neighbours: visits before and after that tell the rate; at the default 16 rollouts for groups of four.
         bins: of the pass rate.

@@ -1,7 +1,7 @@
 """The doors: one command, ``hapo VERB [overrides]``.
 
 A door reads the configuration, builds the parts and starts them; nothing below a door knows Hydra.  Whatever is wrong
-with a configuration is said in one line; with ``HAPO_FRAMES=1`` in the environment the frames are shown instead.
+with a configuration is said in one line; with ``HAPO_TRACEBACK=1`` in the environment the frames are shown instead.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import importlib
 import os
 import sys
 
-from hapo_lit.cli.light import stop
+from hapo_lit.cli.bootstrap import stop
 
 VERBS = {
     "train": "train a policy (by default: HAPO on the embedded experiment)",

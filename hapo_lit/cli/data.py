@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.cli.light import config_folder, cut
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.data.collate import (
     PROMPT_LONG,
@@ -32,6 +32,7 @@ from hapo_lit.data.corpus import DUPLICATE, HELD_OUT, KEPT, Corpus, Prepared, pr
 from hapo_lit.data.filters import fingerprint64
 from hapo_lit.data.problems import Problem, ProblemSource
 from hapo_lit.data.reader import Place, Position, Reader, Row, Unreadable
+from hapo_lit.errors import cut
 
 STREAM_ROWS = 20_000
 """How many rows of a stream are read; what is not streamed is read whole."""

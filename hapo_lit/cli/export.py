@@ -8,10 +8,10 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from hapo_lit.checkpoint import StateFolder, export, one_link, policy_weights
-from hapo_lit.cli.light import SetupError, stop
+from hapo_lit.cli.bootstrap import stop
 from hapo_lit.cli.setup import quieten
-from hapo_lit.types import ResumeError
+from hapo_lit.errors import ResumeError, SetupError
+from hapo_lit.training.run_state import StateFolder, export, one_link, policy_weights
 
 
 def main(arguments: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> None:
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         export(policy_weights(path, chosen.out.parent), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
     except (SetupError, ResumeError, OSError) as error:
-        if os.environ.get("HAPO_FRAMES") == "1":
+        if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(" ".join(str(error).split()))
     print(f"{chosen.out}: the policy of {path}")

@@ -22,11 +22,10 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hapo_lit.checkpoint import load, shards_must_fit
-from hapo_lit.cli.light import SetupError, config_folder
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.run import (
     PRECISIONS,
-    Opening,
+    RunSession,
     first_process,
     keeper_among,
     let_twins_start,
@@ -35,8 +34,10 @@ from hapo_lit.cli.run import (
     one_job,
 )
 from hapo_lit.cli.setup import build, door, setting_up
-from hapo_lit.sharding import shard
-from hapo_lit.types import Sealed
+from hapo_lit.errors import SetupError
+from hapo_lit.policy.sharding import shard
+from hapo_lit.training.run_state import load, shards_must_fit
+from hapo_lit.types import UncastRows
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="fabric")
@@ -52,13 +53,13 @@ def run(config: DictConfig) -> float:
     let_twins_start("fabric")
     fabric: Fabric = instantiate(config.fabric)
     with setting_up():
-        opening = Opening(config, first=first_process())  # what is wrong is said before others are started
+        opening = RunSession(config, first=first_process())  # what is wrong is said before others are started
     fabric.launch()
     opening.agree(fabric.broadcast)
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
     must_record(config, fabric.world_size, loggers, callbacks)
     must_fit_lengths(module, config)
-    stage = Stage(fabric, loggers, [each for each in callbacks if not isinstance(each, ProgressBar)])
+    stage = FabricTrainerAdapter(fabric, loggers, [each for each in callbacks if not isinstance(each, ProgressBar)])
     keeper = keeper_among(callbacks)
     with setting_up():
         data.share = (fabric.global_rank, fabric.world_size)
@@ -82,17 +83,17 @@ def run(config: DictConfig) -> float:
 def set_up(fabric: Fabric, module: Any, data: Any) -> Any:
     """The module under Fabric's wrapper, with its data and its optimiser, which is made of what the wrapper left."""
     wrapped = fabric.setup_module(module)
-    wrapped.mark_forward_method("sealed_loss")
+    wrapped.mark_forward_method("uncast_loss")
     module.data = data
     module.optimizer = fabric.setup_optimizers(module.configure_optimizers())
     return wrapped
 
 
-def train(stage: Stage, wrapped: Any, data: Any, steps: int, eval_every: int) -> None:
+def train(stage: FabricTrainerAdapter, wrapped: Any, data: Any, steps: int, eval_every: int) -> None:
     """All steps that are left, with the evaluations that are due."""
     fabric, module = stage.fabric, wrapped.module
     several = isinstance(fabric.strategy, DDPStrategy)
-    unsynced = partial(fabric.no_backward_sync, wrapped) if several else nullcontext
+    no_sync = partial(fabric.no_backward_sync, wrapped) if several else nullcontext
     if not module.step:
         evaluate(stage, module, data)
     with stage.progress(steps, module.step) as show:
@@ -101,7 +102,7 @@ def train(stage: Stage, wrapped: Any, data: Any, steps: int, eval_every: int) ->
         while module.step < steps:
             batch = next(batches).to(fabric.device)
             with fabric.autocast():
-                module.take_step(batch, lambda rows: wrapped.sealed_loss(Sealed(rows)), unsynced)
+                module.run_step(batch, lambda rows: wrapped.uncast_loss(UncastRows(rows)), no_sync)
             stage.tell("on_train_batch_end", module, None, batch, module.step - 1)
             show(module.metrics)
             if module.step % eval_every == 0:
@@ -110,7 +111,7 @@ def train(stage: Stage, wrapped: Any, data: Any, steps: int, eval_every: int) ->
         evaluate(stage, module, data)  # the last step was not due, and it is what counts
 
 
-def evaluate(stage: Stage, module: Any, data: Any) -> None:
+def evaluate(stage: FabricTrainerAdapter, module: Any, data: Any) -> None:
     """Held-out accuracy, by the hooks that the Trainer calls too."""
     if not data.has_heldout:
         return
@@ -122,7 +123,7 @@ def evaluate(stage: Stage, module: Any, data: Any) -> None:
     stage.tell("on_validation_end", module)
 
 
-class Stage:
+class FabricTrainerAdapter:
     """What callbacks see in place of a Trainer, and who calls them."""
 
     def __init__(self, fabric: Fabric, loggers: list[Any], callbacks: list[Any]) -> None:

@@ -17,14 +17,14 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hapo_lit import plan
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.fabric import check_settings
-from hapo_lit.cli.light import config_folder
 from hapo_lit.cli.run import keeper_among, must_fit_lengths, must_record
 from hapo_lit.cli.setup import build, door, setting_up
-from hapo_lit.footprint import DryRun, Footprint
-from hapo_lit.policy import has_adapter, load_policy, outline
-from hapo_lit.protocols import Lawful
+from hapo_lit.planning import plan
+from hapo_lit.planning.memory_dry_run import DryRun, Footprint
+from hapo_lit.policy.loading import has_adapter, load_policy, meta_model
+from hapo_lit.protocols import HasOpenProbability
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.vllm import VLLMEngine, cache_bytes
@@ -62,7 +62,7 @@ def main(config: DictConfig) -> None:
     show_model(console, config, module, weights)
     for (phase, _), each in zip(module.phases.spans(), phases, strict=True):
         show_batch(console, config, phase, each, keeper_among(callbacks))
-    passing, notes = passing_of(module, phases, config.fabric.precision == "bf16-mixed")
+    passing, notes = transient_memory(module, phases, config.fabric.precision == "bf16-mixed")
     several = {"ddp": False, "fsdp": True} if processes > 1 else {"one process": False}
     memories = {name: plan.memory(weights, passing, processes, sharded) for name, sharded in several.items()}
     chosen = "one process" if processes == 1 else "fsdp" if config.fabric.strategy == "fsdp" else "ddp"
@@ -93,7 +93,7 @@ def processes_of(config: DictConfig) -> int:
 
 
 def without_contents(config: DictConfig) -> None:
-    """Change the configuration so that its policy is an outline; nothing here needs the tokenizer."""
+    """Change the configuration so that its policy is on the meta device; nothing here needs the tokenizer."""
     model = config.model
     loaded = get_object(model.policy._target_) is load_policy
     settings = {"path": model.path, **(model.policy if loaded else {}), "shape": model.get("shape")}
@@ -102,12 +102,12 @@ def without_contents(config: DictConfig) -> None:
             made = instantiate(compose("pretrain").model.policy if loaded else model.policy, _convert_="all")
         settings |= {"shape": made.config.to_dict(), "path": "a policy of our own making"}
     OmegaConf.set_struct(config, False)
-    model.policy = {**settings, "_target_": f"{outline.__module__}.{outline.__name__}"}
+    model.policy = {**settings, "_target_": f"{meta_model.__module__}.{meta_model.__name__}"}
     model.tokenizer = None
     OmegaConf.set_struct(config, True)
 
 
-def passing_of(module: Any, phases: list[plan.PhasePlan], mixed: bool) -> tuple[plan.Passing, list[str]]:
+def transient_memory(module: Any, phases: list[plan.PhasePlan], mixed: bool) -> tuple[plan.TransientMemory, list[str]]:
     """What is held for a moment, in the phase where it is most, and what else there is to say."""
     dry = DryRun(module, mixed)
     starts = [steps.start for _, steps in module.phases.spans()]
@@ -127,7 +127,7 @@ def passing_of(module: Any, phases: list[plan.PhasePlan], mixed: bool) -> tuple[
         notes.append(f"model.gradient_checkpointing: without it the {now}")
     moments, step = dry.optimizer()
     most = max(sampling, key=lambda each: sum(each.values()), default={})
-    return plan.Passing(most, dict(worst.peak), step, moments), notes
+    return plan.TransientMemory(most, dict(worst.peak), step, moments), notes
 
 
 def sampled(dry: DryRun, engine: Any, phase: plan.PhasePlan) -> dict[str, int]:
@@ -192,7 +192,7 @@ def show_batch(console: Console, config: DictConfig, phase: Any, each: plan.Phas
 def law(algorithm: Any, each: plan.PhasePlan) -> str:
     """When the gate opens, by its law, in the first step."""
     gate = getattr(algorithm, "gate", None)
-    found = gate.chance(np.array(RATES), each.rollouts, 0) if isinstance(gate, Lawful) else None
+    found = gate.chance(np.array(RATES), each.rollouts, 0) if isinstance(gate, HasOpenProbability) else None
     if found is None:
         return "" if gate is None else type(gate).__name__
     rates = ", ".join(f"{100 * rate:.0f}" for rate in RATES)
@@ -242,7 +242,7 @@ def show_memory(console: Console, memories: dict[str, plan.Memory], chosen: str,
 
 
 def host_and_disk(
-    config: DictConfig, weights: plan.Weights, passing: plan.Passing, processes: int, keeper: Any
+    config: DictConfig, weights: plan.Weights, passing: plan.TransientMemory, processes: int, keeper: Any
 ) -> list[str]:
     """What the host and the disk hold."""
     loaded = plan.size_of(weights.policy) + plan.size_of(weights.reference)

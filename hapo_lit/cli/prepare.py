@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hapo_lit.cli.light import SetupError, stop
-from hapo_lit.pretrained import SMOLLM2, needed, smollm2_file
+from hapo_lit.cli.bootstrap import stop
+from hapo_lit.errors import SetupError
+from hapo_lit.policy.pretrained import SMOLLM2, needed, smollm2_file
 
 RECIPE = "recipe.json"
 """In each folder: the settings that it was made from."""
@@ -50,7 +51,7 @@ def main(arguments: list[str]) -> None:
         _model(file, chosen.folder / MODEL)
         _data(chosen, chosen.folder / DATA)
     except (SetupError, ImportError, ValueError, OSError) as error:
-        if os.environ.get("HAPO_FRAMES") == "1":
+        if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(" ".join(str(error).split()))
     where = "" if chosen.folder.absolute() == cache().absolute() else f" paths.cache={chosen.folder}"
@@ -65,7 +66,7 @@ def cache() -> Path:
 def _model(file: Path, folder: Path) -> None:
     def make(out: Path) -> str:
         from hapo_lit.cli.setup import quieten
-        from hapo_lit.pretrained import convert_smollm2
+        from hapo_lit.policy.pretrained import convert_smollm2
 
         quieten()
         convert_smollm2(file, out)

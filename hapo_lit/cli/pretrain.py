@@ -14,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import __version__
-from hapo_lit.cli.light import config_folder
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.setup import build, door
 from hapo_lit.data import arithmetic
 

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from hapo_lit.analysis import NoRunError, write_report
-from hapo_lit.cli.light import stop
+from hapo_lit.cli.bootstrap import stop
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> None:
     try:
         report = write_report(chosen.folder, chosen.out)
     except (NoRunError, OSError) as error:
-        if os.environ.get("HAPO_FRAMES") == "1":
+        if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(" ".join(str(error).split()))
     unfinished = report.runs[report.runs["state"] != "finished"]

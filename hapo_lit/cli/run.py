@@ -24,15 +24,15 @@ from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
-from hapo_lit.callbacks import KeepStates, Metrics, Stopped
-from hapo_lit.checkpoint import StateFolder, export, load, one_link, read, restore, step_of
-from hapo_lit.cli.light import PROGRAM, SetupError, cut
+from hapo_lit.cli.bootstrap import PROGRAM
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import setting_up
-from hapo_lit.protocols import Lawful
-from hapo_lit.shapes import check_lengths
-from hapo_lit.sharding import whole
-from hapo_lit.types import NotFiniteError
+from hapo_lit.errors import NotFiniteError, SetupError, cut
+from hapo_lit.policy.model_config import check_lengths
+from hapo_lit.policy.sharding import full_state_dict
+from hapo_lit.protocols import HasOpenProbability
+from hapo_lit.training.callbacks import Checkpointer, Metrics, Stopped
+from hapo_lit.training.run_state import StateFolder, export, load, one_link, read, restore, step_of
 
 DATA_LINE = (
     "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
@@ -54,7 +54,7 @@ FREE = {
 """Settings that may differ when a run goes on: they change where, how fast and how often, and nothing it learns."""
 
 
-class Opening:
+class RunSession:
     """Where a run lies, and the state that it goes on from.
 
     Args:
@@ -124,7 +124,7 @@ class Opening:
             raise SetupError(f"state {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
         return run, None if resume is None else one_link(Path(resume).absolute())
 
-    def take_up(self, module: Any, data: Any, keeper: KeepStates | None) -> None:
+    def take_up(self, module: Any, data: Any, keeper: Checkpointer | None) -> None:
         """Put module and data where the state says; tell the records of the run from there."""
         config, again = self.config, self.config.resume == "auto"
         if keeper is not None:
@@ -165,14 +165,14 @@ class Opening:
     def finish(self, module: Any, facts: dict[str, float]) -> float:
         """Write the policy and what became of the run; returns sampled accuracy.  Every rank must ask."""
         config = self.config
-        weights = whole(module.policy.state_dict(), keep=self.first)
+        weights = full_state_dict(module.policy.state_dict(), keep=self.first)
         if not self.first:
             return float("nan")
         export(weights, self.run / "model", config.model.get("lora"), self.run / "policy")
         summary = analysis.summarise(self.run, facts)
         analysis.show(summary)
         gate = getattr(module.phases.at(config.steps - 1).algorithm, "gate", None)
-        if isinstance(gate, Lawful) and (self.run / "groups.csv").exists():
+        if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
             report = analysis.injection_by_pass_rate(self.run, gate.chance)
             if len(report):
                 analysis.show_injection(report)
@@ -181,7 +181,7 @@ class Opening:
         return summary.get("sampled_after", float("nan"))
 
     @contextmanager
-    def guarded(self, verb: str, module: Any, keeper: KeepStates | None) -> Iterator[None]:
+    def guarded(self, verb: str, module: Any, keeper: Checkpointer | None) -> Iterator[None]:
         """Inside, signals are heard, and what ends a run early is said with the way on."""
         if keeper is not None:
             keeper.listen()
@@ -192,7 +192,7 @@ class Opening:
         except NotFiniteError as error:
             path = self.run / f"not_finite-{module.data.share[0]}.pt"
             _write_whole({"experience": error.experience, "message": str(error)}, path)
-            module.ranks.most(0)  # nobody leaves, and takes the others along, before all have written
+            module.ranks.max(0)  # nobody leaves, and takes the others along, before all have written
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
         finally:
             if keeper is not None:
@@ -262,9 +262,9 @@ def first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def keeper_among(callbacks: list[Any]) -> KeepStates | None:
+def keeper_among(callbacks: list[Any]) -> Checkpointer | None:
     """The callback that saves states, if there is one."""
-    return next((each for each in callbacks if isinstance(each, KeepStates)), None)
+    return next((each for each in callbacks if isinstance(each, Checkpointer)), None)
 
 
 OF_THE_LAUNCH = tuple("hydra.run hydra.sweep hydra.mode hydra.launcher hydra/launcher hydra/sweeper hydra.job".split())

@@ -18,15 +18,16 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from transformers import AutoConfig, PreTrainedConfig
 
-from hapo_lit.cli.light import SetupError, config_folder
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.plan import without_contents
 from hapo_lit.cli.setup import build, door, setting_up
-from hapo_lit.plan import RolloutBatch, rollout_batch
-from hapo_lit.policy import load_policy
+from hapo_lit.errors import SetupError
+from hapo_lit.planning.plan import RolloutBatch, rollout_batch
+from hapo_lit.policy.loading import load_policy
+from hapo_lit.policy.model_config import widened
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, MOST, cache_bytes
 from hapo_lit.rollout.vllm_server import SAMPLES
-from hapo_lit.shapes import widened
 
 SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
 

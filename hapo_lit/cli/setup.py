@@ -20,9 +20,18 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from transformers.utils import logging as transformers_logging
 
-from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
+from hapo_lit.cli.bootstrap import config_folder, stop
 from hapo_lit.cli.sweeps import Pruned, forget_end, note_failure, sweeping
-from hapo_lit.types import EngineError, MemoryShortError, NotFiniteError, ResumeError, SaveError, VerifierError
+from hapo_lit.errors import (
+    EngineError,
+    MemoryShortError,
+    NotFiniteError,
+    ResumeError,
+    SaveError,
+    SetupError,
+    VerifierError,
+    nearest,
+)
 
 Result = TypeVar("Result")
 
@@ -121,18 +130,18 @@ KEYS = frozenset(
 
 
 def give_up(error: BaseException) -> NoReturn:
-    """Leave with the one line that says what is wrong, or with the frames if ``HAPO_FRAMES=1`` asks for them."""
-    if os.environ.get("HAPO_FRAMES") == "1":
+    """Leave with the one line that says what is wrong, or with the frames if ``HAPO_TRACEBACK=1`` asks for them."""
+    if os.environ.get("HAPO_TRACEBACK") == "1":
         raise error
     stop(in_one_line(error))
 
 
 ENTERED: list[str] = []
-"""Doors whose job has begun; while it is empty, whatever is wrong is the configuration."""
+"""ForkedRuns whose job has begun; while it is empty, whatever is wrong is the configuration."""
 
 
 def door(main: Callable[[DictConfig], Result]) -> Callable[[DictConfig], Result | None]:
-    """Turns a configuration error inside a door's job into one line; with ``HAPO_FRAMES=1`` the frames are shown.
+    """Turns a configuration error inside a door's job into one line; with ``HAPO_TRACEBACK=1`` the frames are shown.
 
     A job of a sweep that fails, in whatever way, notes why and gives no value, so that the others run.
     """

@@ -7,11 +7,10 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from hapo_lit.checkpoint import MANIFEST
-from hapo_lit.cli.light import SetupError, config_folder
+from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.run import (
     PRECISIONS,
-    Opening,
+    RunSession,
     first_process,
     keeper_among,
     let_twins_start,
@@ -20,6 +19,8 @@ from hapo_lit.cli.run import (
     one_job,
 )
 from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.errors import SetupError
+from hapo_lit.training.run_state import MANIFEST
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
@@ -37,7 +38,7 @@ def main(config: DictConfig) -> float:
 def run(config: DictConfig) -> float:
     """The job of one process."""
     with setting_up():
-        opening = Opening(config, first=first_process())
+        opening = RunSession(config, first=first_process())
     if opening.path is not None and (opening.path / MANIFEST).is_file():
         raise SetupError(
             f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or make a "

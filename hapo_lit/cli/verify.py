@@ -19,12 +19,13 @@ from rich.table import Table
 from rich.text import Text
 from yaml import YAMLError
 
-from hapo_lit.cli.light import SetupError, config_folder, nearest, stop
-from hapo_lit.cli.scores import Row, Store, Tally, rows, shown
+from hapo_lit.cli.bootstrap import config_folder, stop
+from hapo_lit.errors import SetupError, nearest
 from hapo_lit.verify import Checker, Conventions, Verdict
 from hapo_lit.verify.answers import reference
 from hapo_lit.verify.checking import RULES
 from hapo_lit.verify.latex import normalise
+from hapo_lit.verify.score_file import Row, Store, Tally, rows, shown
 
 CHUNK = 512
 """So many rows are judged at once, and at most so many are lost when the process is killed."""
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str]) -> None:
         print("hapo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except (SetupError, OSError, RuntimeError) as error:  # of these the last: workers cannot start
-        if os.environ.get("HAPO_FRAMES") == "1":
+        if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(shown(" ".join(str(error).split()), 1000))
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from hapo_lit.data.problems import Problem
-from hapo_lit.data.prompts import Template
 from hapo_lit.data.teachers import TeacherCheck
+from hapo_lit.data.templates import Template
 from hapo_lit.types import PromptBatch
 
 PROMPT_LONG = "prompt_too_long"

@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hapo_lit.draws import uniform
 from hapo_lit.gates.memory import Memory
 from hapo_lit.gates.rules import Belief, PosteriorMean, Rule
 from hapo_lit.gates.simple import must_match
 from hapo_lit.injection_law import Rates
-from hapo_lit.schedules import Course, Schedule
+from hapo_lit.numerics.draws import uniform
+from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import GateDecision
 
 
@@ -60,7 +60,7 @@ class BetaGate:
     ) -> None:
         if min(prior_alpha, prior_beta) < 1e-6:
             raise ValueError(f"gate prior must be positive (1e-6 or more), got Beta({prior_alpha}, {prior_beta})")
-        self._course = Course(threshold, horizon, "gate.threshold")
+        self._course = StepSchedule(threshold, horizon, "gate.threshold")
         self._course.within(0, 1, "gate.threshold")
         self.rule: Rule = PosteriorMean() if rule is None else rule
         self.memory = Memory() if memory is None else memory
@@ -94,7 +94,7 @@ class BetaGate:
         )
 
     def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
-        """See ``protocols.Lawful``; None with a memory, as the law then depends on what it holds."""
+        """See ``protocols.HasOpenProbability``; None with a memory, as the law then depends on what it holds."""
         if self.memory.discount:
             return None
         return self.rule.chance(rate, self._course(visit), trials, self.prior_alpha, self.prior_beta)

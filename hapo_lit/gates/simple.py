@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hapo_lit.draws import uniform
+from hapo_lit.errors import ResumeError
 from hapo_lit.injection_law import Rates, at_most
-from hapo_lit.schedules import Course, Schedule
-from hapo_lit.types import GateDecision, ResumeError
+from hapo_lit.numerics.draws import uniform
+from hapo_lit.schedules import Schedule, StepSchedule
+from hapo_lit.types import GateDecision
 
 
 class Memoryless:
@@ -99,7 +100,7 @@ class ScheduledGate:
     estimates = False
 
     def __init__(self, probability: float | Schedule, horizon: int | None = None, seed: int = 0) -> None:
-        self.probability = Course(probability, horizon, "gate.probability")
+        self.probability = StepSchedule(probability, horizon, "gate.probability")
         self.probability.within(0, 1, "gate.probability")
         self.seed = seed
         self._visits = 0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from transformers import LlamaConfig, PreTrainedConfig
 
-from hapo_lit.shapes import kv_shape
+from hapo_lit.policy.model_config import kv_shape
 
 LEAST = 32
 """Size of the smallest heads that vLLM 0.32's kernels take."""

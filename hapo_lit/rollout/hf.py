@@ -16,8 +16,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from hapo_lit.policy.scoring import positions
 from hapo_lit.rollout.sampling import Sampling, rollout_group, stops_of
-from hapo_lit.scoring import positions
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 

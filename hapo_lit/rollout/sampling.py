@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
+from hapo_lit.errors import EngineError
+from hapo_lit.types import PromptBatch, RolloutGroup
 
 Engine = TypeVar("Engine", bound="Sampling")
 DTYPES = ("float32", "bfloat16", "float16")

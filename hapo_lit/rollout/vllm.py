@@ -26,11 +26,12 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from hapo_lit.plan import RolloutBatch, kv_bytes_per_token
-from hapo_lit.policy import plain_weights
+from hapo_lit.errors import EngineError
+from hapo_lit.planning.plan import RolloutBatch, kv_bytes_per_token
+from hapo_lit.policy.loading import plain_weights
 from hapo_lit.rollout.heads import served_config, served_weights
 from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
-from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
+from hapo_lit.types import PromptBatch, RolloutGroup
 
 ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer's threads are not to be tied to cores

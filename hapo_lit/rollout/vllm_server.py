@@ -31,11 +31,12 @@ import torch.distributed as dist
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from hapo_lit.policy import plain_weights
+from hapo_lit.errors import EngineError
+from hapo_lit.policy.loading import plain_weights
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
 from hapo_lit.rollout.vllm import request
-from hapo_lit.types import EngineError, PromptBatch, RolloutGroup
+from hapo_lit.types import PromptBatch, RolloutGroup
 
 TRANSFERS = ("file", "nccl")
 LEFT = "hapo-weights-"

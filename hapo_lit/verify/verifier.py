@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hapo_lit.types import VerifierError
+from hapo_lit.errors import VerifierError
 from hapo_lit.verify.checking import REASONS, RULES, Checker, Verdict
 from hapo_lit.verify.conventions import Conventions
 

@@ -1,0 +1,110 @@
+"""The order of training prompts: which problems make up the next batch, and where the data stand after it.
+
+Both orders are the same on every rank and for any number of loader processes: a batch is chosen as a whole, and each
+rank takes its own share of it.  So nothing has to be agreed upon, and a position is the same for all.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from hapo_lit.data.collate import PROMPT_LONG
+from hapo_lit.data.corpus import KEPT, Corpus, reasons
+from hapo_lit.data.problems import Problem
+from hapo_lit.data.reader import Position
+
+Mark = tuple[int, ...]
+"""Where the data stand: what to begin with to get the next batch."""
+
+
+class Shuffled:
+    """Each epoch a permutation of its own; what does not fill a batch at its end waits for another epoch, so that no
+    prompt occurs twice in a batch.  Batch ``k`` is a function of the seed and ``k`` alone.
+
+    Args:
+        size: how many items there are.
+        per_batch: items in a batch.
+        seed: of the order.
+    """
+
+    start: Mark = (0,)
+
+    def __init__(self, size: int, per_batch: int, seed: int) -> None:
+        self.size, self.per_batch, self.seed = size, per_batch, seed
+
+    def indices(self, batch: int) -> np.ndarray:
+        """The items of a batch."""
+        epoch, within = divmod(batch, self.size // self.per_batch)
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
+        first = within * self.per_batch
+        return order[first : first + self.per_batch]
+
+
+class BlockShuffler:
+    """Shuffles a stream block by block: ``buffer`` problems are read, put in random order, and dealt out.
+
+    The mark is (epoch, file and row where the block begins, how many of the block are used): resuming reads at most one
+    block twice.  Duplicates are dropped within a block; an epoch's last problems wait if they do not fill a batch.
+
+    Args:
+        corpus: what to read.
+        fits: which of these problems are short enough.
+        per_batch: problems in a batch.
+        buffer: problems in a block.
+        seed: of the order.
+    """
+
+    start: Mark = (0, 0, 0, 0)
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        fits: Callable[[Sequence[Problem]], list[bool]],
+        per_batch: int,
+        buffer: int,
+        seed: int,
+    ) -> None:
+        if buffer < per_batch:
+            raise ValueError(f"data.buffer={buffer} must hold a batch of {per_batch} prompts at least")
+        self.corpus, self.fits, self.per_batch, self.buffer, self.seed = corpus, fits, per_batch, buffer, seed
+        self.tally: Counter[str] = Counter()
+
+    def batches(self, mark: Mark) -> Iterator[tuple[list[Problem], Mark]]:
+        """Batches from ``mark`` on, for ever, each with the mark after it."""
+        epoch, file, row, used = mark
+        while True:
+            dealt, whole = 0, (file, row, used) == (0, 0, 0)
+            batch: list[Problem] = []
+            for begins, block in self._blocks(Position(file, row), epoch):
+                for position in range(used, len(block)):
+                    batch.append(block[position])
+                    if len(batch) == self.per_batch:
+                        yield batch, (epoch, *begins, position + 1)
+                        batch, dealt = [], dealt + 1
+                used = 0
+            if not dealt and whole:
+                raise ValueError(f"{self.corpus.reader.name}: too few rows are left for a batch: {reasons(self.tally)}")
+            epoch, file, row, used = epoch + 1, 0, 0, 0
+
+    def _blocks(self, start: Position, epoch: int) -> Iterator[tuple[Position, list[Problem]]]:
+        """Shuffled blocks, each with the position where it begins."""
+        begins, block, seen = start, list[Problem](), set[int]()
+        for problem, after in self.corpus.stream(start, self.tally, seen):
+            block.append(problem)
+            if len(block) == self.buffer:
+                yield begins, self._shuffled(block, epoch, begins)
+                begins, block = after, []
+                seen.clear()
+        if block:
+            yield begins, self._shuffled(block, epoch, begins)
+
+    def _shuffled(self, block: list[Problem], epoch: int, begins: Position) -> list[Problem]:
+        fitting = [problem for problem, fits in zip(block, self.fits(block), strict=True) if fits]
+        if len(fitting) < len(block):
+            self.tally[PROMPT_LONG] += len(block) - len(fitting)
+            self.tally[KEPT] -= len(block) - len(fitting)
+        order = np.random.default_rng((self.seed, epoch, *begins)).permutation(len(fitting))
+        return [fitting[index] for index in order]

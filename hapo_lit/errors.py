@@ -1,0 +1,56 @@
+"""The errors a user may meet, each with a message that names the fix, and what their messages are made of.
+
+Imports nothing heavy, so that a mistyped word is answered at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hapo_lit.types import Experience
+
+
+class SetupError(Exception):
+    """Something the user gave cannot be used; the message names it and the fix."""
+
+
+class ResumeError(ValueError):
+    """A checkpoint does not fit the run that would go on from it; the message says what differs."""
+
+
+class VerifierError(RuntimeError):
+    """Rewards cannot be trusted any more; the message says why."""
+
+
+class NotFiniteError(RuntimeError):
+    """Update after update had a loss or gradient that is no number; carries the batch, so that it can be looked at."""
+
+    def __init__(self, message: str, experience: Experience) -> None:
+        super().__init__(message)
+        self.experience = experience
+
+
+class EngineError(RuntimeError):
+    """The rollout engine failed, or samples from other weights than the policy's; the message says what to do."""
+
+
+class SaveError(RuntimeError):
+    """A state of the run could not be written; the message says where and why."""
+
+
+class MemoryShortError(RuntimeError):
+    """A step does not fit into memory; the message says which setting makes it smaller."""
+
+
+def cut(text: str, length: int) -> str:
+    """A text, its middle left out if it is longer than that."""
+    return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean ...?``, or nothing if no known name is near."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
+    return f"; did you mean {close[0]!r}?" if close else ""

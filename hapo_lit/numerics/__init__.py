@@ -1,0 +1,1 @@
+"""Small numerics that every part may use: masked reductions, counter-based draws."""

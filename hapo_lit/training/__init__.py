@@ -1,0 +1,1 @@
+"""The training run: module, phases, metrics, callbacks, run state."""

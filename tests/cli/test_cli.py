@@ -1,0 +1,208 @@
+"""The doors end to end, on a tiny random policy: what a run leaves behind, and going on from a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from omegaconf import OmegaConf
+from support.builders import write_base
+from support.commands import ARGUMENTS, SMALL, hapo
+from support.configs import composed
+
+from hapo_lit.analysis import read_run
+from hapo_lit.cli import pretrain
+from hapo_lit.policy.loading import load_policy, load_tokenizer
+from hapo_lit.training.metric_names import CLOCKED
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a random base policy and one finished run."""
+    folder = tmp_path_factory.mktemp("work")
+    write_base(folder / "base")
+    done = hapo(folder, "train", *ARGUMENTS, "hydra.run.dir=run")
+    return folder, done
+
+
+def test_a_run_leaves_what_the_readme_promises(trained):
+    folder, done = trained
+    run = folder / "run"
+    for name in (
+        "config.yaml",
+        "metrics.csv",
+        "summary.json",
+        "anneal.png",
+        "completions.jsonl",
+        "policy/config.json",
+        "checkpoints/last.ckpt",
+        "checkpoints/step-4.ckpt",
+    ):
+        assert (run / name).is_file(), name
+    assert list(run.glob("tensorboard/events*"))
+    assert "held-out accuracy, sampled, after" in done.stdout
+    assert "data: 12 problems, 6 held out, 0 prompts too long; teachers: 12 usable, 0 rejected" in done.stdout
+    assert f"curves: {run / 'anneal.png'}" in done.stdout.replace("\n", "")
+    assert "Traceback" not in done.stderr
+    table = pd.read_csv(run / "metrics.csv")
+    assert sorted(table["step"].unique()) == [0, 1, 2, 3, 4]
+    assert table.dropna(subset=["heldout/greedy"])["step"].tolist() == [0, 2, 4]
+    config = OmegaConf.load(run / "config.yaml")
+    assert config.gate._target_ == "hapo_lit.gates.AlwaysGate"
+    assert json.loads((run / "summary.json").read_text())["demonstrations"] == 16  # 4 steps of 4, gate always open
+
+
+def test_completions_show_who_wrote_what(trained):
+    records = [json.loads(line) for line in (trained[0] / "run/completions.jsonl").read_text().splitlines()]
+    assert {record["step"] for record in records} == {1, 3}
+    assert all(record["prompt"].startswith("Compute ") for record in records)
+    for record in records:
+        by = [response["by"] for response in record["responses"]]
+        assert by.count("teacher") == 1
+        assert len(by) == 4
+        teacher = next(response for response in record["responses"] if response["by"] == "teacher")
+        assert teacher["text"].count(r"\boxed{") == 1
+        assert teacher["reward"] == 1.0
+
+
+def test_the_trained_policy_loads_as_a_hugging_face_folder(trained):
+    policy, tokenizer = load_policy(str(trained[0] / "run/policy")), load_tokenizer(str(trained[0] / "run/policy"))
+    checkpoint = torch.load(trained[0] / "run/checkpoints/last.ckpt", weights_only=False)
+    weights = checkpoint["module"]
+    assert all(torch.equal(value, weights[f"policy.{name}"]) for name, value in policy.state_dict().items())
+    assert tokenizer(r"\boxed{5}", add_special_tokens=False)["input_ids"] == [23, 9, 19]
+
+
+def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
+    folder, _ = trained
+    hapo(folder, "train", *ARGUMENTS, "hydra.run.dir=resumed", "resume=run/checkpoints/step-2.ckpt")
+    through = load_policy(str(folder / "run/policy")).state_dict()
+    resumed = load_policy(str(folder / "resumed/policy")).state_dict()
+    assert all(torch.equal(through[name], resumed[name]) for name in through)
+    whole, again = read_run(folder / "run"), read_run(folder / "resumed")
+    timeless = [column for column in whole if not column.startswith(CLOCKED)]
+    pd.testing.assert_frame_equal(again[timeless], whole[timeless])
+    counts = [json.loads((folder / run / "summary.json").read_text())["demonstrations"] for run in ("run", "resumed")]
+    assert counts == [16, 16]
+
+
+def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
+    folder, _ = trained
+    hapo(folder, "train", *ARGUMENTS, "eval_every=3", "hydra.run.dir=odd")
+    table = read_run(folder / "odd")
+    assert table["heldout/greedy"].dropna().index.tolist() == [0, 3, 4]
+    assert json.loads((folder / "odd/summary.json").read_text())["seconds_evaluate"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["gate=beta"], "it had another gate"),
+        (["seed=1"], "training data changed since the checkpoint was written"),
+        (["steps=9"], "begin and end at steps [0, 4], this one at [0, 9]"),
+        (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
+        (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older state"),
+        (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),
+        (["group_size=8", "loss.kl_coefficient=0.1"], "(group_size: 4 -> 8; loss.kl_coefficient: 0.0 -> 0.1): go on"),
+    ],
+)
+def test_a_resume_that_does_not_fit_says_what_differs(trained, change, message):
+    folder, _ = trained
+    arguments = [*ARGUMENTS, "hydra.run.dir=other", "resume=run/checkpoints/step-2.ckpt", *change]
+    last = dict(item.split("=", 1) for item in arguments)  # of two values for one key the later one
+    done = hapo(folder, "train", *(f"{key}={value}" for key, value in last.items()), check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (folder / "other" / "policy").exists()
+
+
+def test_a_sweep_runs_every_job(trained):
+    folder, _ = trained
+    hapo(folder, "train", "-m", "model.path=./base", *SMALL, "hydra.sweep.dir=sweep", "gate=never,failure")
+    runs = sorted(path.parent.name for path in (folder / "sweep").glob("*/summary.json"))
+    assert len(runs) == 2
+    gates = [OmegaConf.load(folder / "sweep" / run / "config.yaml").gate._target_ for run in runs]
+    assert gates == ["hapo_lit.gates.NeverGate", "hapo_lit.gates.FailureGate"]
+
+
+def test_own_problems_from_a_file(trained):
+    folder, _ = trained
+    row = '{"problem": "Compute %d-1.", "solution": "\\\\boxed{%d}", "answer": "%d"}\n'
+    (folder / "train.jsonl").write_text("".join(row % (n, n - 1, n - 1) for n in range(2, 12)))
+    (folder / "heldout.jsonl").write_text(row % (20, 19, 19))
+    small = [item for item in SMALL if not item.startswith("data.")]
+    done = hapo(
+        folder,
+        "train",
+        "model.path=./base",
+        "data=files",
+        "data.path=train.jsonl",
+        "verifier=math",
+        "data.heldout_path=heldout.jsonl",
+        *small,
+        "hydra.run.dir=own",
+    )
+    assert (folder / "own/summary.json").is_file()
+    assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
+
+
+def test_data_without_a_usable_teacher_is_said_out_loud(trained):
+    folder, _ = trained
+    short = [item if not item.startswith("max_response") else "max_response_tokens=5" for item in ARGUMENTS]
+    done = hapo(folder, "train", *short, "steps=1", "hydra.run.dir=alone")
+    assert "0 usable, 0 rejected, 12 too long, 0 absent" in done.stdout
+    assert "warning: no teacher can be used" in done.stderr
+
+
+# -- the base policy
+
+
+def little(cache, *overrides):
+    return composed(
+        "pretrain",
+        "steps=2",
+        "prompts_per_step=4",
+        "data.source.train_size=16",
+        "data.source.heldout_size=2",
+        f"paths.cache={cache}",
+        *overrides,
+    )
+
+
+def test_a_base_policy_is_built_once_and_named_by_its_recipe(tmp_path, capsys):
+    first = pretrain.base_policy(little(tmp_path))
+    assert "building the base policy" in capsys.readouterr().out
+    stamp = (first / "model.safetensors").stat().st_mtime_ns
+    assert pretrain.base_policy(little(tmp_path)) == first
+    assert "building" not in capsys.readouterr().out
+    assert (first / "model.safetensors").stat().st_mtime_ns == stamp
+    other = pretrain.base_policy(little(tmp_path, "seed=1"))
+    assert other != first
+    again = pretrain.base_policy(little(tmp_path / "elsewhere"))
+    assert again.name == first.name
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(load_policy(str(first)).parameters(), load_policy(str(again)).parameters(), strict=True)
+    )
+
+
+def test_a_base_policy_that_fails_leaves_nothing_under_its_name(tmp_path, monkeypatch):
+    from lightning import Trainer
+
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Trainer, "fit", fail)
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.base_policy(little(tmp_path))
+    assert not list(tmp_path.glob("base-*"))
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run([sys.executable, "-m", "hapo_lit", "--help"], capture_output=True, text=True, check=True)
+    assert "usage: hapo VERB" in done.stdout

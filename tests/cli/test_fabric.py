@@ -1,0 +1,208 @@
+"""Two processes are one: both doors, DDP and FSDP, against each other and against a single process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from support.builders import write_base
+from support.commands import ARGUMENTS, hapo
+from support.ranks import CASES, STEPS, WAYS, run
+
+from hapo_lit.analysis import read_run
+from hapo_lit.policy.loading import load_policy
+from hapo_lit.training.metric_names import CLOCKED
+
+pytestmark = pytest.mark.slow
+EXACT = [case for case in CASES if case != "mixed"]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    write_base(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def two(base, tmp_path_factory):
+    """``(case, way)`` -> result on two processes: gloo, one thread each."""
+    out = tmp_path_factory.mktemp("two")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run(
+        [*torchrun, str(Path(__file__).parents[1] / "support/ranks.py"), str(out), base],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return lambda case, way: torch.load(out / f"{case}-{way}.pt", weights_only=False)
+
+
+@pytest.fixture(scope="module")
+def one(base):
+    """The same on one process, made when first asked for."""
+    made = {}
+
+    def result(case, way):
+        if (case, way) not in made:
+            made[case, way] = run(case, way, base)
+        return made[case, way]
+
+    return result
+
+
+def far(first, second):
+    """The largest difference of weights, and of any metric of any step."""
+    weights = max(float((first["weights"][name] - each).abs().max()) for name, each in second["weights"].items())
+    rows = list(zip(first["log"], second["log"], strict=True))
+    assert all(set(a) == set(b) for a, b in rows)
+    return weights, max(abs(a[name] - b[name]) / max(1, abs(b[name])) for a, b in rows for name in b)
+
+
+def moments(result):
+    return {
+        (index, name): value for index, each in result["optimizer"]["state"].items() for name, value in each.items()
+    }
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_doors_agree_bit_for_bit_on_one_process(one, case):
+    trainer, fabric = one(case, "train"), one(case, "fabric")
+    assert far(trainer, fabric) == (0.0, 0.0)
+    assert str(trainer["run"]) == str(fabric["run"])
+    first, second = moments(trainer), moments(fabric)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert len(trainer["log"]) == STEPS + 3  # evaluations before, in the middle, at the end
+    assert all(each["update/gradient_norm"] > 0 for each in trainer["log"] if "update/gradient_norm" in each)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("case", EXACT)
+def test_two_processes_are_one_in_float32(one, two, case, way):
+    single, double = one(case, "fabric"), two(case, way)
+    weights, metrics = far(double, single)
+    assert weights < 1e-6
+    assert metrics < 5e-6
+    assert double["run"]["step"] == STEPS
+    assert str(double["run"]) == str(single["run"])  # gate and all
+
+
+@pytest.mark.parametrize("way", ["fabric", "fsdp"])
+def test_two_processes_agree_in_bfloat16_whatever_the_door(two, way):
+    weights, metrics = far(two("mixed", way), two("mixed", "train"))
+    assert weights < 1e-6
+    assert metrics < 1e-5
+
+
+def test_ranks_had_different_numbers_of_passes_to_make(two):
+    """Otherwise nothing above says that they keep in step: of micro-batches of one row, and of held-out batches."""
+    rows = two("uneven", "fsdp")["rows"]
+    assert len(rows) == STEPS
+    assert any(first != second for first, second in rows)
+
+
+# -- the commands themselves, with Fabric's and the Trainer's own launcher
+
+
+@pytest.fixture(scope="module")
+def work(base, tmp_path_factory):
+    """A folder with a base policy, and a run of four steps on one process."""
+    folder = tmp_path_factory.mktemp("work")
+    (folder / "base").symlink_to(base)
+    hapo(folder, "fabric", *ARGUMENTS, "hydra.run.dir=one")
+    return folder
+
+
+def timeless(run):
+    table = read_run(run)
+    return table[[column for column in table if not column.startswith(CLOCKED)]]
+
+
+def policy_of(folder):
+    return load_policy(str(folder)).state_dict()
+
+
+def assert_near(first, second, tolerance=1e-6):
+    first, second = policy_of(first), policy_of(second)
+    assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
+
+
+def test_a_run_on_two_processes_goes_on_on_one_and_back(work):
+    """States are whole whatever wrote them, so that the number of processes and the door may change in the middle."""
+    hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
+    assert_near(work / "one/policy", work / "two/policy")
+    pd.testing.assert_frame_equal(timeless(work / "two"), timeless(work / "one"), atol=1e-5, rtol=0)
+    columns = ["step", "prompt", "successes", "trials", "open", "teacher"]
+    groups = [pd.read_csv(work / run / "groups.csv").sort_values(columns) for run in ("one", "two")]
+    assert groups[0].to_numpy().tolist() == groups[1].to_numpy().tolist()
+    done = hapo(work, "fabric", *ARGUMENTS, "resume=two/checkpoints/step-2.ckpt", "hydra.run.dir=back")
+    assert "going on after step 2 of 4" in done.stdout
+    assert "written by 2 processes" in done.stdout
+    assert_near(work / "one/policy", work / "back/policy")
+    done = hapo(
+        work, "fabric", *ARGUMENTS, "fabric.devices=2", "resume=one/checkpoints/step-2.ckpt", "hydra.run.dir=forth"
+    )
+    assert done.stdout.count("held-out accuracy, sampled, after") == 1  # rank 0 alone speaks
+    assert_near(work / "one/policy", work / "forth/policy")
+
+
+def test_sharded_states_go_on_to_the_bit_and_are_exported_whole(work):
+    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp", "fabric.sharded_states=true"]
+    hapo(work, "fabric", *sharded, "hydra.run.dir=sharded")
+    assert_near(work / "one/policy", work / "sharded/policy")
+    state = work / "sharded/checkpoints/step-2.ckpt"
+    assert {"__0_0.distcp", "__1_0.distcp", "manifest.json", "meta.pt"} <= {path.name for path in state.iterdir()}
+    hapo(work, "fabric", *sharded, f"resume={state}", "hydra.run.dir=resharded")
+    assert_near(work / "sharded/policy", work / "resharded/policy", 0.0)
+    done = hapo(work, "fabric", *ARGUMENTS, f"resume={state}", "hydra.run.dir=unsharded", check=False)
+    assert done.returncode == 2
+    assert "is a sharded state: go on from it with fabric.strategy=fsdp" in done.stderr
+    done = hapo(work, "export", "resharded", "exported")
+    assert_near(work / "sharded/policy", work / "exported", 0.0)
+    text = "from transformers import AutoModelForCausalLM as A; print(A.from_pretrained('exported').num_parameters())"
+    told = subprocess.run([sys.executable, "-c", text], cwd=work, capture_output=True, text=True, check=True).stdout
+    assert int(told) == sum(each.numel() for each in load_policy(str(work / "base")).parameters())
+
+
+def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
+    adapter = [*ARGUMENTS, "model.lora.rank=4", "loss.kl_coefficient=0.1", "learning_rate.start=3e-4"]
+    hapo(work, "train", *adapter, "hydra.run.dir=adapter")
+    hapo(work, "fabric", *adapter, "fabric.devices=2", "fabric.strategy=fsdp", "hydra.run.dir=shards")
+    assert_near(work / "adapter/policy", work / "shards/policy")
+    before, after = policy_of(work / "base"), policy_of(work / "adapter/policy")
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed
+    assert all(name.endswith("proj.weight") for name in changed)
+    hapo(work, "export", "adapter", "merged", "--state", "adapter/checkpoints/step-4.ckpt")
+    assert_near(work / "merged", work / "adapter/policy", 0.0)
+
+
+def test_every_process_keeps_its_part_of_a_batch_that_is_not_finite(work):
+    """Steps of 1e30 leave no number in the second update."""
+    wild = ["fabric.devices=2", "learning_rate.start=1e30", "module.max_skipped=0", "hydra.run.dir=wild"]
+    done = hapo(work, "fabric", *ARGUMENTS, *wild, check=False)
+    assert done.returncode != 0
+    assert "loss or gradient was not finite" in done.stderr
+    kept = [torch.load(work / f"wild/not_finite-{rank}.pt", weights_only=False)["experience"] for rank in (0, 1)]
+    prompts = torch.cat([each.group.prompt_ids for each in kept])
+    assert len(prompts.unique()) == 4
+
+
+def test_an_export_says_what_is_wrong(work):
+    for arguments, message in (
+        (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),
+        (["one", "one"], "one is there already: choose another folder"),
+        (["one", "out", "--state", "x.ckpt"], "there is no state 'x.ckpt' in one/checkpoints; there are steps [2, 4]"),
+    ):
+        done = hapo(work, "export", *arguments, check=False)
+        assert done.returncode == 2
+        assert done.stderr.strip() == f"hapo: error: {message}"

@@ -1,0 +1,194 @@
+"""Whole runs with the engines that are not the trainer: what they reach, what ends them, and how they go on."""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+import torch
+from support.builders import write_base
+from support.commands import SMALL, hapo
+from support.servers import NEEDS_VLLM, free_port, kill, serving
+from support.training import data, fit, module, phase
+from support.training import hapo as algorithm
+
+from hapo_lit.errors import EngineError
+from hapo_lit.rollout.hf import HFEngine
+from hapo_lit.training.watchdog import Watchdog
+
+RUN = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """A folder with a random base policy, whose heads are too small for vLLM as they are."""
+    folder = tmp_path_factory.mktemp("engines")
+    write_base(folder / "base")
+    return folder
+
+
+def column(run, name):
+    return pd.read_csv(run / "metrics.csv")[name].dropna()
+
+
+def policy_bytes(run):
+    return (run / "policy/model.safetensors").read_bytes()
+
+
+# -- the watchdog
+
+
+class Stale(HFEngine):
+    """An engine that takes the policy's weights once, and never again."""
+
+    is_trainer = False
+
+    def sync(self, policy):
+        if self._policy is None:
+            super().sync(copy.deepcopy(policy))
+
+
+def stale_vllm():
+    from hapo_lit.rollout.vllm import VLLMEngine
+
+    class StaleVLLM(VLLMEngine):
+        is_trainer = False
+
+        def sync(self, policy):
+            if self._held is None:
+                super().sync(policy)
+
+    return StaleVLLM(12, 30, 4, 4, seed=3)
+
+
+@pytest.mark.parametrize("kind", ["hf", pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_stale_weights_raise_the_alarm(make_policy, tokenizer, kind):
+    part = algorithm()
+    part.engine = Stale(12, seed=3) if kind == "hf" else stale_vllm()
+    built = module(make_policy(), tokenizer, phase(part))
+    with pytest.raises(EngineError, match=r"does not sample from the policy: at step \d+ they differ by"):
+        fit(built, data(tokenizer), watch=Watchdog(every=1, most=0.05))
+    assert 1 <= built.step < 6  # the first step's weights were the policy's
+    if kind == "vllm":
+        from hapo_lit.rollout.vllm import close
+
+        close()
+
+
+def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):
+    built = module(make_policy(), tokenizer, phase(algorithm()))
+    before = torch.get_rng_state()
+    fit(built, data(tokenizer), watch=Watchdog(every=1, most=1e-4))
+    assert built.step == 6
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_watchdog_that_watches_nothing_is_refused():
+    for settings in ({"every": 0}, {"rows": 0}, {"most": 0.0}):
+        with pytest.raises(ValueError, match=r"callbacks.watchdog"):
+            Watchdog(**settings)
+    Watchdog(every=None, most=None)
+
+
+# -- runs
+
+
+@pytest.mark.slow
+def test_a_run_without_its_server_is_one_line(work):
+    address = ["rollout=vllm_server", f"rollout.urls=[http://127.0.0.1:{free_port()}]"]
+    done = hapo(work, "train", *RUN, *address, check=False)
+    assert done.returncode == 2
+    assert "does not answer" in done.stderr
+    assert "start it with `hapo serve`" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        pytest.param(["rollout=hf"], "starts a server for a run with rollout=vllm_server", marks=NEEDS_VLLM),
+        pytest.param(["rollout=vllm_server", "rollout.transfer=post"], "must be one of file, nccl", marks=NEEDS_VLLM),
+    ],
+)
+def test_a_server_that_cannot_be_is_one_line(work, settings, message):
+    done = hapo(work, "serve", "model.path=./base", *settings, check=False)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work, kind):
+    settings = [*RUN, f"rollout={kind}", "callbacks.watchdog.every=1"]
+    done = hapo(work, "train", *settings, "hydra.run.dir=through")
+    assert "Traceback" not in done.stderr, done.stderr
+    assert len(column(work / "through", "engine/logprob_gap_max")) == 4
+    assert column(work / "through", "engine/logprob_gap_max").max() < 1e-4
+    hapo(work, "train", *settings, "resume=through/checkpoints/step-2.ckpt", "hydra.run.dir=on")
+    assert policy_bytes(work / "on") == policy_bytes(work / "through")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
+def test_jobs_of_a_sweep_have_each_the_vllm_that_they_need(work, kind):
+    settings = [*(each for each in RUN if each != "steps=4"), "steps=1", f"rollout={kind}", "group_size=2,3,3"]
+    done = hapo(work, "train", *settings, "hydra.sweep.dir=sizes", "callbacks.watchdog.every=1", "-m")
+    assert len(list(work.glob("sizes/*/policy/model.safetensors"))) == 3, done.stderr
+    assert max(column(run, "engine/logprob_gap_max").max() for run in work.glob("sizes/*_*")) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [pytest.param("fsdp", marks=NEEDS_VLLM)])
+def test_each_of_two_processes_has_its_own_vllm(work, way):
+    """Of seven held-out problems in batches of three one process has two batches and the other has one."""
+    sizes = ("steps=4", "data.source.heldout_size=6")
+    common = [*(each for each in RUN if each not in sizes), "rollout=vllm", "callbacks.watchdog.every=1", "steps=2"]
+    common += ["data.source.heldout_size=7", "+data.heldout_batch=3"]
+    done = hapo(work, "fabric", *common, "fabric.devices=2", f"fabric.strategy={way}", "hydra.run.dir=two")
+    assert "Traceback" not in done.stderr, done.stderr
+    assert column(work / "two", "engine/logprob_gap_max").max() < 1e-4
+    assert len(column(work / "two", "engine/logprob_gap_max")) == 2
+    assert len(column(work / "two", "heldout/greedy")) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", [pytest.param("server", marks=NEEDS_VLLM)])
+def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, way):
+    """One server for two processes at first; killed on the way; another in its place serves the rest."""
+    port = free_port()
+    address = ["rollout=vllm_server", f"rollout.urls=[http://127.0.0.1:{port}]", "callbacks.watchdog.every=1"]
+    model = ["model.path=./base", *(each for each in SMALL if each.startswith(("prompts", "max_")))]
+    long = [each for each in RUN if not each.startswith(("steps", "save_every", "eval_every"))]
+    long += [*address, "steps=60", "save_every=1", "eval_every=100", "hydra.run.dir=served"]
+    with serving(work, *model, port=port) as (_, server):
+        two = [each for each in RUN if "heldout" not in each] + address
+        two = [each for each in two if not each.startswith(("steps", "save_every"))] + ["steps=2", "save_every=2"]
+        two += ["data.source.heldout_size=61", "+data.heldout_batch=20", "fabric.devices=2", "fabric.strategy=ddp"]
+        hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
+        assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
+        command = [sys.executable, "-m", "hapo_lit", "train", *long]
+        run = subprocess.Popen(command, cwd=work, env={**os.environ}, stderr=subprocess.PIPE, text=True)
+        waited = time.monotonic()
+        while not list(work.glob("served/checkpoints/step-*.ckpt")):
+            assert time.monotonic() - waited < 120
+            assert run.poll() is None, run.stderr.read()
+            time.sleep(0.05)
+        kill(server)
+        _, said = run.communicate(timeout=120)
+    assert run.returncode == 2, said
+    line = said.strip().splitlines()[-1]
+    assert "the rollout engine vllm_server at" in line
+    assert "go on with resume=auto" in line
+    assert "Traceback" not in said
+    with serving(work, *model) as (url, _):  # at another address
+        done = hapo(work, "train", *long, f"rollout.urls=[{url}]", "resume=auto")
+    assert "going on after step" in done.stdout
+    assert column(work / "served", "reward/mean").size > 0
+    assert (work / "served/policy/model.safetensors").is_file()

@@ -1,0 +1,112 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from support.engines import engine, prompt_batch, responses, take
+
+from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.protocols import RolloutEngine
+from hapo_lit.rollout.hf import HFEngine
+
+
+def test_it_fits_its_seam(policy):
+    assert isinstance(engine(policy), RolloutEngine)
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_greedy_equals_transformers_generate(make_policy, architecture):
+    policy, prompts = make_policy(architecture), prompt_batch(16)
+    group = engine(policy, temperature=0.0).generate(prompts, 1, 0)
+    plain = policy.generate(
+        input_ids=prompts.tokens, attention_mask=prompts.mask.long(), max_new_tokens=20, do_sample=False
+    )[:, prompts.tokens.shape[1] :]
+    for row, ours in enumerate(responses(group)):
+        assert ours[0] == plain[row, : len(ours[0])].tolist()
+        assert ours[0][-1] == 2 or len(ours[0]) == 20
+    assert group.finished[:, 0].tolist() == [ours[0][-1] == 2 for ours in responses(group)]
+    assert len({len(ours[0]) for ours in responses(group)}) > 1  # some ended early, so rows did leave the batch
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+def test_reported_logprobs_are_the_policys_own(make_policy, architecture, temperature):
+    policy = make_policy(architecture)
+    group = engine(policy, temperature=temperature).generate(prompt_batch(), 6, 3)
+    with torch.no_grad():
+        logprobs, _ = token_logprobs(policy, group.text(), temperature)
+    assert (logprobs - group.behaviour_logprobs.flatten(0, 1)).abs().max() < 1e-4
+    assert not group.finished.all()
+    assert group.finished.any()
+
+
+def test_a_draw_depends_on_seed_prompt_sample_and_step_only(policy):
+    prompts = prompt_batch(5)
+    whole = responses(engine(policy).generate(prompts, 4, 7))
+    order = [3, 0, 4, 1, 2]
+    shuffled = responses(engine(policy).generate(take(prompts, order), 4, 7))
+    assert shuffled == [whole[i] for i in order]
+    assert responses(engine(policy).generate(take(prompts, [2]), 2, 7)) == [whole[2][:2]]
+    assert responses(engine(policy).generate(prompts, 4, 8)) != whole
+    assert responses(engine(policy, seed=1).generate(prompts, 4, 7)) != whole
+
+
+def test_generation_leaves_global_generators_and_mode_alone(policy):
+    policy.train()
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    engine(policy).generate(prompt_batch(), 2, 0)
+    assert torch.equal(torch.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all()  # noqa: NPY002
+    assert policy.training
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_sampled_frequencies_pass_a_chi_square_test(policy, temperature):
+    prompts = take(prompt_batch(1), [0])
+    group = engine(policy, max_new_tokens=1, temperature=temperature).generate(prompts, 4000, 0)
+    observed = torch.bincount(group.tokens.flatten(), minlength=24).numpy()
+    with torch.no_grad():
+        logits = policy(input_ids=prompts.tokens, attention_mask=prompts.mask.long()).logits[0, -1].double()
+    expected = 4000 * (logits / temperature).softmax(-1).numpy()
+    rare = expected < 5
+    observed = np.append(observed[~rare], observed[rare].sum())
+    expected = np.append(expected[~rare], expected[rare].sum())
+    keep = expected > 0
+    assert len(expected[keep]) > 3
+    assert stats.chisquare(observed[keep], expected[keep]).pvalue > 1e-3
+
+
+def test_tokens_of_no_mass_are_never_drawn():
+    made = HFEngine(1)
+    logits = torch.tensor([[0.0, -torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
+    drawn, logprob = made._draw(logits, torch.tensor([0.0, 0.5, 1 - 2**-53], dtype=torch.float64))
+    assert drawn.tolist() == [0, 2, 2]
+    assert logprob.exp().tolist() == pytest.approx([0.5] * 3)
+
+
+def test_stop_ids_end_a_response_and_belong_to_it(policy):
+    group = engine(policy, stop_ids=[5, 6]).generate(prompt_batch(), 8, 0)
+    for sample in (sample for prompt in responses(group) for sample in prompt):
+        assert not {5, 6} & set(sample[:-1])
+    assert {
+        s[-1] for p, f in zip(responses(group), group.finished, strict=True) for s, e in zip(p, f, strict=True) if e
+    } <= {5, 6}
+
+
+def test_it_follows_weights_that_change_in_place(policy):
+    made, prompts = engine(policy, temperature=0.0), prompt_batch(8)
+    before = responses(made.generate(prompts, 1, 0))
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.5)
+    after = made.generate(prompts, 1, 0)
+    assert responses(after) != before
+    assert torch.equal(after.tokens, engine(policy, temperature=0.0).generate(prompts, 1, 0).tokens)
+
+
+def test_refusals(policy):
+    with pytest.raises(RuntimeError, match="before sync"):
+        HFEngine(4).generate(prompt_batch(), 2, 0)
+    with pytest.raises(ValueError, match="at least 1"):
+        HFEngine(0)
+    with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
+        HFEngine(4, temperature=-1)

@@ -1,0 +1,122 @@
+"""Runs of both doors on one process or, under torchrun, on several: ``python ranks.py OUT BASE``.
+
+Not a test file: ``test_fabric.py`` starts it once on two processes for all its cases, since a start costs seconds, and
+calls :func:`run` itself for one process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from lightning import Callback
+
+from hapo_lit.cli.bootstrap import config_folder
+from hapo_lit.cli.fabric import FabricTrainerAdapter, open_fabric, set_up, train
+from hapo_lit.cli.setup import build
+from hapo_lit.policy.sharding import full_state_dict
+from hapo_lit.training.metric_names import CLOCKED
+
+STEPS = 4
+SMALL = [
+    f"steps={STEPS}",
+    "eval_every=2",
+    "data.source.train_size=16",
+    "data.source.heldout_size=7",
+    "+data.heldout_batch=1",
+    "data.source.levels.0.digits=2",
+    "data.source.levels.1.digits=3",
+    "prompts_per_step=6",
+    "max_response_tokens=40",
+    "callbacks=bare",
+]
+GENTLE = ["learning_rate.start=3e-4"]
+"""An adapter begins at zero, and Adam makes full steps of its first, tiny gradients and of their rounding."""
+CASES = {
+    "plain": [],
+    "updates_and_reference": ["module.micro_batch_size=3", "module.updates_per_batch=2", "loss.kl_coefficient=0.05"],
+    "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
+    "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5"],
+    "sequence_mean": ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6", "weighting=sequence_mean"],
+    "uneven": ["module.micro_batch_size=1", "module.updates_per_batch=2"],
+    "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
+}
+WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
+"""Name -> strategy; the first is the Trainer's."""
+
+
+class Keep(Callback):
+    """Keeps what loggers would be told."""
+
+    def __init__(self):
+        self.told, self.rows = [], []
+
+    def watch(self, module):
+        """Count the rows that each rank has to run."""
+
+        def count(experience):
+            own = module.phase.loss.contributes(experience.rows()).sum()
+            self.rows.append(module.ranks.gather(own[None]).tolist())
+
+        module.before_update.append(count)
+
+    def on_train_batch_end(self, trainer, pl_module, *args):
+        self.told.append(dict(pl_module.metrics))
+
+    def on_validation_end(self, trainer, pl_module):
+        self.told.append(dict(pl_module.heldout))
+
+
+def run(case: str, way: str, base: str) -> dict[str, object]:
+    """Weights, optimiser, counts and the metrics of every step, by a door's own code."""
+    precision = "bf16-mixed" if case == "mixed" else "32-true"
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    alone = [f"trainer.devices={world}", f"trainer.precision={precision}", "trainer.logger=false"]
+    trainers = [*alone, "trainer.callbacks=null", "+trainer.enable_progress_bar=false"] if way == "train" else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        door = "train" if way == "train" else "fabric"
+        settings = [f"model.path={base}", "paths.run=unused", *SMALL, *CASES[case], *trainers]
+        config = compose(door, overrides=settings)
+    kept = Keep()
+    if way == "train":
+        data, module, trainer = build(config, "data", "module", "trainer")
+        trainer.callbacks.append(kept)
+        kept.watch(module)
+        trainer.validate(module, datamodule=data, verbose=False)
+        trainer.fit(module, datamodule=data)
+    else:
+        fabric = open_fabric("cpu", world, 1, WAYS[way], precision, sharded_states=False)
+        fabric.launch()
+        data, module = build(config, "data", "module")
+        data.share = (fabric.global_rank, fabric.world_size)
+        data.setup()
+        kept.watch(module)
+        train(FabricTrainerAdapter(fabric, [], [kept]), set_up(fabric, module, data), data, STEPS, config.eval_every)
+    return {
+        "weights": full_state_dict(module.policy.state_dict(), keep=True),
+        "optimizer": full_state_dict(module.optimizer_state(), keep=True),
+        "run": module.run_state(),
+        "rows": kept.rows,
+        "log": [{name: value for name, value in each.items() if not name.startswith(CLOCKED)} for each in kept.told],
+    }
+
+
+def main(out: str, base: str) -> None:
+    """Every case by every way; rank 0 writes the results."""
+    torch.set_num_threads(1)
+    for case in CASES:
+        for way in WAYS:
+            result = run(case, way, base)
+            if int(os.environ["RANK"]) == 0:
+                torch.save(result, Path(out) / f"{case}-{way}.pt")
+    print(json.dumps({"done": True}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
