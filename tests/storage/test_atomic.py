@@ -31,9 +31,14 @@ def test_it_appears_at_the_end_and_replaces_what_was_there(tmp_path, kind, synce
 def test_an_error_leaves_everything_as_it_was(tmp_path, kind, shared):
     path = tmp_path / "result"
     write(path, kind, "old")
-    with pytest.raises(RuntimeError, match="half-way"), appearing(path, shared) as draft:
-        write(draft, kind, "new")
-        raise RuntimeError("half-way")
+
+    def fail():
+        with appearing(path, shared) as draft:
+            write(draft, kind, "new")
+            raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError, match="half-way"):
+        fail()
     assert read(path) == "old"
     assert list(tmp_path.iterdir()) == [path]
 
