@@ -32,7 +32,7 @@ def check_function(function: object, arguments: int, name: str) -> None:
 
 
 class Ranks(NamedTuple):
-    """The three things a part may ask of the other ranks; the identity on a single process."""
+    """What a part may ask of the other ranks; every rank must ask the same.  On a single process it is :data:`ALONE`."""
 
     gather: Callable[[Tensor], Tensor]
     """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""
@@ -40,10 +40,14 @@ class Ranks(NamedTuple):
     """Scalar -> its mean over ranks."""
     max: Callable[[int], int]
     """Integer -> its maximum over ranks."""
+    barrier: Callable[[], None]
+    """Returns once every rank has called it."""
 
 
-ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, max=lambda count: count)
-"""One process."""
+ALONE = Ranks(
+    gather=lambda values: values, mean=lambda value: value, max=lambda number: number, barrier=lambda: None
+)
+"""The ranks of a single process."""
 
 Decode = Callable[[RolloutGroup], list[str]]
 """A group's ``P * G`` responses as text, without the token that ended them."""

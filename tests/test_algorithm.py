@@ -6,7 +6,7 @@ from hapo_lit.advantages import GroupCentred, GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
-from hapo_lit.protocols import ALONE, Algorithm, Ranks
+from hapo_lit.protocols import ALONE, Algorithm
 from hapo_lit.schedules import Linear
 from hapo_lit.weighting import Separate, TokenMean
 
@@ -71,7 +71,7 @@ def test_the_gate_learns_from_the_policys_answers_before_it_decides():
 def test_counts_are_gathered_over_ranks_before_the_gate_learns_them():
     rewards = [[0, 0], [1, 0]]
     gate = BetaGate(0.5, memory=Memory(1.0))
-    both = Ranks(gather=lambda values: torch.cat([values, values]), mean=lambda value: value, most=lambda count: count)
+    both = ALONE._replace(gather=lambda values: torch.cat([values, values]))
     collect(hapo(rewards, gate), make_prompts(make_group(rewards), [1, 1]), both)
     assert gate.state_dict()["counts"].tolist() == [[0, 4], [2, 2]]
 

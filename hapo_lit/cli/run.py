@@ -192,7 +192,7 @@ class RunSession:
         except NotFiniteError as error:
             path = self.run / f"not_finite-{module.data.share[0]}.pt"
             _write_whole({"experience": error.experience, "message": str(error)}, path)
-            module.ranks.max(0)  # nobody leaves, and takes the others along, before all have written
+            module.ranks.barrier()  # nobody leaves, and takes the others along, before all have written
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
         finally:
             if keeper is not None:

@@ -205,7 +205,7 @@ class Checkpointer(Callback):
                 self.folder.publish(step, better)
         elif zero:
             self.folder.write(step, state, better)
-        module.ranks.max(step)  # nobody goes on before it is there
+        module.ranks.barrier()  # no rank goes on before the checkpoint is there
         self._saved, self._clock = step, time.monotonic()
 
 

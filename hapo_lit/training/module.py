@@ -25,6 +25,7 @@ from hapo_lit.protocols import ALONE, Ranks
 from hapo_lit.training.evaluation import Evaluator
 from hapo_lit.training.metrics import anneal_tallies, over_ranks, reward_tallies, tallied
 from hapo_lit.training.phases import Phase, Phases
+from hapo_lit.training.ranks import ranks_over
 from hapo_lit.types import Experience, LossOutput, PromptBatch, RolloutGroup, Rows, Text, UncastRows
 
 NoSync = Callable[[], AbstractContextManager]
@@ -351,21 +352,10 @@ class HapoModule(LightningModule):
 
     @property
     def ranks(self) -> Ranks:
-        door: Any = self._fabric if self._fabric is not None else self._trainer
-        if door is None or door.world_size == 1:
+        launcher: Any = self._fabric if self._fabric is not None else self._trainer
+        if launcher is None or launcher.world_size == 1:
             return ALONE
-
-        def gathered_from(values: Tensor) -> Tensor:
-            """``[world, ...]``."""
-            every = self.all_gather(values)
-            assert isinstance(every, Tensor)
-            return every
-
-        return Ranks(
-            gather=lambda values: gathered_from(values).flatten(0, 1),
-            mean=lambda value: gathered_from(value).mean(),
-            max=lambda count: int(gathered_from(torch.tensor(count, device=self.device)).max()),
-        )
+        return ranks_over(self.all_gather, self.device)
 
     def run_state(self) -> dict[str, Any]:
         """What this module remembers besides weights and optimiser."""

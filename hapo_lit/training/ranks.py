@@ -1,0 +1,35 @@
+"""What the ranks of a run ask of one another, by one collective operation: an all-gather."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hapo_lit.protocols import Ranks
+
+
+def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device) -> Ranks:
+    """The ranks of several processes.
+
+    Args:
+        all_gather: Lightning's: a tensor of this rank -> ``[world, ...]`` of all.
+        device: of this rank; collective operations need tensors on it.
+    """
+
+    def gathered(values: Tensor) -> Tensor:
+        of_all = all_gather(values)
+        assert isinstance(of_all, Tensor)
+        return of_all
+
+    def barrier() -> None:
+        gathered(torch.zeros((), device=device)).cpu()  # a GPU's all-gather is over only when it is read
+
+    return Ranks(
+        gather=lambda values: gathered(values).flatten(0, 1),
+        mean=lambda value: gathered(value).mean(),
+        max=lambda number: int(gathered(torch.tensor(number, device=device)).max()),
+        barrier=barrier,
+    )
