@@ -50,6 +50,16 @@ def cut(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"
 
 
+def one_line(text: str, length: int = 300) -> str:
+    """Text that anybody wrote, as one line for a terminal or a message.
+
+    Line ends and other unprintable characters become escapes such as ``\\n``; the middle of a long text is left out.
+    """
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in cut(text.strip(), length)
+    )
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``; did you mean ...?``, or nothing if no known name is near."""
     close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)

@@ -20,12 +20,12 @@ from rich.text import Text
 from yaml import YAMLError
 
 from hapo_lit.cli.bootstrap import config_folder, stop
-from hapo_lit.errors import SetupError, nearest
+from hapo_lit.errors import SetupError, nearest, one_line
 from hapo_lit.verify import Checker, Conventions, Verdict
 from hapo_lit.verify.answers import reference
 from hapo_lit.verify.checking import RULES
 from hapo_lit.verify.latex import normalise
-from hapo_lit.verify.score_file import Row, Store, Tally, rows, shown
+from hapo_lit.verify.score_file import Row, Store, Tally, rows
 
 CHUNK = 512
 """So many rows are judged at once, and at most so many are lost when the process is killed."""
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> None:
     except (SetupError, OSError, RuntimeError) as error:  # of these the last: workers cannot start
         if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
-        stop(shown(" ".join(str(error).split()), 1000))
+        stop(one_line(" ".join(str(error).split()), 1000))
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:
@@ -105,7 +105,7 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
         name, sign, value = argument.partition("=")
         if name not in OPTIONS:
             near = nearest(name, OPTIONS) or f"; the options are: {', '.join(OPTIONS)}"
-            stop(f"there is no option {shown(name)!r} (an answer that begins with -- goes behind `--`){near}")
+            stop(f"there is no option {one_line(name)!r} (an answer that begins with -- goes behind `--`){near}")
         if name == "--help":
             return [], {name: ""}, []
         if not sign:
@@ -182,8 +182,8 @@ def explain(gold: str, completion: str, checker: Checker) -> bool:
     rules = checker.conventions
     answers = {"reference": reference(gold, rules.fallbacks, rules.join_boxes), "answer": verdict.extracted}
     facts = {"correct": "yes" if verdict.correct else "no", "reason": verdict.reason, "route": verdict.route}
-    facts |= {name: "none" if text is None else shown(text) for name, text in answers.items()}
-    facts |= {f"{name}, normalised": shown(normalise(text)) for name, text in answers.items() if text is not None}
+    facts |= {name: "none" if text is None else one_line(text) for name, text in answers.items()}
+    facts |= {f"{name}, normalised": one_line(normalise(text)) for name, text in answers.items() if text is not None}
     table = Table(show_header=False)
     for name, fact in facts.items():
         table.add_row(name, Text(fact, overflow="fold"))

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.errors import SetupError, cut
+from hapo_lit.errors import SetupError, one_line
 from hapo_lit.verify import Verdict
 
 LISTED = 20
@@ -170,7 +170,7 @@ class Tally:
                 if mistakes:
                     table = _table(f"{kind}s", ">row", "category", "gold", "extracted", "reason")
                     for mistake in mistakes:
-                        table.add_row(*(Text(shown(text, 100)) for text in mistake))
+                        table.add_row(*(Text(one_line(text, 100)) for text in mistake))
                     console.print(table)
                 if more := totals[kind] - len(mistakes):
                     console.print(f"and {more:,} more {kind}s", highlight=False)
@@ -194,7 +194,7 @@ class Tally:
         totals: Counter[str] = sum(self._categories.values(), Counter())
         for name, counts in [*sorted(self._categories.items()), ("all", totals)]:
             facts = (counts[fate] for fate in ("rows", "right", *self._mistakes))
-            table.add_row(Text(shown(name, 40)), *(f"{fact:,}" for fact in facts))
+            table.add_row(Text(one_line(name, 40)), *(f"{fact:,}" for fact in facts))
         console.print(table)
         return totals
 
@@ -205,8 +205,3 @@ def _table(title: str, *columns: str) -> Table:
     for name in columns:
         table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left", overflow="fold")
     return table
-
-
-def shown(text: str, length: int = 300) -> str:
-    """A text that anybody wrote as one line for a terminal: no controls, its middle left out if it is long."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in cut(text, length))
