@@ -69,10 +69,10 @@ def thompson_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, 
     With Beta(1, 1) it is a race: ``P[X > S]`` for ``X ~ Bin(n + 1, γ)`` independent of ``S``.
     """
     s = np.arange(trials + 1)
-    chance: np.ndarray = stats.binom.pmf(s, trials, np.asarray(rate)[..., None]) @ mass_below(
+    probability: np.ndarray = stats.binom.pmf(s, trials, np.asarray(rate)[..., None]) @ mass_below(
         threshold, s, trials, alpha, beta
     )
-    return chance
+    return probability
 
 
 def at_most(count: int, rate: Rates, trials: int) -> np.ndarray:

@@ -84,7 +84,7 @@ class Gate(Protocol):
 class HasOpenProbability(Protocol):
     """A gate whose law is known, which makes a prediction that a run can be held against."""
 
-    def chance(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:
+    def open_probability(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:
         """P(open) at its ``visit``-th call of ``observe``, counted from 0, on prompts of these success rates after a
         group of ``trials``; None = not known in closed form."""
 
@@ -166,7 +166,7 @@ class RolloutEngine(Protocol):
     def sync(self, policy: torch.nn.Module) -> None:
         """Use these weights from now on.  Every rank must ask."""
 
-    def at(self, temperature: float) -> RolloutEngine:
+    def with_temperature(self, temperature: float) -> RolloutEngine:
         """The same engine at another temperature; 0 = greedy."""
 
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
@@ -175,8 +175,8 @@ class RolloutEngine(Protocol):
         The draw depends on (engine seed, prompt id, sample index, step) and nothing else.
         """
 
-    def rest(self) -> None:
-        """Give back what the update can use; the next call is ``sync``."""
+    def sleep(self) -> None:
+        """Free what the update can use, until the next ``sync``."""
 
     def metrics(self) -> dict[str, float]:
         """Time and tokens of the last call."""
@@ -211,7 +211,7 @@ class Algorithm(Protocol):
 
     def sync(self, policy: torch.nn.Module) -> None: ...
 
-    def rest(self) -> None: ...
+    def sleep(self) -> None: ...
 
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
 

@@ -12,7 +12,7 @@ from hapo_lit.analysis.figures import (
 from hapo_lit.analysis.gate_figures import beta_densities, law_figure, lines_figure
 from hapo_lit.analysis.groups import group_table, pull_figure
 from hapo_lit.analysis.injection import (
-    Chance,
+    OpenProbability,
     by_pass_rate,
     gate_law,
     injection_by_pass_rate,
@@ -37,9 +37,9 @@ from hapo_lit.analysis.tables import Setting, Sweep, by_setting, differing, long
 __all__ = [
     "LABELS",
     "RECORDS",
-    "Chance",
     "Curve",
     "NoRunError",
+    "OpenProbability",
     "Report",
     "Run",
     "Setting",

@@ -13,30 +13,34 @@ from scipy import stats
 from hapo_lit import injection_law as law
 from hapo_lit.analysis.runs import Run
 
-Chance = Callable[[np.ndarray, int, int], np.ndarray | None]
+OpenProbability = Callable[[np.ndarray, int, int], np.ndarray | None]
 """``(success rates, trials, visit)`` -> P(the gate opens); None = not known in closed form."""
 COLUMNS = ["pass_rate", "groups", "observed", "predicted"]
 
 
-def injection_by_pass_rate(run: Path | str, chance: Chance, neighbours: int = 2, bins: int = 10) -> pd.DataFrame:
+def injection_by_pass_rate(
+    run: Path | str, open_probability: OpenProbability, neighbours: int = 2, bins: int = 10
+) -> pd.DataFrame:
     """How often the gate opened, observed against predicted by its law, by the pass rate of the prompt.
 
     See :func:`by_pass_rate`.  Also written to ``injection.csv``.
 
     Args:
         run: the run's folder, with ``groups.csv``.
-        chance, neighbours, bins: as there.
+        open_probability, neighbours, bins: as there.
 
     Returns:
         as there; no row, and no file, if no prompt was visited twice.
     """
-    report = by_pass_rate(pd.read_csv(Path(run) / "groups.csv"), chance, neighbours, bins)
+    report = by_pass_rate(pd.read_csv(Path(run) / "groups.csv"), open_probability, neighbours, bins)
     if len(report):
         report.to_csv(Path(run) / "injection.csv", index=False)
     return report
 
 
-def by_pass_rate(groups: pd.DataFrame, chance: Chance, neighbours: int = 2, bins: int = 10) -> pd.DataFrame:
+def by_pass_rate(
+    groups: pd.DataFrame, open_probability: OpenProbability, neighbours: int = 2, bins: int = 10
+) -> pd.DataFrame:
     """How often the gate opened on groups, observed against predicted by its law, by the pass rate of the prompt.
 
     A prompt's pass rate at a visit is not known; its visits just before and after tell.  The law is averaged over what
@@ -47,7 +51,8 @@ def by_pass_rate(groups: pd.DataFrame, chance: Chance, neighbours: int = 2, bins
 
     Args:
         groups: one row per group, as :class:`hapo_lit.training.callbacks.Groups` writes them.
-        chance: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.chance``; None where no closed form is known.
+        open_probability: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.open_probability``; None where
+            no closed form is known.
         neighbours: visits before and after that tell the rate; at the default 16 rollouts for groups of four.
         bins: of the pass rate.
 
@@ -72,7 +77,7 @@ def by_pass_rate(groups: pd.DataFrame, chance: Chance, neighbours: int = 2, bins
 
     def predicted(at: pd.DataFrame) -> pd.Series:
         """P(open) of the groups of one step."""
-        law = chance(rates, int(at["trials"].iloc[0]), int(at["step"].iloc[0] - first))
+        law = open_probability(rates, int(at["trials"].iloc[0]), int(at["step"].iloc[0] - first))
         return pd.Series(np.nan if law is None else posterior[at["kind"]] @ law, at.index)
 
     groups["kind"] = kinds
@@ -136,14 +141,14 @@ def injection_of(run: Run) -> tuple[pd.DataFrame, str]:
             return table, "the law of this gate is not known" if table["predicted"].isna().all() else ""
     if run.groups.empty:
         return pd.DataFrame(columns=COLUMNS), f"{unread}there is no groups.csv, so what the gate saw is not known"
-    chance, reason = gate_law(run)
-    table = by_pass_rate(run.groups, chance or (lambda *_: None))
+    open_probability, reason = gate_law(run)
+    table = by_pass_rate(run.groups, open_probability or (lambda *_: None))
     if table.empty:
         return table, f"{unread}no prompt was seen twice"
     return table, unread + (reason or "computed for this report from groups.csv and config.yaml")
 
 
-def gate_law(run: Run) -> tuple[Chance | None, str]:
+def gate_law(run: Run) -> tuple[OpenProbability | None, str]:
     """The law of a run's gate, as its ``config.yaml`` and the threshold that it logged tell, or why there is none."""
     gate = run.config.get("gate")
     gate = gate if isinstance(gate, Mapping) else {}
@@ -165,18 +170,18 @@ def gate_law(run: Run) -> tuple[Chance | None, str]:
     return _beta_law(run, gate)
 
 
-def _beta_law(run: Run, gate: Mapping[str, Any]) -> tuple[Chance | None, str]:
+def _beta_law(run: Run, gate: Mapping[str, Any]) -> tuple[OpenProbability | None, str]:
     rule = gate.get("rule") or {"_target_": "PosteriorMean"}
     prior = float(gate.get("prior_alpha", 1)), float(gate.get("prior_beta", 1))
     level = float(rule.get("level", 0.5))
     threshold = _course(run, gate.get("threshold"), "gate/threshold")
-    laws: dict[str, Chance] = {
+    laws: dict[str, OpenProbability] = {
         "PosteriorMean": lambda rates, trials, visit: law.mean_rule(rates, threshold(visit), trials, *prior),
         "CredibleBound": lambda rates, trials, visit: law.bound_rule(rates, threshold(visit), trials, level, *prior),
         "ThompsonSample": lambda rates, trials, visit: law.thompson_rule(rates, threshold(visit), trials, *prior),
     }
-    chance = laws.get(class_name(rule))
-    return chance, "" if chance else f"the law of the rule {class_name(rule)} is not known here"
+    open_probability = laws.get(class_name(rule))
+    return open_probability, "" if open_probability else f"the law of the rule {class_name(rule)} is not known here"
 
 
 def _course(run: Run, value: Any, metric: str) -> Callable[[int], float]:

@@ -192,7 +192,7 @@ def show_batch(console: Console, config: DictConfig, phase: Any, each: plan.Phas
 def law(algorithm: Any, each: plan.PhasePlan) -> str:
     """When the gate opens, by its law, in the first step."""
     gate = getattr(algorithm, "gate", None)
-    found = gate.chance(np.array(RATES), each.rollouts, 0) if isinstance(gate, HasOpenProbability) else None
+    found = gate.open_probability(np.array(RATES), each.rollouts, 0) if isinstance(gate, HasOpenProbability) else None
     if found is None:
         return "" if gate is None else type(gate).__name__
     rates = ", ".join(f"{100 * rate:.0f}" for rate in RATES)

@@ -173,7 +173,7 @@ class RunSession:
         analysis.show(summary)
         gate = getattr(module.phases.at(config.steps - 1).algorithm, "gate", None)
         if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
-            report = analysis.injection_by_pass_rate(self.run, gate.chance)
+            report = analysis.injection_by_pass_rate(self.run, gate.open_probability)
             if len(report):
                 analysis.show_injection(report)
         print(f"curves: {analysis.plot_anneal(self.run)}")

@@ -93,11 +93,11 @@ class BetaGate:
             f"group_size or the prior, or set gate.allow_degenerate=true"
         )
 
-    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
+    def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
         """See ``protocols.HasOpenProbability``; None with a memory, as the law then depends on what it holds."""
         if self.memory.discount:
             return None
-        return self.rule.chance(rate, self._course(visit), trials, self.prior_alpha, self.prior_beta)
+        return self.rule.open_probability(rate, self._course(visit), trials, self.prior_alpha, self.prior_beta)
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._batch = prompt_ids.cpu().numpy()
@@ -108,8 +108,8 @@ class BetaGate:
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         prompts = prompt_ids.cpu().numpy()
         belief = self._belief(prompts)
-        chance = self.rule.probability(belief, self.threshold)
-        opens = chance > (uniform("gate", self.seed, prompts, self._visits) if self.rule.draws else 0)
+        probability = self.rule.probability(belief, self.threshold)
+        opens = probability > (uniform("gate", self.seed, prompts, self._visits) if self.rule.draws else 0)
         return GateDecision(
             open=torch.from_numpy(opens).to(prompt_ids.device),
             confidence=torch.from_numpy(belief.mean).float().to(prompt_ids.device),
@@ -121,13 +121,13 @@ class BetaGate:
 
     def metrics(self) -> dict[str, float]:
         """The threshold, how many prompts are remembered, and of this step's prompts mean and spread of the posterior
-        means and, where the law is known, the mean chance that it opens at them."""
+        means and, where the law is known, the mean probability that it opens at them."""
         now = {"prompts": float(len(self.memory)), "threshold": self.threshold}
         if not len(self._batch):
             return now
         means = self._belief(np.unique(self._batch)).mean
         now |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
-        predicted = self.chance(means, self._trials, self._visits - 1)
+        predicted = self.open_probability(means, self._trials, self._visits - 1)
         return now if predicted is None else {**now, "predicted": float(predicted.mean())}
 
     @property

@@ -1,7 +1,7 @@
 """Rules: how a belief about the success rate is compared with the threshold γ.
 
-Each rule also knows its own law (``chance``) and the thresholds that make sense for it (``window``), both in closed
-form from :mod:`hapo_lit.injection_law`.
+Each rule also knows the probability that it opens (``open_probability``) and the thresholds that make sense for it
+(``window``), both in closed form from :mod:`hapo_lit.injection_law`.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Rule(Protocol):
     def window(self, trials: float, alpha: float, beta: float) -> law.Window:
         """The thresholds at which the gate can both open and close after ``trials`` on a prompt."""
 
-    def chance(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
+    def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         """P(open) at success rate ``rate``, for a group-local gate."""
 
 
@@ -81,7 +81,7 @@ class PosteriorMean:
     def window(self, trials: float, alpha: float, beta: float) -> law.Window:
         return law.mean_window(trials, alpha, beta)
 
-    def chance(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
+    def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.mean_rule(rate, threshold, trials, alpha, beta)
 
 
@@ -106,7 +106,7 @@ class CredibleBound:
     def window(self, trials: float, alpha: float, beta: float) -> law.Window:
         return law.bound_window(self.level, trials, alpha, beta)
 
-    def chance(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
+    def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.bound_rule(rate, threshold, trials, self.level, alpha, beta)
 
 
@@ -124,5 +124,5 @@ class ThompsonSample:
     def window(self, trials: float, alpha: float, beta: float) -> law.Window:
         return law.thompson_window()
 
-    def chance(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
+    def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.thompson_rule(rate, threshold, trials, alpha, beta)

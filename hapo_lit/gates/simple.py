@@ -47,7 +47,7 @@ class NeverGate(Memoryless):
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         return decision(torch.zeros_like(prompt_ids, dtype=torch.bool))
 
-    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
+    def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return np.zeros_like(rate)
 
 
@@ -57,7 +57,7 @@ class AlwaysGate(Memoryless):
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         return decision(torch.ones_like(prompt_ids, dtype=torch.bool))
 
-    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
+    def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return np.ones_like(rate)
 
 
@@ -80,7 +80,7 @@ class FailureGate(Memoryless):
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         return decision((rewards > 0).sum(1) <= self.max_successes)
 
-    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
+    def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return at_most(self.max_successes, rate, trials)
 
 
@@ -115,7 +115,7 @@ class ScheduledGate:
         drawn = uniform("gate", self.seed, prompt_ids.cpu().numpy(), self._visits)
         return decision(torch.from_numpy(drawn < self._now).to(prompt_ids.device))
 
-    def chance(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
+    def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return np.full_like(rate, self.probability(visit))
 
     @property

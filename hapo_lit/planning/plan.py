@@ -168,7 +168,7 @@ def can_open(gate: Any, rollouts: int, steps: int) -> bool:
     """Whether a gate may open in the first, middle or last of ``steps``, by its law; True where it states none."""
     if not isinstance(gate, HasOpenProbability):
         return True
-    laws = [gate.chance(np.linspace(0, 1, 11), rollouts, visit) for visit in (0, steps // 2, steps - 1)]
+    laws = [gate.open_probability(np.linspace(0, 1, 11), rollouts, visit) for visit in (0, steps // 2, steps - 1)]
     return any(law is None or bool((law > 0).any()) for law in laws)
 
 

@@ -125,7 +125,7 @@ def groups_of_still_prompts(folder, gate, trials=4, prompts=400, visits=40, rate
 )
 def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate):
     groups_of_still_prompts(tmp_path, gate)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
     assert len(report) == 10
     assert report["groups"].sum() == 400 * 40
     assert report["pass_rate"].is_monotonic_increasing
@@ -140,7 +140,7 @@ def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate
 )
 def test_the_prediction_holds_at_the_ends_too_where_runs_begin_and_end(tmp_path, gate, rates):
     groups_of_still_prompts(tmp_path, gate, rates=rates)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
     large = report[report["groups"] > 1000]
     assert len(large)
     assert (large["observed"] - large["predicted"]).abs().max() < 0.05
@@ -149,7 +149,7 @@ def test_the_prediction_holds_at_the_ends_too_where_runs_begin_and_end(tmp_path,
 def test_a_gate_with_a_memory_has_a_report_without_a_prediction(tmp_path):
     gate = BetaGate(0.4, memory=Memory(1.0))
     groups_of_still_prompts(tmp_path, gate)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.chance)
+    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
     assert report["predicted"].isna().all()
     assert report["observed"].iloc[0] > 0.9
     analysis.show_injection(report)
@@ -157,7 +157,7 @@ def test_a_gate_with_a_memory_has_a_report_without_a_prediction(tmp_path):
 
 def test_prompts_seen_once_tell_nothing(tmp_path):
     groups_of_still_prompts(tmp_path, BetaGate(0.4), visits=1)
-    assert analysis.injection_by_pass_rate(tmp_path, BetaGate(0.4).chance).empty
+    assert analysis.injection_by_pass_rate(tmp_path, BetaGate(0.4).open_probability).empty
     assert not (tmp_path / "injection.csv").exists()
 
 

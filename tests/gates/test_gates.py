@@ -305,8 +305,8 @@ def test_a_scheduled_gate_opens_as_often_as_it_says_and_never_after_its_end():
 def test_every_gate_without_a_memory_keeps_to_the_law_it_states(make, rate):
     """Twenty thousand groups of eight at the gate's second visit; five standard errors."""
     gate, groups = make(), 20_000
-    chance = gate.chance(rate, 8, visit=1)
-    if chance is None:
+    opened = gate.open_probability(rate, 8, visit=1)
+    if opened is None:
         assert gate.memory.discount > 0
         return
     assert isinstance(gate, HasOpenProbability)
@@ -314,8 +314,8 @@ def test_every_gate_without_a_memory_keeps_to_the_law_it_states(make, rate):
     for _ in range(2):
         gate.observe(torch.arange(groups), wins, torch.full((groups,), 8))
     observed = float(gate(torch.arange(groups), (torch.arange(8) < wins[:, None]).float()).open.double().mean())
-    assert abs(observed - float(chance)) <= 5 * (float(chance) * (1 - float(chance)) / groups) ** 0.5 + 1e-9
-    assert gate.chance(np.array([rate, rate]), 8, visit=1).tolist() == [float(chance)] * 2
+    assert abs(observed - float(opened)) <= 5 * (float(opened) * (1 - float(opened)) / groups) ** 0.5 + 1e-9
+    assert gate.open_probability(np.array([rate, rate]), 8, visit=1).tolist() == [float(opened)] * 2
 
 
 # -- memory

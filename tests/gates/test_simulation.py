@@ -26,7 +26,7 @@ def test_its_groups_are_those_of_a_run():
     groups = simulate(gate, rates, 4)
     assert len(groups) == 40 * 300
     assert (groups["confidence"] - (1 + groups["successes"]) / 6).abs().max() < 1e-6
-    table = by_pass_rate(groups, gate.chance)
+    table = by_pass_rate(groups, gate.open_probability)
     assert (table["observed"] - table["predicted"]).abs().max() < 0.05
 
 
