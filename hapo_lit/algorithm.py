@@ -115,9 +115,9 @@ class Hapo:
         """Let the engine sample from these weights."""
         self.engine.sync(policy)
 
-    def rest(self) -> None:
-        """Let the engine give back what the update can use."""
-        self.engine.rest()
+    def sleep(self) -> None:
+        """Let the engine free what the update can use."""
+        self.engine.sleep()
 
     def metrics(self) -> dict[str, float]:
         gate = {f"gate/{name}": value for name, value in self.gate.metrics().items()}
@@ -171,8 +171,8 @@ class Supervised:
     def sync(self, policy: torch.nn.Module) -> None:
         """Nothing samples here."""
 
-    def rest(self) -> None:
-        """Nor has anything to give back."""
+    def sleep(self) -> None:
+        """Nothing samples here, so there is no memory to free."""
 
     def metrics(self) -> dict[str, float]:
         return {}

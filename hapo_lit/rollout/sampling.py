@@ -40,14 +40,14 @@ class Sampling:
         self.stop_ids, self.seed = tuple(stop_ids), seed
         self._metrics: dict[str, float] = {}
 
-    def at(self: Engine, temperature: float) -> Engine:
+    def with_temperature(self: Engine, temperature: float) -> Engine:
         """The same engine at another temperature."""
         other = copy.copy(self)
         Sampling.__init__(other, self.max_new_tokens, temperature, self.stop_ids, self.seed)
         return other
 
-    def rest(self) -> None:
-        """Nothing to give back."""
+    def sleep(self) -> None:
+        """An engine that holds no memory of its own has none to free."""
 
     def metrics(self) -> dict[str, float]:
         return self._metrics

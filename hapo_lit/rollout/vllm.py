@@ -98,7 +98,7 @@ class VLLMEngine(Sampling):
             )
         self.prompts, self.group_size = prompts_per_step, group_size
         self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
-        self.share, self.sleep, self.options = gpu_memory_utilization, sleep, dict(options or {})
+        self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})
         self._held: _Held | None = None
         self._stops: list[int] = []
 
@@ -136,10 +136,10 @@ class VLLMEngine(Sampling):
         self.tell(float(group.mask.sum()), time.perf_counter() - started)
         return group
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Where the device has it, vLLM's weights and cache give their memory back until the next ``sync``."""
         if self._held is not None:
-            self._held.doze()
+            self._held.sleep()
 
     def _settings(self, policy: PreTrainedModel) -> dict[str, Any]:
         """What ``vllm.LLM`` is to be given, besides the model."""
@@ -150,7 +150,7 @@ class VLLMEngine(Sampling):
             "max_model_len": self.length,
             "max_num_seqs": min(-(-self.prompts // processes) * self.group_size, MOST),
             "enforce_eager": cpu,  # on a CPU compiling costs minutes and gains a few percent
-            "enable_sleep_mode": self.sleep and not cpu,
+            "enable_sleep_mode": self.sleep_mode and not cpu,
             "logprobs_mode": LOGPROBS,
             "max_logprobs": 1,
             "load_format": "dummy",
@@ -241,7 +241,7 @@ class _Held:
     def generate(self, prompts: list[list[int]], requests: list[Any]) -> list[Any]:
         return list(self.llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], requests, use_tqdm=False))
 
-    def doze(self) -> None:
+    def sleep(self) -> None:
         """Give the device's memory up until the next sync, which brings all weights."""
         if self.sleeps and not self.asleep:
             self.llm.sleep(level=2)

@@ -22,7 +22,7 @@ class Evaluator:
     def __init__(
         self, engine: RolloutEngine, verifier: Verifier, samples: int = 1, temperature: float | None = None
     ) -> None:
-        self.engine = engine if temperature is None else engine.at(temperature)
+        self.engine = engine if temperature is None else engine.with_temperature(temperature)
         self.verifier, self.samples = verifier, samples
 
     def sync(self, policy: torch.nn.Module) -> None:

@@ -140,7 +140,7 @@ class HapoModule(LightningModule):
             algorithm.sync(self.policy)
             self._seconds = {"time/sync": time.perf_counter() - started, "time/score": 0.0}
             experience = algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
-        algorithm.rest()
+        algorithm.sleep()
         return experience
 
     def optimise(
@@ -306,7 +306,7 @@ class HapoModule(LightningModule):
     def on_validation_epoch_end(self) -> None:
         self._evaluating.close()
         for evaluator in self.evaluators.values():
-            evaluator.engine.rest()
+            evaluator.engine.sleep()
         self._heldout_tallies["time/evaluate"][1] = 1  # seconds of all batches, averaged over ranks
         self.heldout = over_ranks(self._heldout_tallies, self.ranks, self.device)
         if self._fabric is None:

@@ -248,11 +248,11 @@ def test_it_fits_its_seam_and_says_how_fast_it_was(make):
     told = engine.metrics()
     assert told["rollout/tokens"] == group.mask.sum()
     assert told["rollout/tokens_per_second"] == pytest.approx(told["rollout/tokens"] / told["time/rollout"])
-    cold = engine.at(0.0)
+    cold = engine.with_temperature(0.0)
     assert (cold.temperature, engine.temperature) == (0.0, 1.0)
     assert cold.metrics() == {}
     with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
-        engine.at(-1.0)
+        engine.with_temperature(-1.0)
 
 
 # -- each kind alone

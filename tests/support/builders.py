@@ -118,11 +118,11 @@ class ScriptedEngine:
     def sync(self, policy: torch.nn.Module) -> None:
         self.synced.append(policy)
 
-    def at(self, temperature: float) -> ScriptedEngine:
+    def with_temperature(self, temperature: float) -> ScriptedEngine:
         return self
 
-    def rest(self) -> None:
-        self.rested = True
+    def sleep(self) -> None:
+        self.asleep = True
 
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         group = self.group
