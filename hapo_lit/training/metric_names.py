@@ -9,7 +9,8 @@ STEPWISE = {
     "gate/threshold": "γ now",
     "gate/posterior_mean": "mean of the posterior means of the step's prompts",
     "gate/posterior_spread": "their standard deviation",
-    "gate/predicted": "P(open) by the gate's law at these posterior means; hold it against `gate/open_rate`",
+    "gate/predicted": "the gate's open probability if the success rates were these posterior means; compare with "
+    "`gate/open_rate`",
     "gate/prompts": "prompts that the gate remembers",
     "gate/probability": "P(open) of a gate that follows a schedule",
     "teacher/use": "share of groups that hold a teacher row",
