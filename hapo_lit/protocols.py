@@ -32,7 +32,7 @@ def check_function(function: object, arguments: int, name: str) -> None:
 
 
 class Ranks(NamedTuple):
-    """What a part may ask of the other ranks; every rank must ask the same.  On a single process it is :data:`ALONE`."""
+    """What a part may ask of the other ranks; every rank must ask the same.  :data:`ALONE` is for a single process."""
 
     gather: Callable[[Tensor], Tensor]
     """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""
@@ -44,9 +44,7 @@ class Ranks(NamedTuple):
     """Returns once every rank has called it."""
 
 
-ALONE = Ranks(
-    gather=lambda values: values, mean=lambda value: value, max=lambda number: number, barrier=lambda: None
-)
+ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, max=lambda number: number, barrier=lambda: None)
 """The ranks of a single process."""
 
 Decode = Callable[[RolloutGroup], list[str]]
