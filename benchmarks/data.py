@@ -28,7 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data import filters
-from hapo_lit.data.corpus import Corpus, Prepared, reasons
+from hapo_lit.data.corpus import CachedCorpus, Corpus, reasons
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.ordering import BlockShuffler
 from hapo_lit.data.reader import LocalFiles
@@ -208,7 +208,7 @@ def memory(folder: str, tokenizer: Any) -> None:
     assert isinstance(feed, BlockShuffler)
     started, worked, early, tally = time.perf_counter(), cpu(), 0.0, Counter[str]()
     for batch in data._batches(0, 1, 0, 16):
-        if batch.mark[0]:  # the next epoch
+        if batch.cursor[0]:  # the next epoch
             break
         tally = Counter(feed.tally)
         if not early and tally.total() >= WARM_ROWS:
@@ -223,11 +223,11 @@ def memory(folder: str, tokenizer: Any) -> None:
 def prepared(folder: str) -> None:
     """A set read into a file, and batches at random from it."""
     before, mapped = resident(), resident("RssFile")
-    source = Prepared(corpus(folder), f"{folder}/cache", progress=False)
+    source = CachedCorpus(corpus(folder), f"{folder}/cache", progress=False)
     with timed("read and filtered into a file"):
         problems = source.train()
     with timed("found again"):
-        problems = Prepared(corpus(folder), f"{folder}/cache").train()
+        problems = CachedCorpus(corpus(folder), f"{folder}/cache").train()
     draw = np.random.default_rng(0)
     times = []
     for _ in range(50):

@@ -72,8 +72,8 @@ class PromptBatch(_Movable):
     """``[P, T] bool``: True on the teacher's tokens."""
     teacher_rewards: Tensor
     """``[P] float``: the verifier's verdict on the teacher; 0 = absent, wrong or too long, and never injected."""
-    mark: tuple[int, ...] = ()
-    """Where the data stand after this batch, for whoever resumes."""
+    cursor: tuple[int, ...] = ()
+    """Where the data stand after this batch: what a checkpoint holds, to resume at the next one."""
     difficulties: tuple[str, ...] = ()
     """``P`` labels, such as ``4-digit``, by which rewards are told apart; empty = there are none."""
 

@@ -28,7 +28,7 @@ from hapo_lit.data.collate import (
     encode,
     prompt_tokens,
 )
-from hapo_lit.data.corpus import DUPLICATE, HELD_OUT, KEPT, Corpus, Prepared, problem_of, reasons
+from hapo_lit.data.corpus import DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, problem_of, reasons
 from hapo_lit.data.filters import fingerprint64
 from hapo_lit.data.problems import Problem, ProblemSource
 from hapo_lit.data.reader import Place, Position, Reader, Row, Unreadable
@@ -96,7 +96,7 @@ def inspect(data: Any, seed: int, console: Console) -> None:
     }
     _show_lengths(console, lengths)
     _show_samples(console, data.tokenizer, list(zip(found.sample, items, fates, strict=True)))
-    if isinstance(data.source, Corpus | Prepared) and not found.tally[HELD_OUT] and _own_heldout(data.source):
+    if isinstance(data.source, Corpus | CachedCorpus) and not found.tally[HELD_OUT] and _own_heldout(data.source):
         console.print(
             "warning: no problem is held out, and a run needs some: set data.heldout_path or raise heldout_share",
             markup=False,
@@ -138,12 +138,12 @@ class _Found:
 
 def problems(source: ProblemSource | Corpus, tally: Counter[str]) -> Iterator[Seen]:
     """The training problems, each once; ``tally`` counts them and what became of the other rows."""
-    if not isinstance(source, Corpus | Prepared):
+    if not isinstance(source, Corpus | CachedCorpus):
         for problem in source.train():
             tally[KEPT] += 1
             yield Seen(problem, "")
         return
-    corpus = source.corpus if isinstance(source, Prepared) else source
+    corpus = source.corpus if isinstance(source, CachedCorpus) else source
     reader = _Watched(corpus.reader, STREAM_ROWS if isinstance(source, Corpus) else None)
     marks = set[int]()
     for candidate, _ in corpus.candidates(reader, Position(), tally):
@@ -174,12 +174,12 @@ class _Watched:
 
 
 def _name(data: Any) -> str:
-    source = data.source.corpus if isinstance(data.source, Prepared) else data.source
+    source = data.source.corpus if isinstance(data.source, CachedCorpus) else data.source
     return source.reader.name if isinstance(source, Corpus) else type(source).__name__
 
 
-def _own_heldout(source: Corpus | Prepared) -> bool:
-    corpus = source.corpus if isinstance(source, Prepared) else source
+def _own_heldout(source: Corpus | CachedCorpus) -> bool:
+    corpus = source.corpus if isinstance(source, CachedCorpus) else source
     return corpus.heldout_reader is None
 
 

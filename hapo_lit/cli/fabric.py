@@ -62,7 +62,7 @@ def run(config: DictConfig) -> float:
     stage = FabricTrainerAdapter(fabric, loggers, [each for each in callbacks if not isinstance(each, ProgressBar)])
     keeper = keeper_among(callbacks)
     with setting_up():
-        data.share = (fabric.global_rank, fabric.world_size)
+        data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
         opening.take_up(module, data, keeper)
         facts = opening.begin(module, data)

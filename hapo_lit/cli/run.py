@@ -190,7 +190,7 @@ class RunSession:
         except Stopped as stopped:
             self._leave(stopped, verb)
         except NotFiniteError as error:
-            path = self.run / f"not_finite-{module.data.share[0]}.pt"
+            path = self.run / f"not_finite-{module.data.rank}.pt"
             _write_whole({"experience": error.experience, "message": str(error)}, path)
             module.ranks.barrier()  # nobody leaves, and takes the others along, before all have written
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error

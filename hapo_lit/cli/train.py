@@ -50,7 +50,7 @@ def run(config: DictConfig) -> float:
     let_twins_start("train")
     keeper = keeper_among(trainer.callbacks)
     with setting_up():
-        data.share = (trainer.global_rank, trainer.world_size)
+        data.rank, data.world_size = trainer.global_rank, trainer.world_size
         data.setup()
         opening.take_up(module, data, keeper)
         facts = opening.begin(module, data)

@@ -70,7 +70,7 @@ class SystematicErrors(NoErrors):
         return (0 if top in self.when_top else carry), digit
 
 
-class Coverage:
+class SparseSolutions:
     """Only a ``share`` of the problems has a solution; where there is one, ``errors`` apply."""
 
     def __init__(self, share: float, errors: TeacherErrors) -> None:
@@ -156,10 +156,10 @@ class Arithmetic:
         shares = weights / weights.sum()
         while True:
             level = self.levels[draw.choice(len(self.levels), p=shares)]
-            yield replace(solved(*level.draw(draw), errors=errors, seed=self.seed), difficulty=level.label)
+            yield replace(worked_problem(*level.draw(draw), errors=errors, seed=self.seed), difficulty=level.label)
 
 
-def solved(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:
+def worked_problem(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:
     """The problem ``first operation second`` with a solution that makes ``errors``."""
     question = f"Compute {first}{operation}{second}."
     right = first - second if operation == "-" else first + second

@@ -1,7 +1,7 @@
 """A data set as problems: rows read, mapped to one shape, filtered with a reason each, held-out problems set apart.
 
-:class:`Corpus` streams; :class:`Prepared` reads everything once into a file on disk and then knows its size, so that
-epochs are exact permutations.  Neither ever holds the set in memory.
+:class:`Corpus` streams.  :class:`CachedCorpus` reads everything once into a file on disk; then its size is known, and
+every epoch can be a permutation of all problems.  Neither holds the set in memory.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class Corpus:
         return self._fingerprint
 
 
-class Prepared:
+class CachedCorpus:
     """A corpus read once, without duplicates, into an Arrow file that is mapped and not loaded.
 
     Args:

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from hapo_lit.data.collate import FATES, PROMPT_LONG, TEACHER_USABLE, Encoded, collate, encode, fingerprint, fits
 from hapo_lit.data.corpus import Corpus, reasons
-from hapo_lit.data.ordering import BlockShuffler, Mark, Shuffled
+from hapo_lit.data.ordering import BlockShuffler, Cursor, Shuffled
 from hapo_lit.data.problems import Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
@@ -46,7 +46,7 @@ class MathDataModule(LightningDataModule):
     all ranks, and nothing that was prefetched can be lost: it travels with the batch.
 
     Args:
-        source: where problems come from: a list in memory, :class:`~hapo_lit.data.corpus.Prepared`, or a
+        source: where problems come from: a list in memory, :class:`~hapo_lit.data.corpus.CachedCorpus`, or a
             :class:`~hapo_lit.data.corpus.Corpus` to stream.
         tokenizer: the policy's.
         template: how a problem becomes a prompt, and a solution a response.
@@ -89,13 +89,13 @@ class MathDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.buffer, self.workers, self.seed = buffer, workers, seed
         self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
-        self.share = (0, 1)
-        """This process's rank and how many there are, where no Trainer says so."""
+        self.rank, self.world_size = 0, 1
+        """This process's rank and the number of processes, where there is no Trainer to ask."""
         self.consumed = 0
         """Batches that training has used up; ``HapoModule`` says so, since a loader may run ahead."""
         self.waited = 0.0
         """Seconds that training waited for its last batch."""
-        self._mark: Mark = ()
+        self._cursor: Cursor = ()
         self._shelf: _Memory | _Disk | None = None
         self._feed: Shuffled | BlockShuffler | None = None
         self._heldout: list[Encoded] = []
@@ -123,13 +123,13 @@ class MathDataModule(LightningDataModule):
                 )
             self._feed = Shuffled(len(self._shelf), self.prompts_per_step, self.seed)
         self._heldout = self._encoded(self.source.heldout(), Counter())
-        self._check_world(self.share[1])
-        if 0 < len(self._heldout) < self.share[1]:
+        self._check_world(self.world_size)
+        if 0 < len(self._heldout) < self.world_size:
             raise ValueError(
-                f"there are {len(self._heldout)} held-out problems for {self.share[1]} processes: bring more, or start "
-                f"fewer"
+                f"there are {len(self._heldout)} held-out problems for {self.world_size} processes: bring more, "
+                f"or start fewer"
             )
-        self._mark = self._mark or self._feed.start
+        self._cursor = self._cursor or self._feed.start
 
     def _encoded(self, problems: Sequence[Problem], tally: Counter[str]) -> list[Encoded]:
         return encode(
@@ -240,7 +240,7 @@ class MathDataModule(LightningDataModule):
         return DataLoader(mine, batch_size=self.heldout_batch, collate_fn=pad, generator=torch.Generator())  # type: ignore[arg-type]
 
     def _share(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else self.share
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (self.rank, self.world_size)
 
     @property
     def has_heldout(self) -> bool:
@@ -254,19 +254,19 @@ class MathDataModule(LightningDataModule):
         assert isinstance(self._feed, Shuffled)
         assert self._shelf is not None
         mine = self._shelf.take(self._feed.indices(index)[rank::world])
-        return replace(collate(mine, self.tokenizer.pad_token_id), mark=(index + 1,))
+        return replace(collate(mine, self.tokenizer.pad_token_id), cursor=(index + 1,))
 
     def _batches(self, rank: int, world: int, worker: int = 0, workers: int = 1) -> Iterator[PromptBatch]:
         """This rank's shares of the batches from the position on; of these every ``workers``-th."""
         self.setup()
         self._check_world(world)
         if isinstance(self._feed, BlockShuffler):
-            for number, (problems, mark) in enumerate(self._feed.batches(self._mark)):
+            for number, (problems, cursor) in enumerate(self._feed.batches(self._cursor)):
                 if number % workers == worker:
                     mine = self._encoded(problems[rank::world], Counter())
-                    yield replace(collate(mine, self.tokenizer.pad_token_id), mark=mark)
+                    yield replace(collate(mine, self.tokenizer.pad_token_id), cursor=cursor)
         else:
-            for index in count(self._mark[0] + worker, workers):
+            for index in count(self._cursor[0] + worker, workers):
                 yield self.batch(index, rank, world)
 
     def _check_world(self, world: int) -> None:
@@ -277,12 +277,12 @@ class MathDataModule(LightningDataModule):
 
     # -- position ------------------------------------------------------------------------------------------------
 
-    def used(self, batch: PromptBatch, step: int) -> None:
-        """Training has used ``batch`` up, as its ``step``-th."""
-        self.consumed, self._mark = step, batch.mark or self._mark
+    def advance(self, batch: PromptBatch, step: int) -> None:
+        """Move the position past ``batch``, which training has used as its ``step``-th."""
+        self.consumed, self._cursor = step, batch.cursor or self._cursor
 
     def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self.consumed, "mark": self._mark, **self._identity()}
+        return {"consumed": self.consumed, "cursor": self._cursor, **self._identity()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, mine in self._identity().items():
@@ -296,7 +296,7 @@ class MathDataModule(LightningDataModule):
                     f"the training data changed since the checkpoint was written ({name} {state.get(name)} then, "
                     f"{mine} now): resume with the same data.* and seed, or start a new run"
                 )
-        self.consumed, self._mark = state["consumed"], tuple(state["mark"])
+        self.consumed, self._cursor = state["consumed"], tuple(state["cursor"])
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for the position to mean the same."""

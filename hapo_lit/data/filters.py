@@ -33,7 +33,6 @@ _LETTER = re.compile(r"\([A-E]\)|[A-E]\)?[.:]?\Z")
 _OPTION = re.compile(
     r"(?<![A-Za-z0-9'_(\\])(?:\\(?:text(?:bf|rm)?|math(?:rm|bf)|bf|rm)[{ ]?)?\(?([A-E])\}?(?:[).]|:(?=\s))"
 )
-_CLOSED = re.compile(r"(?:yes|no|true|false)\.?(?:,[^0-9]*)?", re.IGNORECASE)
 
 _PICTURES = ("figure", "diagram", "picture", "graph", "drawing", "image", "chart", "illustration", "sketch")
 _PICTURE = f"(?:{'|'.join(_PICTURES)})"
@@ -167,15 +166,6 @@ class AnswerUnparsable:
             or bool(_CJK.search(answer))
             or _has_parts(answer)
         )
-
-
-class ClosedQuestion:
-    """Yes or no, true or false: a coin gets half of them right."""
-
-    reason = "closed_question"
-
-    def __call__(self, candidate: Candidate) -> bool:
-        return bool(_CLOSED.fullmatch(_bare(candidate.answer)))
 
 
 class SourceNotAllowed:

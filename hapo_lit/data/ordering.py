@@ -16,7 +16,7 @@ from hapo_lit.data.corpus import KEPT, Corpus, reasons
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 
-Mark = tuple[int, ...]
+Cursor = tuple[int, ...]
 """Where the data stand: what to begin with to get the next batch."""
 
 
@@ -30,7 +30,7 @@ class Shuffled:
         seed: of the order.
     """
 
-    start: Mark = (0,)
+    start: Cursor = (0,)
 
     def __init__(self, size: int, per_batch: int, seed: int) -> None:
         self.size, self.per_batch, self.seed = size, per_batch, seed
@@ -46,8 +46,9 @@ class Shuffled:
 class BlockShuffler:
     """Shuffles a stream block by block: ``buffer`` problems are read, put in random order, and dealt out.
 
-    The mark is (epoch, file and row where the block begins, how many of the block are used): resuming reads at most one
-    block twice.  Duplicates are dropped within a block; an epoch's last problems wait if they do not fill a batch.
+    The cursor is (epoch, file and row where the block begins, how many of the block are used), so that resuming reads
+    at most one block twice.  Duplicates are dropped within a block.  An epoch's last problems are left out if they do
+    not fill a batch.
 
     Args:
         corpus: what to read.
@@ -57,7 +58,7 @@ class BlockShuffler:
         seed: of the order.
     """
 
-    start: Mark = (0, 0, 0, 0)
+    start: Cursor = (0, 0, 0, 0)
 
     def __init__(
         self,
@@ -72,9 +73,9 @@ class BlockShuffler:
         self.corpus, self.fits, self.per_batch, self.buffer, self.seed = corpus, fits, per_batch, buffer, seed
         self.tally: Counter[str] = Counter()
 
-    def batches(self, mark: Mark) -> Iterator[tuple[list[Problem], Mark]]:
-        """Batches from ``mark`` on, for ever, each with the mark after it."""
-        epoch, file, row, used = mark
+    def batches(self, cursor: Cursor) -> Iterator[tuple[list[Problem], Cursor]]:
+        """Batches from ``cursor`` on, for ever, each with the cursor after it."""
+        epoch, file, row, used = cursor
         while True:
             dealt, whole = 0, (file, row, used) == (0, 0, 0)
             batch: list[Problem] = []

@@ -128,7 +128,7 @@ class HapoModule(LightningModule):
         with memory_for("updating", "module.micro_batch_size, then max_response_tokens, then group_size"):
             tallies |= self.optimise(experience, loss, no_sync)
         self.step += 1
-        self.data.used(batch, self.step)
+        self.data.advance(batch, self.step)
         tallies |= tallied({"time/step": time.perf_counter() - started, "time/data": self.data.waited})
         self.metrics = over_ranks(tallies, self.ranks, self.device)
 

@@ -89,8 +89,8 @@ def restore(state: Mapping[str, Any], module: Any, data: Any, settings: Mapping[
     if "module" in state:
         _load_weights(module, state["module"])
         module.resume_optimizer(state["optimizer"])
-    if data.share[0] < len(state["generators"]):
-        _set_generators(state["generators"][data.share[0]])
+    if data.rank < len(state["generators"]):
+        _set_generators(state["generators"][data.rank])
 
 
 def _load_weights(module: Any, weights: Mapping[str, Any]) -> None:

@@ -4,12 +4,12 @@ import pytest
 from hapo_lit.data.arithmetic import (
     HELDOUT_SHARE,
     Arithmetic,
-    Coverage,
     IndependentErrors,
     Level,
     NoErrors,
+    SparseSolutions,
     SystematicErrors,
-    solved,
+    worked_problem,
 )
 from hapo_lit.verify.exact import ExactVerifier
 
@@ -21,11 +21,11 @@ def right(problems):
 
 
 def test_the_worked_solution_by_hand():
-    problem = solved(7547, "-", 2293, NoErrors())
+    problem = worked_problem(7547, "-", 2293, NoErrors())
     assert problem.problem == "Compute 7547-2293."
     assert problem.solution == r"7-3-0=04;4-9-0=15;5-2-1=02;7-2-0=05;\boxed{5254}"
     assert problem.answer == "5254"
-    assert solved(99, "+", 901, NoErrors()).solution == r"9+1+0=10;9+0+1=10;0+9+1=10;\boxed{1000}"
+    assert worked_problem(99, "+", 901, NoErrors()).solution == r"9+1+0=10;9+0+1=10;0+9+1=10;\boxed{1000}"
 
 
 @pytest.mark.parametrize("operation", ["+", "-"])
@@ -65,14 +65,17 @@ def test_independent_errors_leave_nine_columns_of_ten():
 
 def test_systematic_errors_are_the_same_every_time():
     # 5013-2208: the tens column is 1-0-1 = 0, fine; the hundreds column 0-2 must borrow and the teacher forgets
-    problem = solved(5013, "-", 2208, SystematicErrors((0, 1)))
+    problem = worked_problem(5013, "-", 2208, SystematicErrors((0, 1)))
     assert problem.solution == r"3-8-0=15;1-0-1=00;0-2-0=08;5-2-0=03;\boxed{3805}"
     assert problem.answer == "2805"
-    assert solved(5553, "-", 2221, SystematicErrors((0, 1))).solution == solved(5553, "-", 2221, NoErrors()).solution
+    assert (
+        worked_problem(5553, "-", 2221, SystematicErrors((0, 1))).solution
+        == worked_problem(5553, "-", 2221, NoErrors()).solution
+    )
 
 
 def test_coverage_leaves_some_problems_without_a_solution():
-    problems = Arithmetic(SUBTRACTION, 2000, 0, Coverage(0.15, NoErrors()), seed=0).train()
+    problems = Arithmetic(SUBTRACTION, 2000, 0, SparseSolutions(0.15, NoErrors()), seed=0).train()
     taught = [p for p in problems if p.solution]
     assert len(taught) / 2000 == pytest.approx(0.15, abs=0.03)
     assert all(right(taught))
@@ -80,7 +83,7 @@ def test_coverage_leaves_some_problems_without_a_solution():
 
 def test_a_teachers_mistakes_do_not_depend_on_the_order_of_problems():
     errors = IndependentErrors(0.5)
-    assert solved(7547, "-", 2293, errors, seed=4) == solved(7547, "-", 2293, errors, seed=4)
+    assert worked_problem(7547, "-", 2293, errors, seed=4) == worked_problem(7547, "-", 2293, errors, seed=4)
     heldout = Arithmetic(SUBTRACTION, 10, 50, errors, seed=4).heldout()
     assert all(right(heldout))
 
@@ -96,7 +99,7 @@ def test_unknown_operations_are_refused():
 
 
 def test_tokenizer_round_trip(tokenizer):
-    problem = solved(7547, "-", 2293, NoErrors())
+    problem = worked_problem(7547, "-", 2293, NoErrors())
     text = problem.problem + "\n" + problem.solution
     ids = tokenizer(text)["input_ids"]
     assert ids[0] == tokenizer.bos_token_id

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hapo_lit.data.corpus import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, Corpus, Prepared, reasons
+from hapo_lit.data.corpus import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, reasons
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.filters import NoAnswer, Proof
 from hapo_lit.data.ordering import BlockShuffler
@@ -85,7 +85,7 @@ def take(data, count, rank=0, world=1, workers=0):
     loader = DataLoader(_Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_start_worker)
     batches = iter(loader)
     found = [next(batches) for _ in range(count)]
-    return [(batch.prompt_ids.tolist(), batch.mark) for batch in found]
+    return [(batch.prompt_ids.tolist(), batch.cursor) for batch in found]
 
 
 # -- readers
@@ -238,7 +238,7 @@ def test_a_stream_that_fits_in_one_block_goes_on_from_the_end_of_its_epoch(files
     through = take(module(corpus(files), tokenizer, buffer=64), 24)
     for stop in range(1, 20):
         resumed = module(corpus(files), tokenizer, buffer=64)
-        resumed.load_state_dict({**resumed.state_dict(), "mark": through[stop - 1][1], "consumed": stop})
+        resumed.load_state_dict({**resumed.state_dict(), "cursor": through[stop - 1][1], "consumed": stop})
         assert take(resumed, 4) == through[stop : stop + 4]
 
 
@@ -281,13 +281,13 @@ def test_held_out_problems_are_never_trained_on(files, tmp_path):
 
 
 def test_a_prepared_file_holds_every_problem_once_and_is_written_once(files, tmp_path):
-    prepared = Prepared(corpus(files), str(tmp_path / "cache"), progress=False)
+    prepared = CachedCorpus(corpus(files), str(tmp_path / "cache"), progress=False)
     problems = prepared.train()
     assert len(problems) == len({problem.problem for problem in problems}) == prepared.report()[KEPT]
     assert Counter(prepared.report())[DUPLICATE] + prepared.report()[HELD_OUT] + len(problems) == 41
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
     assert len(written) == 2
-    again = Prepared(corpus(files), str(tmp_path / "cache"), progress=False)
+    again = CachedCorpus(corpus(files), str(tmp_path / "cache"), progress=False)
     assert list(again.train()) == list(problems)
     assert again.report() == prepared.report()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == written
@@ -295,16 +295,16 @@ def test_a_prepared_file_holds_every_problem_once_and_is_written_once(files, tmp
 
 def test_a_prepared_file_that_was_not_finished_is_written_again(files, tmp_path):
     cache = tmp_path / "cache"
-    problems = list(Prepared(corpus(files), str(cache), progress=False).train())
+    problems = list(CachedCorpus(corpus(files), str(cache), progress=False).train())
     next(cache.glob("*.json")).unlink()
     next(cache.glob("*.arrow")).write_bytes(b"torn")
-    assert list(Prepared(corpus(files), str(cache), progress=False).train()) == problems
+    assert list(CachedCorpus(corpus(files), str(cache), progress=False).train()) == problems
 
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path, tokenizer):
     file = write(tmp_path / "a.jsonl", [row(number, answer="proof") for number in range(2, 9)] + [row(10), row(11)])
     heldout = LocalFiles(write(tmp_path / "h.jsonl", [row(10), row(11)]))
-    prepared = Prepared(corpus(file, heldout=heldout), str(tmp_path / "cache"), progress=False)
+    prepared = CachedCorpus(corpus(file, heldout=heldout), str(tmp_path / "cache"), progress=False)
     with pytest.raises(ValueError, match=r"a.jsonl: no row is left to train on: 7 proof, 2 held_out"):
         prepared.train()
     with pytest.raises(ValueError, match=r"a.jsonl: too few rows are left for a batch: 7 proof, 2 held_out"):
@@ -367,7 +367,7 @@ def test_going_on_from_any_batch_is_the_same_as_running_through(files, tokenizer
     def fresh():
         source = corpus(files)
         if kind == "prepared":
-            return module(Prepared(source, str(tmp_path / "cache"), progress=False), tokenizer)
+            return module(CachedCorpus(source, str(tmp_path / "cache"), progress=False), tokenizer)
         return module(source, tokenizer, buffer=7)
 
     rank, total = world - 1, 12 if workers else 20
@@ -378,7 +378,7 @@ def test_going_on_from_any_batch_is_the_same_as_running_through(files, tokenizer
         if stop:
             batches = iter(DataLoader(_stream(first, rank, world), batch_size=None))
             for step in range(stop):
-                first.used(next(batches), step + 1)
+                first.advance(next(batches), step + 1)
         second.load_state_dict(first.state_dict())
         assert second.consumed == stop
         assert take(second, min(4, total - stop), rank, world, workers) == through[stop : stop + 4]
@@ -443,7 +443,10 @@ def test_prompts_that_are_too_long_are_left_out_of_both_orders(tmp_path, tokeniz
     file = write(tmp_path / "a.jsonl", rows)
     heldout = LocalFiles(write(tmp_path / "h.jsonl", [row(500)]))
     long = {Problem(each["problem"], "", "").prompt_id for each in rows[-6:]}
-    for source in (corpus(file, heldout=heldout), Prepared(corpus(file, heldout=heldout), str(tmp_path / "c"), False)):
+    for source in (
+        corpus(file, heldout=heldout),
+        CachedCorpus(corpus(file, heldout=heldout), str(tmp_path / "c"), False),
+    ):
         data = module(source, tokenizer, max_prompt_tokens=18)
         dealt = {prompt for ids, _ in take(data, 14) for prompt in ids}
         assert len(dealt) == 28
@@ -543,7 +546,7 @@ def test_waiting_for_data_is_measured(files, tokenizer):
 def test_labels_reach_the_batch_from_a_stream_and_from_a_prepared_file(tokenizer, tmp_path):
     write(tmp_path / "a.jsonl", [{**row(number), "level": f"Level {number % 3}"} for number in range(2, 42)])
     streamed = corpus(str(tmp_path / "a.jsonl"))
-    for source in (streamed, Prepared(streamed, str(tmp_path / "cache"), progress=False)):
+    for source in (streamed, CachedCorpus(streamed, str(tmp_path / "cache"), progress=False)):
         data = module(source, tokenizer)
         assert sorted(data.difficulties) == ["Level 0", "Level 1", "Level 2"]
         assert set(next(iter(data.train_dataloader())).difficulties) <= set(data.difficulties)

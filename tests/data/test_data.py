@@ -140,7 +140,7 @@ def test_the_stream_goes_on_at_the_next_batch(tokenizer):
     seen = [next(stream).prompt_ids.tolist() for _ in range(7)]
     again = iter(module(tokenizer).train_dataloader())
     for step in range(3):
-        data.used(next(again), step + 1)
+        data.advance(next(again), step + 1)
     resumed = module(tokenizer)
     resumed.load_state_dict(data.state_dict())
     stream = iter(resumed.train_dataloader())

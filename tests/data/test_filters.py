@@ -5,7 +5,6 @@ import pytest
 
 from hapo_lit.data.filters import (
     AnswerUnparsable,
-    ClosedQuestion,
     Figure,
     MarkedInvalid,
     MultipleChoice,
@@ -25,7 +24,6 @@ FILTERS = [
     Figure(),
     MarkedInvalid(),
     AnswerUnparsable(),
-    ClosedQuestion(),
     SourceNotAllowed(["olympiads"]),
     OverlapsEvaluation(["Find the least prime above 90."]),
 ]
@@ -257,28 +255,6 @@ def test_the_longest_answer_is_a_setting():
     assert not AnswerUnparsable(max_characters=3)(row(answer="123"))
     with pytest.raises(ValueError, match="max_characters"):
         AnswerUnparsable(max_characters=0)
-
-
-@pytest.mark.parametrize(
-    ("answer", "drops"),
-    [
-        ("Yes", True),
-        ("no.", True),
-        (r"\text{Yes}", True),
-        (r"$\textbf{False}$", True),
-        ("TRUE", True),
-        ("No, it does not", True),
-        ("no solution", False),
-        ("No. 5", False),
-        ("Yes, 5", False),
-        ("none", False),
-        ("n", False),
-        ("1", False),
-        ("", False),
-    ],
-)
-def test_closed_question(answer, drops):
-    assert ClosedQuestion()(row(answer=answer)) == drops
 
 
 def test_source_not_allowed():

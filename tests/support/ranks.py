@@ -94,7 +94,7 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         fabric = open_fabric("cpu", world, 1, WAYS[way], precision, sharded_states=False)
         fabric.launch()
         data, module = build(config, "data", "module")
-        data.share = (fabric.global_rank, fabric.world_size)
+        data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
         kept.watch(module)
         train(FabricTrainerAdapter(fabric, [], [kept]), set_up(fabric, module, data), data, STEPS, config.eval_every)

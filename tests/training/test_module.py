@@ -13,7 +13,7 @@ from support.training import STEPS, LikesNothing, data, fit, hapo, module, phase
 from hapo_lit.advantages import GroupNormalised, SpareFailures
 from hapo_lit.algorithm import Supervised
 from hapo_lit.cli.fabric import open_fabric, set_up
-from hapo_lit.data.corpus import Corpus, Prepared
+from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.reader import LocalFiles
 from hapo_lit.data.schemas import Plain
@@ -204,7 +204,7 @@ def test_a_run_on_a_data_set_goes_on_to_the_bit_too(make_policy, tokenizer, tmp_
     def files():
         source = Corpus(LocalFiles(str(tmp_path / "rows.jsonl")), Plain(), heldout_share=0.2, heldout_size=2)
         if kind == "prepared":
-            source = Prepared(source, str(tmp_path / "cache"), progress=False)
+            source = CachedCorpus(source, str(tmp_path / "cache"), progress=False)
         check = VerifiedTeachers(ExactVerifier())
         return MathDataModule(
             source, tokenizer, PlainTemplate(), check, ExactVerifier(), 4, 30, 40, buffer=7, workers=workers

@@ -181,7 +181,7 @@ def test_a_state_brings_back_everything(make_policy, tokenizer):
     gate = next(iter(first.phases)).algorithm.gate
     gate.observe(torch.tensor([3, 4]), torch.tensor([1, 2]), torch.tensor([4, 4]))
     first.step, first.skipped = 5, 2
-    first.data.used(first.data.batch(4), 5)
+    first.data.advance(first.data.batch(4), 5)
     random.seed(7)
     torch.manual_seed(7)
     state = capture(first, first.data, {"seed": 1})
