@@ -26,11 +26,11 @@ from hapo_lit.algorithm import Supervised
 from hapo_lit.losses import Surrogate
 from hapo_lit.planning.memory_dry_run import DryRun, blank_rows, gradient
 from hapo_lit.policy.loading import meta_model
+from hapo_lit.rows import Rows
 from hapo_lit.schedules import Constant
 from hapo_lit.teacher import NegativeLogLikelihood
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.phases import Phase, Phases
-from hapo_lit.types import Rows
 from hapo_lit.weighting import TokenMean
 
 ROWS, PROMPT, RESPONSE = 2, 64, 448

@@ -125,7 +125,7 @@ def update(model, prompts, tokens) -> None:
     import torch
 
     from hapo_lit.policy.scoring import token_logprobs
-    from hapo_lit.types import Text
+    from hapo_lit.rows import Text
 
     lengths = torch.tensor([len(each) for each in tokens])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hapo_lit.numerics.masked import bounded_exp, masked_mean, masked_sum
 from hapo_lit.protocols import TeacherTerm, check_function
-from hapo_lit.types import LossOutput, Rows
+from hapo_lit.rows import LossOutput, Rows
 
 # -- ratio: from differences of log-probabilities to a ratio for each token ---------------------------------------
 

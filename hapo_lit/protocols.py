@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from hapo_lit.types import Experience, GateDecision, LossOutput, PromptBatch, RolloutGroup, Rows
+from hapo_lit.rows import LossOutput, Rows
+from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
 
 if TYPE_CHECKING:
     import torch

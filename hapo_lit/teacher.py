@@ -12,8 +12,8 @@ from torch import Tensor
 
 from hapo_lit.numerics.masked import bounded_exp
 from hapo_lit.protocols import TeacherTerm
+from hapo_lit.rows import Rows
 from hapo_lit.schedules import Schedule, StepSchedule
-from hapo_lit.types import Rows
 
 
 class UnitRatio:

@@ -1,6 +1,7 @@
 """The values that flow through the framework, each frozen, each tensor with its shape.
 
-``PromptBatch -> RolloutGroup -> Experience -> Rows -> LossOutput``.  Axis letters, used everywhere:
+``PromptBatch -> RolloutGroup -> Experience -> Rows -> LossOutput``; the last two are in ``rows.py``.  Axis letters,
+used everywhere:
 
 ====== =====================================================================
 ``P``  prompts in this rank's batch
@@ -11,24 +12,25 @@
 ``V``  vocabulary
 ====== =====================================================================
 
-Carriers check ranks, dtypes and agreeing sizes when they are made and are never changed afterwards: a stage that
-alters something returns ``dataclasses.replace(value, ...)``.
+Carriers check the number of dimensions, dtypes and agreeing sizes when they are made, and are never changed
+afterwards: a stage that alters something returns ``dataclasses.replace(value, ...)``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+from hapo_lit.rows import Rows, Text
 
 Carrier = TypeVar("Carrier", bound="_Movable")
 
 
 class _Movable:
-    """Gives a carrier ``.to(device)``; Lightning refuses to move a frozen dataclass that has none."""
+    """Gives a carrier ``.to(device)``, which Lightning needs to move a frozen dataclass."""
 
     def to(self: Carrier, device: torch.device | str, non_blocking: bool = False) -> Carrier:
         moved = {
@@ -56,7 +58,22 @@ _FLOATS = (torch.float32, torch.float64)
 
 @dataclass(frozen=True, eq=False)
 class PromptBatch(_Movable):
-    """Prompts with the teacher solutions paired to them."""
+    """Prompts with the teacher solutions paired to them.
+
+    One prompt (P = 1) of three tokens, one of them padding (S = 3), with a teacher's solution of two (T = 2):
+
+    >>> prompts = PromptBatch(
+    ...     prompt_ids=torch.tensor([7]),
+    ...     tokens=torch.tensor([[0, 14, 15]]),
+    ...     mask=torch.tensor([[False, True, True]]),
+    ...     answers=("29",),
+    ...     teacher_tokens=torch.tensor([[9, 2]]),
+    ...     teacher_mask=torch.tensor([[True, True]]),
+    ...     teacher_rewards=torch.tensor([1.0]),
+    ... )
+    >>> prompts.teacher_usable
+    tensor([True])
+    """
 
     prompt_ids: Tensor
     """``[P] int64``: the problem's identity across epochs, ranks and runs (a hash of its text); the gate's key."""
@@ -107,7 +124,24 @@ class PromptBatch(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class RolloutGroup(_Movable):
-    """``G`` responses to each of ``P`` prompts, always rectangular."""
+    """``G`` responses to each of ``P`` prompts, always rectangular.
+
+    The same prompt with two responses (G = 2) of two tokens and of one (T = 2), the first of them right:
+
+    >>> group = RolloutGroup(
+    ...     prompt_ids=torch.tensor([7]),
+    ...     prompt_tokens=torch.tensor([[0, 14, 15]]),
+    ...     prompt_mask=torch.tensor([[False, True, True]]),
+    ...     tokens=torch.tensor([[[9, 2], [2, 0]]]),
+    ...     mask=torch.tensor([[[True, True], [True, False]]]),
+    ...     rewards=torch.tensor([[1.0, 0.0]]),
+    ...     finished=torch.tensor([[True, True]]),
+    ...     is_teacher=torch.tensor([[False, False]]),
+    ...     present=torch.tensor([[True, True]]),
+    ... )
+    >>> group.success_counts()
+    (tensor([1]), tensor([2]))
+    """
 
     prompt_ids: Tensor
     """``[P] int64``."""
@@ -177,7 +211,12 @@ class RolloutGroup(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class GateDecision(_Movable):
-    """What a gate says of each prompt."""
+    """What a gate says of each prompt.
+
+    A closed gate that estimates a success rate of one half, as Beta(1, 1) does after one success and one failure:
+
+    >>> decision = GateDecision(open=torch.tensor([False]), confidence=torch.tensor([0.5]))
+    """
 
     open: Tensor
     """``[P] bool``: True = the policy is failing here and may be helped."""
@@ -191,7 +230,19 @@ class GateDecision(_Movable):
 
 @dataclass(frozen=True, eq=False)
 class Experience(_Movable):
-    """A credited group: everything an update needs, and the rollouts as they were before injection."""
+    """A credited group: everything an update needs, and the rollouts as they were before injection.
+
+    With ``group`` and ``decision`` of the examples above, credit r − mean and a third of the loss for each token:
+
+    >>> experience = Experience(
+    ...     group=group,
+    ...     advantages=torch.tensor([[0.5, -0.5]]),
+    ...     token_weights=torch.tensor([[[1 / 3, 1 / 3], [1 / 3, 0.0]]]),
+    ...     decision=decision,
+    ... )
+    >>> experience.rows().size
+    2
+    """
 
     group: RolloutGroup
     """The group that enters the loss, teacher rows included."""
@@ -200,7 +251,7 @@ class Experience(_Movable):
     token_weights: Tensor
     """``[P, G, T] float``: the share of each token in the batch loss; 0 = does not count."""
     decision: GateDecision
-    """The gate's word on each prompt."""
+    """What the gate said of each prompt."""
     rollouts: RolloutGroup | None = None
     """The group before injection, verified; None = nothing was sampled (a supervised step)."""
     old_logprobs: Tensor | None = None
@@ -210,7 +261,7 @@ class Experience(_Movable):
     behaviour_logprobs: Tensor | None = None
     """``[P, G, T]`` as the engine reports them, if the engine is not the trainer itself; None = nothing to correct."""
     teacher_usable: Tensor | None = None
-    """``[P] bool``: the prompt has a teacher that the verifier accepted; None = nobody asked."""
+    """``[P] bool``: the prompt has a teacher that the verifier accepted; None = not needed."""
     step: int = 0
     """The training step, counted from 0, at which it was collected."""
 
@@ -242,112 +293,3 @@ class Experience(_Movable):
             behaviour_logprobs=flat(self.behaviour_logprobs),
             step=self.step,
         )
-
-
-class Text(NamedTuple):
-    """Prompts with one response each."""
-
-    prompt_tokens: Tensor
-    """``[N, S] int64``, padded on the left."""
-    prompt_mask: Tensor
-    """``[N, S] bool``."""
-    tokens: Tensor
-    """``[N, T] int64``, padded on the right."""
-    mask: Tensor
-    """``[N, T] bool``."""
-
-    def select(self, index: Tensor) -> Text:
-        """The responses at ``index`` (integers or a mask over ``N``)."""
-        return Text(*(value[index] for value in self))
-
-    def trimmed(self) -> Text:
-        """Without columns that are padding in every row; at least one column of each kind stays."""
-        prompt_width = max(1, int(self.prompt_mask.any(0).sum()))
-        width = max(1, int(self.mask.any(0).sum()))
-        return Text(
-            self.prompt_tokens[:, -prompt_width:],
-            self.prompt_mask[:, -prompt_width:],
-            self.tokens[:, :width],
-            self.mask[:, :width],
-        )
-
-
-class Rows(NamedTuple):
-    """Responses on their way into the loss.  A NamedTuple because it crosses Fabric's wrapper."""
-
-    text: Text
-    """``N`` prompts and responses."""
-    is_teacher: Tensor
-    """``[N] bool``."""
-    advantages: Tensor
-    """``[N] float``."""
-    token_weights: Tensor
-    """``[N, T] float``."""
-    confidence: Tensor
-    """``[N] float``."""
-    old_logprobs: Tensor | None
-    """``[N, T] float`` or None."""
-    reference_logprobs: Tensor | None
-    """``[N, T] float`` or None."""
-    behaviour_logprobs: Tensor | None
-    """``[N, T] float`` or None: the engine's, where they may differ from the trainer's."""
-    step: int
-    """The training step, counted from 0."""
-
-    @property
-    def size(self) -> int:
-        """N, the number of rows."""
-        return len(self.is_teacher)
-
-    def old(self, logprobs: Tensor) -> Tensor:
-        """``[N, T]`` log π_old: what was scored, or, exactly on-policy, the current ones without their gradient."""
-        return logprobs.detach() if self.old_logprobs is None else self.old_logprobs
-
-    def select(self, index: Tensor) -> Rows:
-        """The rows at ``index`` (integers or a mask over ``N``)."""
-        return self._with(self.text.select(index), lambda value: value[index])
-
-    def trimmed(self) -> Rows:
-        """The same rows without columns that are padding in all of them."""
-        text = self.text.trimmed()
-        width = text.tokens.shape[1]
-        return self._with(text, lambda value: value[:, :width] if value.ndim == 2 else value)
-
-    def split(self, size: int) -> Iterator[Rows]:
-        """Micro-batches of at most ``size`` rows, longest responses first, each trimmed to its longest row."""
-        order = self.text.mask.sum(1).argsort(descending=True, stable=True)
-        for index in order.split(size) if len(order) else ():
-            yield self.select(index).trimmed()
-
-    def silenced(self) -> Rows:
-        """The same rows with no weight: they cost a pass and give a zero gradient."""
-        return self._replace(
-            token_weights=torch.zeros_like(self.token_weights), advantages=torch.zeros_like(self.advantages)
-        )
-
-    def _with(self, text: Text, change: Callable[[Tensor], Tensor]) -> Rows:
-        """``change`` applied to every tensor beside the text."""
-        changed: dict[str, Any] = {
-            name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)
-        }
-        return self._replace(text=text, **changed)
-
-
-class UncastRows:
-    """Rows that cross a wrapper of Fabric as they are.
-
-    Fabric casts every floating-point tensor that it finds in the arguments of a forward pass to the model's precision;
-    in bf16 advantages and token weights would lose all but three digits.  It does not look into other objects.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        self.rows = rows
-
-
-class LossOutput(NamedTuple):
-    """What a loss returns."""
-
-    loss: Tensor
-    """Scalar; summing it over micro-batches gives the loss of the batch."""
-    metrics: dict[str, Tensor]
-    """Each ``[2] float``, (sum, count), so that metrics too add up over micro-batches and ranks."""

@@ -15,7 +15,7 @@ ROOT = Path(hapo_lit.__file__).parent
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = [  # each may import what stands above it, and what stands beside it in its own folder
-    {"errors", "types", "schedules", "numerics", "storage", "training.metric_names", "__init__"},
+    {"errors", "types", "rows", "schedules", "numerics", "storage", "training.metric_names", "__init__"},
     {"protocols", "injection_law"},
     {"gates", "injectors", "advantages", "weighting", "losses", "teacher", "verify"},
     {"algorithm", "training.phases", "training.metrics"},

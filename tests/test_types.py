@@ -1,9 +1,13 @@
-from dataclasses import FrozenInstanceError, fields, replace
+import ast
+import doctest
+import inspect
+from dataclasses import FrozenInstanceError, is_dataclass, replace
 
 import pytest
 import torch
 from support.builders import make_group, make_prompts
 
+from hapo_lit import rows, types
 from hapo_lit.types import Experience, GateDecision
 
 
@@ -71,52 +75,68 @@ def test_a_response_that_never_ended_earns_nothing():
 
 def test_rows_keep_each_response_beside_its_prompt_and_its_credit():
     group = make_group([[0, 1, 0], [1, 0, 0]])
-    rows = experience(group).rows()
-    assert rows.size == 6
+    found = experience(group).rows()
+    assert found.size == 6
     for row in range(6):
         prompt, sample = divmod(row, 3)
-        assert torch.equal(rows.text.prompt_tokens[row], group.prompt_tokens[prompt])
-        assert torch.equal(rows.text.tokens[row], group.tokens[prompt, sample])
-        assert rows.advantages[row] == row
+        assert torch.equal(found.text.prompt_tokens[row], group.prompt_tokens[prompt])
+        assert torch.equal(found.text.tokens[row], group.tokens[prompt, sample])
+        assert found.advantages[row] == row
 
 
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
 def test_split_loses_no_row_and_trims_only_padding(size):
-    rows = experience(make_group([[0, 1, 0], [1, 0, 0]], seed=3)).rows()
-    parts = list(rows.split(size))
-    assert sum(part.size for part in parts) == rows.size
+    whole = experience(make_group([[0, 1, 0], [1, 0, 0]], seed=3)).rows()
+    parts = list(whole.split(size))
+    assert sum(part.size for part in parts) == whole.size
     assert all(part.size <= size for part in parts)
-    assert sum(float(part.token_weights.sum()) for part in parts) == pytest.approx(float(rows.token_weights.sum()))
+    assert sum(float(part.token_weights.sum()) for part in parts) == pytest.approx(float(whole.token_weights.sum()))
     for part in parts:
         assert part.text.mask.any(0).all()
         assert part.text.prompt_mask.any(0).all()
     seen = sorted(float(advantage) for part in parts for advantage in part.advantages)
-    assert seen == sorted(rows.advantages.tolist())
+    assert seen == sorted(whole.advantages.tolist())
 
 
 def test_split_of_no_rows_is_empty():
-    rows = experience(make_group([[0, 1]])).rows()
-    assert list(rows.select(torch.zeros(2, dtype=torch.bool)).split(4)) == []
+    found = experience(make_group([[0, 1]])).rows()
+    assert list(found.select(torch.zeros(2, dtype=torch.bool)).split(4)) == []
 
 
-def test_every_field_of_every_carrier_is_documented():
-    import ast
-    import inspect
+def carriers(module):
+    """The classes of a module that hold tensors, in the order of the file."""
+    own = [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]
+    return [value for value in own if isinstance(value, type) and (is_dataclass(value) or hasattr(value, "_fields"))]
 
-    import hapo_lit.types as types
 
-    for node in ast.parse(inspect.getsource(types)).body:
-        if isinstance(node, ast.ClassDef) and node.name in (
-            "PromptBatch",
-            "RolloutGroup",
-            "Experience",
-            "Rows",
-            "Text",
-        ):
+CARRIERS = {
+    types: ["PromptBatch", "RolloutGroup", "GateDecision", "Experience"],
+    rows: ["Text", "Rows", "LossOutput"],
+}
+
+
+@pytest.mark.parametrize("module", CARRIERS, ids=lambda module: module.__name__)
+def test_every_field_of_every_carrier_is_documented(module):
+    names = [carrier.__name__ for carrier in carriers(module)]
+    assert names == CARRIERS[module]
+    for node in ast.parse(inspect.getsource(module)).body:
+        if isinstance(node, ast.ClassDef) and node.name in names:
             for field, after in zip(node.body, node.body[1:], strict=False):
                 if isinstance(field, ast.AnnAssign):
                     assert isinstance(after, ast.Expr), f"{node.name}.{field.target.id} has no docstring"
-    assert len(fields(Experience)) == 10
+
+
+@pytest.mark.parametrize("module", CARRIERS, ids=lambda module: module.__name__)
+def test_every_carrier_shows_an_instance_and_the_examples_run(module):
+    """In the order of the file: an example may use the values of those before it."""
+    known, runner = dict(vars(module)), doctest.DocTestRunner()
+    for carrier in carriers(module):
+        example = doctest.DocTestParser().get_doctest(carrier.__doc__, known, carrier.__name__, None, 0)
+        assert f"{carrier.__name__}(" in carrier.__doc__
+        said = []
+        runner.run(example, out=said.append, clear_globs=False)
+        assert not runner.summarize(verbose=False).failed, "".join(said)
+        known |= example.globs
 
 
 def test_labels_are_as_many_as_prompts_or_none():

@@ -36,8 +36,8 @@ from hapo_lit.cli.run import (
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.sharding import shard
+from hapo_lit.rows import UncastRows
 from hapo_lit.training.run_state import load, shards_must_fit
-from hapo_lit.types import UncastRows
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="fabric")

@@ -21,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from hapo_lit.policy.model_config import kv_shape
 from hapo_lit.rollout.hf import HFEngine, _attention_bias, _growing_cache
-from hapo_lit.types import Rows, Text
+from hapo_lit.rows import Rows, Text
 
 CASTS, LOGITS, REST = "casts of the weights", "logits", "activations"
 """Kinds of what lives during a step."""

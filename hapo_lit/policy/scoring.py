@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from hapo_lit.types import Text
+from hapo_lit.rows import Text
 
 LOGITS_PER_CHUNK = 2**24
 """How many logits may exist at once: 64 MiB in float32."""

@@ -22,11 +22,12 @@ from hapo_lit.policy.loading import has_adapter, without_adapter
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
 from hapo_lit.protocols import ALONE, Ranks
+from hapo_lit.rows import LossOutput, Rows, Text, UncastRows
 from hapo_lit.training.evaluation import Evaluator
 from hapo_lit.training.metrics import anneal_tallies, over_ranks, reward_tallies, tallied
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
-from hapo_lit.types import Experience, LossOutput, PromptBatch, RolloutGroup, Rows, Text, UncastRows
+from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
 NoSync = Callable[[], AbstractContextManager]
 """Makes a context in which backward passes do not exchange gradients between ranks."""

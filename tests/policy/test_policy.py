@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from hapo_lit.policy.loading import load_policy, load_tokenizer, policy_like
 from hapo_lit.policy.scoring import token_logprobs
-from hapo_lit.types import Text
+from hapo_lit.rows import Text
 
 
 def by_full_logits(policy, text, temperature=1.0):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy.loading import new_policy
-from hapo_lit.types import PromptBatch, RolloutGroup, Rows, Text
+from hapo_lit.rows import Rows, Text
+from hapo_lit.types import PromptBatch, RolloutGroup
 
 TINY = {
     "hidden_size": 32,
