@@ -41,6 +41,10 @@ class SaveError(RuntimeError):
     """A state of the run could not be written; the message says where and why."""
 
 
+class NoRunError(ValueError):
+    """A folder holds no run that a report could be about; the message names the folder."""
+
+
 class MemoryShortError(RuntimeError):
     """A step does not fit into memory; the message says which setting makes it smaller."""
 

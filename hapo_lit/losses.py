@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.numerics.masked import bounded_exp, masked_mean, masked_sum
+from hapo_lit.numerics.tallies import masked_tally
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.rows import LossOutput, Rows
 
@@ -244,33 +245,30 @@ class Surrogate:
         counted = on_policy & (weights != 0)  # a row that only keeps ranks in step is no part of the batch
         taught = rows.text.mask & is_teacher & (weights != 0)
         metrics = {
-            "loss/clipped_share": _tally(clipped, counted),
-            "loss/clipped_low": _tally(clipped & (ratio < 1), counted),
-            "loss/clipped_high": _tally(clipped & (ratio > 1), counted),
-            "loss/ratio_mean": _tally(ratio, counted),
-            "loss/ratio_above_2": _tally(ratio > 2, counted),
-            "loss/teacher_probability": _tally(logprobs.detach().exp(), taught),
-            "loss/teacher_ratio_mean": _tally(ratio, taught),
+            "loss/clipped_share": masked_tally(clipped, counted),
+            "loss/clipped_low": masked_tally(clipped & (ratio < 1), counted),
+            "loss/clipped_high": masked_tally(clipped & (ratio > 1), counted),
+            "loss/ratio_mean": masked_tally(ratio, counted),
+            "loss/ratio_above_2": masked_tally(ratio > 2, counted),
+            "loss/teacher_probability": masked_tally(logprobs.detach().exp(), taught),
+            "loss/teacher_ratio_mean": masked_tally(ratio, taught),
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
             gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
             factor = self.correction(gap, rows.text.mask)
             surrogate = factor * surrogate
-            metrics |= {"loss/correction": _tally(factor, counted), "loss/engine_gap": _tally(gap.abs(), counted)}
+            metrics |= {
+                "loss/correction": masked_tally(factor, counted),
+                "loss/engine_gap": masked_tally(gap.abs(), counted),
+            }
         loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
             kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
             loss = loss + self.kl_coefficient * (kl * weights).sum()
-            metrics["loss/kl"] = _tally(kl, counted)
+            metrics["loss/kl"] = masked_tally(kl, counted)
         if self.needs_entropy:
             loss = loss - self.entropy_coefficient * (entropy * weights).sum()
         return LossOutput(loss, metrics)
-
-
-def _tally(values: Tensor, mask: Tensor) -> Tensor:
-    """``[sum, count]`` of the masked values, detached."""
-    values = values.detach().to(torch.float64)
-    return torch.stack([torch.where(mask, values, 0.0).sum(), mask.sum().to(values)])
 
 
 def _not_negative(name: str, value: float) -> float:

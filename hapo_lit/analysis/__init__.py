@@ -22,7 +22,6 @@ from hapo_lit.analysis.injection import (
 from hapo_lit.analysis.report import Report, injection_table, write_report
 from hapo_lit.analysis.runs import (
     RECORDS,
-    NoRunError,
     Run,
     carry_over,
     find_runs,
@@ -38,7 +37,6 @@ __all__ = [
     "LABELS",
     "RECORDS",
     "Curve",
-    "NoRunError",
     "OpenProbability",
     "Report",
     "Run",

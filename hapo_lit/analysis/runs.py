@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from hapo_lit.errors import NoRunError
+from hapo_lit.storage.atomic import appearing, drop_drafts
+
 METRIC_FILES = ("metrics_before.csv", "metrics.csv")
 """What a run went on from, and what it wrote itself."""
 RECORDS = (*METRIC_FILES, "groups.csv", "completions.jsonl")
@@ -24,10 +26,6 @@ RECORDS = (*METRIC_FILES, "groups.csv", "completions.jsonl")
 MARKS = ("config.yaml", "summary.json", "error.txt", "pruned.txt", *METRIC_FILES)
 """A folder that holds one of these is the folder of a run."""
 GROUP_COLUMNS = ["step", "prompt", "successes", "trials", "open", "teacher"]
-
-
-class NoRunError(ValueError):
-    """A folder holds nothing that a report could be about; the message names it."""
 
 
 # -- metrics ------------------------------------------------------------------------------------------------------
@@ -145,18 +143,17 @@ def carry_over(old: Path | str, new: Path | str, step: int) -> None:
         lines = whole_lines(old / "completions.jsonl").split("\n")[:-1]  # a text may hold other line separators
         kept = [line + "\n" for line in lines if json.loads(line)["step"] <= step]
         _replace(new / "completions.jsonl", "".join(kept))
-    for path in [new / "metrics.csv", *new.glob(".*.unfinished")] if old.resolve() == new.resolve() else []:
-        if path.is_file():
-            path.unlink()
+    if old.resolve() == new.resolve():
+        (new / "metrics.csv").unlink(missing_ok=True)
+        drop_drafts(new)
     if not step:
         for name in RECORDS:
             (new / name).unlink(missing_ok=True)
 
 
 def _replace(path: Path, text: str) -> None:
-    fresh = path.with_name(f".{path.name}.unfinished")
-    fresh.write_text(text)
-    os.replace(fresh, path)
+    with appearing(path) as draft:
+        draft.write_text(text)
 
 
 # -- everything in a folder ---------------------------------------------------------------------------------------

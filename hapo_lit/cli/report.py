@@ -6,8 +6,9 @@ import argparse
 import os
 from pathlib import Path
 
-from hapo_lit.analysis import NoRunError, write_report
+from hapo_lit.analysis import write_report
 from hapo_lit.cli.bootstrap import stop
+from hapo_lit.errors import NoRunError
 
 
 def main(arguments: list[str]) -> None:

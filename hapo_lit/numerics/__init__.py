@@ -1,1 +1,1 @@
-"""Small numerics that every part may use: masked reductions, counter-based draws."""
+"""Small numerics that every part may use: masked reductions, tallies, counter-based draws, a stable hash."""

@@ -3,10 +3,10 @@ no order of calls, prompts or ranks that could change it."""
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 from numpy.typing import NDArray
+
+from hapo_lit.numerics.hashing import stable_int
 
 Words = NDArray[np.uint64]
 """64-bit words."""
@@ -18,8 +18,7 @@ def uniform(purpose: str, seed: int, keys: np.ndarray, counter: int) -> np.ndarr
     Rounds of the SplitMix64 finaliser (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
     2014): a whole batch at once, where one generator for each key would cost milliseconds.
     """
-    salt = int.from_bytes(hashlib.blake2b(f"{purpose} {seed}".encode(), digest_size=8).digest(), "big")
-    state = np.full(len(keys), salt, dtype=np.uint64)
+    state = np.full(len(keys), stable_int(f"{purpose} {seed}"), dtype=np.uint64)
     state = _mixed(state ^ np.asarray(keys, dtype=np.int64).view(np.uint64))
     state = _mixed(state ^ np.uint64(counter % 2**64))
     numbers: np.ndarray = (state >> np.uint64(11)) * 2.0**-53

@@ -1,0 +1,26 @@
+"""Tallies: a sum and a count side by side, which add up over micro-batches and ranks and become a mean at the end."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def tally(total: Tensor, count: Tensor) -> Tensor:
+    """``[sum, count]`` in float64."""
+    return torch.stack([total.detach().to(torch.float64), count.to(torch.float64)])
+
+
+def tally_of(values: Tensor) -> Tensor:
+    """The tally of all ``values``."""
+    return tally(values.sum(dtype=torch.float64), values.new_tensor(values.numel(), dtype=torch.float64))
+
+
+def masked_tally(values: Tensor, mask: Tensor) -> Tensor:
+    """The tally of the ``values`` where ``mask`` is True."""
+    return tally(torch.where(mask, values.detach().to(torch.float64), 0.0).sum(), mask.sum())
+
+
+def total(flags: Tensor) -> Tensor:
+    """A tally without a count: how many ``flags`` are True, added up and never divided."""
+    return tally(flags.sum(), torch.zeros((), device=flags.device))
