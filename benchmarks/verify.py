@@ -31,9 +31,10 @@ from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
-from hapo_lit.verify import Checker, Verdict, answers, equality, forms, latex, numbers, quantities
+from hapo_lit.verify import Checker, Verdict, answers, latex, parsing
+from hapo_lit.verify.algebra.reading import repair_percent_signs
 from hapo_lit.verify.guard import refusal
-from hapo_lit.verify.judge import MathJudge
+from hapo_lit.verify.kinds import numbers, quantities
 
 GROUP, VERBATIM, NO_BOX, OTHER_KIND, WRONG_ANSWERS = 8, 0.72, 0.04, 0.1, 3
 COMPARED, NEIGHBOURS, SECONDS = 600, 990, 10.0
@@ -365,7 +366,7 @@ def beside(rows: Sequence[Row], each: float) -> None:
     """math-verify on a sample, in this process: it is told what is in the box, and has no limit of time."""
     from math_verify import LatexExtractionConfig, parse, verify
 
-    MathJudge(Checker().conventions).prepare()  # mends the parser of latex2sympy2_extended
+    repair_percent_signs()  # of latex2sympy2_extended, which math-verify uses
     sample = random.Random(1).sample([row for row in rows if row.answer is not None], min(COMPARED, len(rows) // 2))
     logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns of what is done on purpose
     found = [LatexExtractionConfig()]
@@ -427,7 +428,7 @@ def replaced() -> None:
 
 def forget() -> None:
     """Empty the caches that all checkers share."""
-    for part in (answers, equality, forms, latex, numbers, quantities):
+    for part in (answers, latex, numbers, parsing, quantities):
         for function in vars(part).values():
             if hasattr(function, "cache_clear"):
                 function.cache_clear()

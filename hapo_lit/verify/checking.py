@@ -1,4 +1,7 @@
-"""From a reference and a response to a verdict: find the answer, decide it here if that is cheap, else in a worker."""
+"""From a reference and a response to a verdict.
+
+The answer is found, and compared in this process if plain rules can decide it, else in a worker process.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
-from hapo_lit.verify import answers, guard, numbers, quantities
+from hapo_lit.verify import answers, guard
+from hapo_lit.verify.comparer import MathComparer
 from hapo_lit.verify.conventions import Conventions
-from hapo_lit.verify.equality import Equality, Quick
-from hapo_lit.verify.forms import Form, Leaf, parse
-from hapo_lit.verify.judge import MathJudge
+from hapo_lit.verify.equality import Equality, PlainLeaves
+from hapo_lit.verify.forms import Form, Leaf
+from hapo_lit.verify.kinds import numbers, quantities
 from hapo_lit.verify.latex import normalise
-from hapo_lit.verify.pool import Code, Pool
+from hapo_lit.verify.parsing import parse
+from hapo_lit.verify.workers.messages import Code
+from hapo_lit.verify.workers.pool import Pool
 
 RULES = 1
 """Counts up when a rule changes, so that verdicts kept on disk are not mixed."""
@@ -75,7 +81,7 @@ class _Gold(NamedTuple):
 
 
 class Checker:
-    """Judges responses against references.
+    """Compares responses with references.
 
     Args:
         conventions: what counts as equal where opinions differ.
@@ -96,8 +102,8 @@ class Checker:
         remembered: int = 20_000,
     ) -> None:
         self.conventions = conventions or Conventions()
-        self._equality = Equality(self.conventions, Quick(self.conventions))
-        self._pool = Pool(MathJudge(self.conventions), workers, cpu_seconds, seconds, memory_mib)
+        self._equality = Equality(self.conventions, PlainLeaves(self.conventions))
+        self._pool = Pool(MathComparer(self.conventions), workers, cpu_seconds, seconds, memory_mib)
         self._remembered = remembered
         self._known: OrderedDict[tuple[str, str], Code] = OrderedDict()
         self._gold = lru_cache(maxsize=remembered)(self._read_gold)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hapo_lit.verify import numbers
 from hapo_lit.verify.answers import only_box
+from hapo_lit.verify.kinds import numbers
 from hapo_lit.verify.latex import normalise
 
 

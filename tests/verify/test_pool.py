@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.judges import Acting, Loud, Mortal, Speaking, Sullen
+from support.comparers import Acting, Loud, Mortal, Speaking, Sullen
 from support.processes import descendants, processes, soon
 
-from hapo_lit.verify import pool as pool_module
-from hapo_lit.verify.pool import Code, Pool
+from hapo_lit.verify.workers import group as group_module
+from hapo_lit.verify.workers.messages import Code
+from hapo_lit.verify.workers.pool import Pool
 
 GOOD, BAD = ("1", "1"), ("1", "2")
 
@@ -33,7 +34,7 @@ def codes(pool, *pairs):
 
 def crew_of(pool):
     """The processes of a pool: its fork server, and the workers."""
-    server = pool._crew.server.pid
+    server = pool._group.server.pid
     return server, sorted(descendants(server))
 
 
@@ -47,8 +48,8 @@ def warm(pool, workers):
 def make():
     made = []
 
-    def make(judge=None, **settings):
-        made.append(Pool(judge or Acting(), **settings))
+    def make(comparer=None, **settings):
+        made.append(Pool(comparer or Acting(), **settings))
         return made[-1]
 
     yield make
@@ -219,21 +220,21 @@ def test_a_pair_that_no_worker_can_be_handed_died(make):
 
 
 @pytest.mark.parametrize(
-    ("judge", "settings", "cause"),
+    ("comparer", "settings", "cause"),
     [
         (Sullen(), {}, "LookupError: no parser today"),
         (Sullen(how="system exit"), {}, "SystemExit: 0"),
         (Sullen(how="segfault"), {}, "it ended with exit code -11"),
         (Sullen(how="sleep"), {}, "not ready after 1 s"),
         (Acting(preload=("no_such_module",)), {}, "No module named 'no_such_module'"),
-        (Loud(), {}, "LookupError: no such judge"),
+        (Loud(), {}, "LookupError: no such comparer"),
         (Acting(), {"memory_mib": 8}, "memory_mib=8 leaves less than 64 MiB"),
         (Acting(), {"memory_mib": 2**60}, "OverflowError"),
     ],
 )
-def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(make, monkeypatch, judge, settings, cause):
-    monkeypatch.setattr(pool_module, "START_SECONDS", 1.0 if judge == Sullen(how="sleep") else 60.0)
-    pool = make(judge, **settings)
+def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(make, monkeypatch, comparer, settings, cause):
+    monkeypatch.setattr(group_module, "START_SECONDS", 1.0 if comparer == Sullen(how="sleep") else 60.0)
+    pool = make(comparer, **settings)
     for _ in range(2):
         with pytest.raises(RuntimeError, match=cause):
             pool.compare([GOOD])
@@ -278,7 +279,7 @@ def test_a_pool_that_nobody_holds_ends_its_processes():
 
 def run(program, **options):
     """Start a Python that runs ``program`` with what it needs at hand."""
-    head = "import os, signal, sys, threading, time\nfrom judges import Acting\nfrom hapo_lit.verify.pool import Pool\n"
+    head = "import os, signal, sys, threading, time\nfrom support.comparers import Acting\nfrom hapo_lit.verify.workers.pool import Pool\n"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen([sys.executable, "-c", head + program], stdout=subprocess.PIPE, env=env, **options)
 
@@ -301,7 +302,7 @@ pool = Pool(Acting(), workers=2)
 pool.compare([("1", "1")] * 2)
 threading.Thread(target=pool.compare, args=[[("1", "sleep")]], daemon=True).start()
 time.sleep(0.3)
-print(pool._crew and pool._crew.server.pid, flush=True)
+print(pool._group and pool._group.server.pid, flush=True)
 """
     with run(program) as parent:
         assert soon(lambda: descendants(parent.pid), 20)
@@ -314,7 +315,7 @@ def test_the_terminals_interrupt_reaches_the_parent_alone():
     program = """
 pool = Pool(Acting(), workers=1, seconds=60)
 pool.compare([("1", "1")])
-print(pool._crew.server.pid, flush=True)
+print(pool._group.server.pid, flush=True)
 try:
     pool.compare([("1", "sleep")])
 except KeyboardInterrupt:
@@ -394,7 +395,9 @@ def test_a_worker_can_write_no_file(make, tmp_path):
 
 
 def test_importing_the_pool_is_cheap():
-    code = "import sys, hapo_lit.verify.pool; print({'torch', 'sympy', 'numpy', 'math_verify'} & set(sys.modules))"
+    code = (
+        "import sys, hapo_lit.verify.workers.pool; print({'torch', 'sympy', 'numpy', 'math_verify'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert found == "set()\n"
 
@@ -597,7 +600,7 @@ def test_a_copy_by_pickle_keeps_the_settings_and_starts_afresh(make):
     pool = make(workers=2, cpu_seconds=0.3, seconds=7.0, memory_mib=512)
     pool.compare([("1", "abort"), GOOD])
     copy = pickle.loads(pickle.dumps(pool))
-    assert (copy._settings, copy.kills, copy._crew) == (pool._settings, 0, None)
+    assert (copy._settings, copy.kills, copy._group) == (pool._settings, 0, None)
     assert codes(copy, ("1", "spin"), GOOD) == [Code.TIMEOUT, Code.EQUAL]
     assert crew_of(copy)[0] != crew_of(pool)[0]
     copy.close()

@@ -20,14 +20,16 @@ import hapo_lit
 from hapo_lit.cli.setup import door
 from hapo_lit.errors import VerifierError
 from hapo_lit.protocols import Verifier
-from hapo_lit.verify import Checker, Conventions, numbers, quantities, verify
+from hapo_lit.verify import Checker, Conventions, verify
 from hapo_lit.verify import verifier as verifier_module
 from hapo_lit.verify.answers import bare, find, last_box, only_box, reference
 from hapo_lit.verify.checking import REASONS
 from hapo_lit.verify.exact import ExactVerifier
-from hapo_lit.verify.forms import Bag, Leaf, Named, Row, parse
+from hapo_lit.verify.forms import Bag, Leaf, Named, TupleOrInterval
 from hapo_lit.verify.guard import refusal
+from hapo_lit.verify.kinds import numbers, quantities
 from hapo_lit.verify.latex import normalise
+from hapo_lit.verify.parsing import parse
 from hapo_lit.verify.verifier import MathVerifier
 
 BOX = r"so \boxed{%s}."
@@ -307,9 +309,9 @@ def test_forms():
     assert parse("1,234") == Leaf("1,234")
     assert parse("1,234, 5,678") == Bag((Leaf("1,234"), Leaf("5,678")))
     assert parse(r"\pm2") == Bag((Leaf("2"), Leaf("-2")))
-    assert parse("(1, 2]") == Row("(", (Leaf("1"), Leaf("2")), "]")
-    assert parse("]1, 2[") == Row("(", (Leaf("1"), Leaf("2")), ")")
-    assert parse(r"x\ge2").value == Row("[", (Leaf("2"), Leaf(r"\infty")), ")")
+    assert parse("(1, 2]") == TupleOrInterval("(", (Leaf("1"), Leaf("2")), "]")
+    assert parse("]1, 2[") == TupleOrInterval("(", (Leaf("1"), Leaf("2")), ")")
+    assert parse(r"x\ge2").value == TupleOrInterval("[", (Leaf("2"), Leaf(r"\infty")), ")")
     assert parse("x=5") == Named("x", Leaf("5"), (), parse("x=5").relation)
     assert not isinstance(parse("x+5=7"), Named)
     assert parse("((5))") == Leaf("5")

@@ -1,4 +1,4 @@
-"""Judges that do what an answer asks of them, as bad as it may be; the workers of ``test_pool.py`` import them."""
+"""Comparers that do what an answer asks of them, as bad as it may be; the workers of a pool import them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from hashlib import pbkdf2_hmac
 
-from hapo_lit.verify.pool import Code
+from hapo_lit.verify.workers.messages import Code
 
 
 def spin() -> None:
@@ -138,4 +138,4 @@ class Loud(Acting):
     """Cannot be unpickled."""
 
     def __reduce__(self) -> tuple:
-        return raise_it, (LookupError("no such judge"),)
+        return raise_it, (LookupError("no such comparer"),)

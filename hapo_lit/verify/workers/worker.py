@@ -1,4 +1,4 @@
-"""The other side of :mod:`~hapo_lit.verify.pool`: a process that forks workers, and the workers."""
+"""What runs in the processes of a pool: the fork server, and the workers that it forks."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ import socket
 import sys
 import time
 
-from hapo_lit.verify.pool import CODEC, READY, REPORT, REQUEST, TASK, Code, Judge
+from hapo_lit.verify.workers.messages import CODEC, READY, REPORT, REQUEST, TASK, Code, Comparer
 
 HEADROOM_MIB = 64
 """What the limit on memory must leave beside the imports."""
 
 
 def serve(handle: int) -> None:
-    """The life of the fork server: starts and ends workers as it is told, until the parent is gone."""
+    """Run the fork server: it starts and ends workers on request, until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     preload, cpu_seconds, memory_mib = pickle.load(sys.stdin.buffer)
-    judge: Judge | Exception
+    comparer: Comparer | Exception
     try:
         for module in preload:
             importlib.import_module(module)
-        judge = pickle.load(sys.stdin.buffer)
+        comparer = pickle.load(sys.stdin.buffer)
     except Exception as error:  # each worker will say so
-        judge = error
+        comparer = error
     children: dict[int, int] = {}
     server = os.getpid()
     with socket.socket(fileno=handle) as control:
@@ -47,7 +47,7 @@ def serve(handle: int) -> None:
                 try:
                     control.close()
                     _confine(server)
-                    _work(socket.socket(fileno=pipes[0]), judge, cpu_seconds, memory_mib)
+                    _work(socket.socket(fileno=pipes[0]), comparer, cpu_seconds, memory_mib)
                 finally:
                     os._exit(1)
             os.close(pipes[0])
@@ -56,12 +56,12 @@ def serve(handle: int) -> None:
 
 
 def _end(pid: int) -> int:
-    os.kill(pid, signal.SIGKILL)  # says nothing to one that has ended by itself
+    os.kill(pid, signal.SIGKILL)  # no error if it has ended by itself: it still waits for its parent
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def _confine(server: int) -> None:
-    """Bind this process to the life of the fork server, and take from it what no judge needs."""
+    """End this process when the fork server ends, and take from it what no comparer needs."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != server:
@@ -76,12 +76,12 @@ def _confine(server: int) -> None:
         resource.setrlimit(what, (0, 0))
 
 
-def _work(pipe: socket.socket, judge: Judge | Exception, cpu_seconds: float, memory_mib: int) -> None:
-    """The life of a worker: a greeting, then a byte for each pair, until the pipe closes."""
+def _work(pipe: socket.socket, comparer: Comparer | Exception, cpu_seconds: float, memory_mib: int) -> None:
+    """Run a worker: it says that it is ready, then replies to each pair with a byte, until the pipe closes."""
     try:
-        if isinstance(judge, Exception):
-            raise judge
-        judge.prepare()
+        if isinstance(comparer, Exception):
+            raise comparer
+        comparer.prepare()
         resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20, memory_mib * 2**20))
         try:
             mmap.mmap(-1, HEADROOM_MIB * 2**20).close()
@@ -99,10 +99,10 @@ def _work(pipe: socket.socket, judge: Judge | Exception, cpu_seconds: float, mem
         resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
         try:
-            code = judge(gold, answer)
+            code = comparer(gold, answer)
         except MemoryError:
             raise
-        except Exception:  # untrusted: whatever a text makes the judge raise means that it was not understood
+        except Exception:  # untrusted: what a text makes the comparer raise means that it was not understood
             code = Code.UNPARSABLE
         signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.sendall(bytes([Code(code)]))

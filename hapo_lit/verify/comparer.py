@@ -1,4 +1,4 @@
-"""What a worker does with a pair: the rules of :mod:`~hapo_lit.verify.equality` with algebra for leaves."""
+"""What a worker does with a pair: the rules of :mod:`hapo_lit.verify.equality`, with algebra for the formulas."""
 
 from __future__ import annotations
 
@@ -7,18 +7,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hapo_lit.verify import quantities
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality
-from hapo_lit.verify.forms import Leaf, parse
-from hapo_lit.verify.pool import Code
+from hapo_lit.verify.forms import Leaf
+from hapo_lit.verify.kinds import quantities
+from hapo_lit.verify.parsing import parse
+from hapo_lit.verify.workers.messages import Code
 
 if TYPE_CHECKING:
-    from hapo_lit.verify.algebra import Algebra
+    from hapo_lit.verify.algebra.leaves import AlgebraLeaves
 
 
 @dataclass
-class MathJudge:
+class MathComparer:
     """Compares two normalised answers.
 
     Args:
@@ -26,15 +27,16 @@ class MathJudge:
     """
 
     conventions: Conventions
-    preload: tuple[str, ...] = ("hapo_lit.verify.algebra",)
+    preload: tuple[str, ...] = ("hapo_lit.verify.algebra.leaves",)
 
     def prepare(self) -> None:
         """Import the algebra and mend its parser."""
         os.environ["SYMPY_GROUND_TYPES"] = "python"
-        from hapo_lit.verify.algebra import Algebra
+        from hapo_lit.verify.algebra.leaves import AlgebraLeaves
+        from hapo_lit.verify.algebra.reading import repair_percent_signs
 
-        _repair_percent()
-        self._leaves: Algebra = Algebra(self.conventions)
+        repair_percent_signs()
+        self._leaves: AlgebraLeaves = AlgebraLeaves(self.conventions)
         self._equality = Equality(self.conventions, self._leaves)
 
     def __call__(self, gold: str, answer: str) -> Code:
@@ -52,15 +54,3 @@ def _formulas(form: object) -> Iterator[str]:
     elif isinstance(form, tuple):
         for part in form:
             yield from _formulas(part)
-
-
-def _repair_percent() -> None:
-    """Give the parser generated for ANTLR 4.9.3 the rule it lacks.
-
-    latex2sympy2_extended 1.11.0 asks each atom for ``FUNC_GAMMA`` before it looks at percent signs; without the rule
-    every formula with a percent sign raises.  Hydra pins ANTLR 4.9, so this is the parser we get.
-    """
-    from latex2sympy2_extended.gen.antlr4_9_3.PSParser import PSParser
-
-    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
-        PSParser.AtomContext.FUNC_GAMMA = lambda _: None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
+
+from hapo_lit.verify.kinds import formulas, numbers
+from hapo_lit.verify.rules import Rules, Truth, some
 
 UNKNOWN = "?"
 """Stands before a word that is a unit only if both sides have it."""
@@ -175,3 +179,26 @@ def _word(word: str) -> str:
         if plain.endswith(ending) and len(plain) > len(ending) + 1 and not plain.endswith("ss"):
             return plain.removesuffix(ending) + singular
     return plain
+
+
+def compare(rules: Rules, left: Quantity, right: Quantity) -> Truth:
+    """At least one side has a unit or a percent sign."""
+    if left.unit != right.unit:
+        alone = left.unit or right.unit
+        if (left.unit and right.unit) or UNKNOWN in alone or not rules.conventions.units_optional:
+            return False
+    if left.percent == right.percent:
+        return formulas.compare(rules, left.value, right.value)
+    share, plain = (left, right) if left.percent else (right, left)
+    truths = [formulas.compare(rules, share.value, plain.value) if rules.conventions.percent_optional else False]
+    if rules.conventions.percent_as_ratio and not plain.unit and truths[0] is not True:
+        truths.append(formulas.compare(rules, _hundredth(share.value), plain.value))
+    return some(truths)
+
+
+def _hundredth(value: str) -> str:
+    number = numbers.read(value)
+    if number is None:
+        return rf"\frac{{{value}}}{{100}}"
+    share: Fraction = number.value / 100
+    return f"{share.numerator}/{share.denominator}" if share >= 0 else f"-{-share.numerator}/{share.denominator}"

@@ -1,0 +1,135 @@
+"""From a normalised formula to a SymPy tree, with ``latex2sympy2_extended``.
+
+Its grammar reads some formulas as something else and drops parts of others.  What it gets wrong is either respelled
+before (:func:`read`) or refused (``_UNREADABLE``, ``_COMMANDS``).
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from antlr4.atn.PredictionMode import PredictionMode
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, _Latex2Sympy, normalize_latex
+
+from hapo_lit.verify.kinds import numbers
+
+_DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
+_MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
+_GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma|gcd|lcm|max|min)(?![a-zA-Z]))")
+_DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
+_SUBSCRIPT = re.compile(r"_([0-9]) ")
+_PRIMED = re.compile(r"((?<!\\)(?<![a-zA-Z])[a-zA-Z])('+)")
+_SCRIPTS = r"(?:_(?:[0-9a-zA-Z]|\{[^{}]*\}))?(?:\^(?:[0-9a-zA-Z]|\{[^{}]*\}))?"
+_FUNCTION = r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)" + _SCRIPTS
+_BRACED_ARGUMENT = re.compile(rf"({_FUNCTION}) ?\{{([^{{}}]*)\}}")
+_GREEK = r"\\(?:pi|alpha|beta|gamma|delta|theta|phi|varphi|omega|lambda|mu)"
+_ATOM = rf"(?:[0-9]+|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\\sqrt\{{[^{{}}]*\}}|{_GREEK}|[a-zA-Z])"
+_BARE_ARGUMENT = re.compile(rf"({_FUNCTION}) ?((?:{_ATOM}{_SCRIPTS} ?)++)")
+"""A function with its argument behind it: in ``\\sin 2x \\cdot 3`` it ends at the sign."""
+_UNREADABLE = re.compile(
+    r"\\text|\\ldots|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
+    r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\{?\()(?![a-zA-Z])"
+    r"|(?<![a-zA-Z\\])[fghFG]'*(?:\^|\((?![a-zA-Z0-9]\)))"
+)
+"""What the parser reads as something else, or drops."""
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_COMMANDS = frozenset(
+    "frac sqrt cdot pi infty sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp binom "
+    "sum prod circ lfloor rfloor lceil rceil max min gcd lcm overline bar vec hat tilde bmod mod Gamma emptyset "
+    "mathbb alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
+    "upsilon phi varphi chi psi omega Delta Theta Lambda Omega Sigma Phi Psi Pi ell".split()
+)
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+
+
+@lru_cache(maxsize=4096)
+def read(formula: str) -> sympy.Expr | None:
+    """The tree of a normalised formula, None if it cannot be read."""
+    if number := numbers.read(formula):
+        return sympy.Rational(number.value.numerator, number.value.denominator)
+    formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "").replace("%", "\\%")
+    formula = _BRACED_ARGUMENT.sub(r"\1(\2)", formula)
+    if not formula or _UNREADABLE.search(formula) or not _COMMANDS.issuperset(_COMMAND.findall(formula)):
+        return None
+    text = _without_decimals(formula)
+    if any(int(top) >= int(bottom) for _, top, bottom in _MIXED.findall(text)):
+        return None  # 2\frac{3}{2}: a product or a slip
+    text = _MIXED.sub(r"(\1+\\frac{\2}{\3})", text)
+    text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
+    text = _BARE_ARGUMENT.sub(r"\1(\2)", text)
+    text = _GLUED.sub(r"\1\\cdot ", text)
+    text = re.sub(r"\) ?(?=\(|[0-9]|\\frac)", r")\\cdot ", text)
+    text = _PRIMED.sub(lambda m: f"{m[1]}_{{{'qz' * len(m[2])}}}", text)
+    if "'" in text:
+        return None
+    text = re.sub(r"\\gamma(?![a-zA-Z])", "g_{gamma}", text)
+    text = re.sub(r"\\log_(?:e|\{e\})(?![a-zA-Z])", r"\\ln ", text)
+    text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
+    text = re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
+    try:
+        tree = _tree(text)
+    except Exception:  # untrusted text: the parser raises whatever it likes
+        return None
+    if not isinstance(tree, sympy.Expr):
+        return None
+    if not re.search(r"\\(?:sum|prod) ?_ ?\{ ?i", text):
+        tree = tree.xreplace({symbol: sympy.I for symbol in tree.free_symbols if symbol.name == "i"})
+    return tree
+
+
+def _without_decimals(formula: str) -> str:
+    """Decimals as fractions, since SymPy's would be rounded to binary."""
+    return _DECIMAL.sub(lambda m: rf"\frac{{{int(m[1] + m[2])}}}{{1{'0' * len(m[2])}}}", formula)
+
+
+def read_matrix(formula: str) -> sympy.MatrixBase | None:
+    """The value of a sum or product of matrices, None if it cannot be read."""
+    try:
+        value = _tree(_without_decimals(formula)).doit()
+    except Exception:  # untrusted text, as above
+        return None
+    return value if isinstance(value, sympy.MatrixBase) else None
+
+
+class _Converter(_Latex2Sympy):
+    """The parser in one of its two modes, reading digits without ``sympify``, which would execute them."""
+
+    def __init__(self, mode: Any) -> None:
+        super().__init__(config=_CONVERSION)
+        self._mode = mode
+
+    def create_parser(self, formula: str) -> Any:
+        parser = super().create_parser(formula)
+        parser._interp.predictionMode = self._mode
+        return parser
+
+    def parse_number(self, text: str) -> Any:
+        """Whole numbers only: decimals are fractions by now."""
+        return sympy.Integer(int(text))
+
+
+def _tree(formula: str) -> Any:
+    """What the parser makes of a formula; it raises whatever it likes.
+
+    Its quick mode finds the same tree as the thorough one or none: so says ANTLR, and it takes a third of the time.
+    """
+    formula = normalize_latex(formula, NormalizationConfig())
+    try:
+        return _Converter(PredictionMode.SLL).parse(formula)
+    except Exception:
+        return _Converter(PredictionMode.LL).parse(formula)
+
+
+def repair_percent_signs() -> None:
+    """Give the parser generated for ANTLR 4.9.3 the rule it lacks.
+
+    latex2sympy2_extended 1.11.0 asks each atom for ``FUNC_GAMMA`` before it looks at percent signs; without the rule
+    every formula with a percent sign raises.  Hydra pins ANTLR 4.9, so this is the parser we get.
+    """
+    from latex2sympy2_extended.gen.antlr4_9_3.PSParser import PSParser
+
+    if not hasattr(PSParser.AtomContext, "FUNC_GAMMA"):
+        PSParser.AtomContext.FUNC_GAMMA = lambda _: None

@@ -1,0 +1,43 @@
+"""Letters of multiple choice: ``B``, ``(B) 12``."""
+
+from __future__ import annotations
+
+import re
+
+from hapo_lit.verify.forms import Choice, Form, Leaf, Parse
+from hapo_lit.verify.kinds import quantities
+from hapo_lit.verify.rules import Rules, Truth
+
+_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])[).]\}? ?(?=[0-9\\(])(.+)|\\text\{\(?([A-J])\)?\}(?=[0-9\\(])(.+)")
+_SECOND_CHOICE = re.compile(r"\([A-J]|(?<![A-Za-z])[A-J]\)|\b(?:or|and|is|not|false|wrong|incorrect)\b")
+_LETTER = re.compile(r"(?:\\text\{)?\(?([A-Za-z])[).:]?\}?[.:)]?")
+_PLAIN_LETTER = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")
+
+
+def read(text: str, parse: Parse) -> Form | None:
+    """A whole answer that is a letter, with or without the value that it stands for."""
+    if match := _CHOICE.fullmatch(text):
+        value = match[2] or match[4]
+        if not _SECOND_CHOICE.search(quantities.read(value).value):
+            return Choice(match[1] or match[3], parse(value, 1))
+    if match := _LETTER.fullmatch(text):
+        return Leaf(match[1])
+    return None
+
+
+def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
+    """At least one side has a letter and its value."""
+    if isinstance(gold, Choice) and isinstance(answer, Choice):
+        return gold.letter == answer.letter and rules(gold.value, answer.value)
+    choice, other = (gold, answer) if isinstance(gold, Choice) else (answer, gold)
+    assert isinstance(choice, Choice)
+    if not rules.conventions.letter_or_value:
+        return False
+    if isinstance(other, Leaf) and is_letter(other.text):
+        return other.text == choice.letter
+    return rules(choice.value, other)
+
+
+def is_letter(text: str) -> bool:
+    """Whether a text is one letter, of any alphabet."""
+    return bool(_PLAIN_LETTER.fullmatch(text))

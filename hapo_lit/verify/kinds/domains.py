@@ -1,0 +1,51 @@
+"""What a letter ranges over: ``2\\pi k, k \\in \\mathbb{Z}``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from hapo_lit.verify.forms import Bag, Form, Leaf, Named, Record
+
+_DOMAIN = re.compile(r"\\mathbb\{Z\}|Z")
+
+
+def without_domains(gold: Form, answer: Form) -> tuple[Form, Form]:
+    """Without ``k \\in \\mathbb{Z}`` where only one side says it, and with one letter where two say it of two."""
+    left, plain_left = _domains(gold)
+    right, plain_right = _domains(answer)
+    if len(left) == len(right) == 1 and left[0].value == right[0].value and left[0].name != right[0].name:
+        old, new = right[0].name, left[0].name
+        if len(old) == len(new) == 1:
+            return plain_left, _renamed(plain_right, old, new)
+    return (plain_left, plain_right) if bool(left) != bool(right) else (gold, answer)
+
+
+def _renamed(form: Any, old: str, new: str) -> Any:
+    """A form with one letter in the place of another."""
+    if isinstance(form, str):
+        return re.sub(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])", new, form)
+    if not isinstance(form, tuple):
+        return form
+    parts = [_renamed(part, old, new) for part in form]
+    return type(form)(*parts) if hasattr(form, "_fields") else tuple(parts)
+
+
+def _domains(form: Form) -> tuple[list[Named], Form]:
+    items: Sequence[Form] = form.items if isinstance(form, Bag) else form.entries if isinstance(form, Record) else ()
+    found = [
+        item
+        for item in items
+        if isinstance(item, Named) and isinstance(item.value, Leaf) and _DOMAIN.fullmatch(item.value.text)
+    ]
+    rest = [item for item in items if item not in found]
+    spelled = repr(rest)
+    found = [item for item in found if re.search(rf"(?<![a-zA-Z]){re.escape(item.name)}(?![a-zA-Z])", spelled)]
+    if not found or not rest:
+        return [], form
+    if len(rest) == 1:
+        return list(found), rest[0]
+    if isinstance(form, Record):
+        return list(found), Record(tuple(item for item in rest if isinstance(item, Named)))
+    return list(found), Bag(tuple(rest), isinstance(form, Bag) and form.braces)

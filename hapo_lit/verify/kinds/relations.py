@@ -1,0 +1,92 @@
+"""Relations: equations, inequalities, ``x \\in A``, ``a \\approx b``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from hapo_lit.verify.brackets import split
+from hapo_lit.verify.forms import FLIPPED, Approximate, Bag, Form, Leaf, Named, Parse, Relation, Without
+from hapo_lit.verify.kinds import intervals, numbers
+from hapo_lit.verify.kinds.names import are_names, is_name, names_in
+from hapo_lit.verify.rules import Rules, Truth
+
+_OPERATORS = frozenset(FLIPPED) | frozenset(
+    "\\in \\approx \\equiv \\notin \\subset \\subseteq \\sim \\Rightarrow \\to \\rightarrow \\mapsto \\propto \\cong "
+    "\\perp \\parallel".split()
+)
+_RELATED = re.compile(rf"[<>=]|{'|'.join(re.escape(word) for word in sorted(_OPERATORS) if len(word) > 1)}")
+
+
+def read(text: str, depth: int, parse: Parse) -> Form | None:
+    """A chain of relations, as a named value or interval where it is one; None if there is no relation."""
+    cut = split(text, _OPERATORS) if _RELATED.search(text) else None
+    if cut is None or not cut[1]:
+        return None
+    parts, operators = [part.strip() for part in cut[0]], cut[1]
+    if not all(parts):
+        return Leaf(text)
+    if operators[-1] == "\\approx":
+        exact = text[: text.rindex("\\approx")].strip()
+        decimal = parse(parts[-1], depth + 1)
+        if len(operators) == 1:
+            return Named(exact, decimal) if is_name(exact) else Approximate(parse(exact, depth + 1), decimal)
+        inner = parse(exact, depth + 1)
+        return inner._replace(value=Approximate(inner.value, decimal)) if isinstance(inner, Named) else inner
+    sides = tuple(parse(part, depth + 1) for part in parts)
+    relation = Relation(sides, tuple(operators))
+    if set(operators) == {"="}:
+        return _equation(parts, sides, relation)
+    if operators == ["\\in"] or (operators == ["=", "\\in"] and is_name(parts[0])):
+        return Named(parts[0], sides[-1]) if are_names(parts[0]) else relation
+    if operators == ["\\ne"]:
+        for side, point in ((0, 1), (1, 0)):
+            if is_name(parts[side]) and not is_name(parts[point]):
+                return Named(parts[side], Without(Bag((sides[point],))))
+    interval = intervals.from_bounds(parts, sides, operators)
+    return Named(*interval, (), relation) if interval else relation
+
+
+def _equation(parts: Sequence[str], sides: tuple[Form, ...], relation: Relation) -> Form:
+    if are_names(parts[0]):
+        named = 1
+        while named < len(parts) - 1 and are_names(parts[named]):
+            named += 1
+        return Named(parts[0], sides[-1], sides[named:-1], relation)
+    if len(parts) == 2 and is_name(parts[1]) and not names_in(parts[0]):
+        return Named(parts[1], sides[0], (), relation)
+    if not any(names_in(part) for part in parts):
+        return Named("", sides[-1], sides[:-1], relation)
+    return relation
+
+
+def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
+    """Two relations, or the relations that two named values were read from."""
+    left = gold.relation if isinstance(gold, Named) else gold
+    right = answer.relation if isinstance(answer, Named) else answer
+    if not isinstance(left, Relation) or not isinstance(right, Relation):
+        return False
+    if left.operators == right.operators and rules.all_of(left.sides, right.sides):
+        return True
+    return rules.leaves.relations(left, right)
+
+
+def compare_approximate(rules: Rules, gold: Form, answer: Form) -> Truth:
+    """The exact part counts, or the decimal where the other side is a decimal and the two are not far apart."""
+    if isinstance(gold, Approximate) and isinstance(answer, Approximate):
+        return rules(gold.exact, answer.exact)
+    rough, other = (gold, answer) if isinstance(gold, Approximate) else (answer, gold)
+    assert isinstance(rough, Approximate)
+    if isinstance(other, Named):
+        other = other.value
+    number = numbers.read(other.text) if isinstance(other, Leaf) else None
+    if number and number.places and rules(rough.decimal, other):
+        exact = numbers.read(rough.exact.text) if isinstance(rough.exact, Leaf) else None
+        return exact is None or abs(exact.value - number.value) <= abs(exact.value) / 100
+    return rules(rough.exact, other)
+
+
+def last_side(form: Form) -> Form:
+    """The last side of a chain of more than two equal sides; any other form itself."""
+    chain = isinstance(form, Relation) and len(form.sides) > 2 and set(form.operators) == {"="}
+    return form.sides[-1] if isinstance(form, Relation) and chain else form

@@ -1,0 +1,71 @@
+"""Answers in order: ``(1, 2)``, ``A(1, 2)``, ``1:2:3``; and brackets that mean nothing."""
+
+from __future__ import annotations
+
+import re
+
+from hapo_lit.verify.brackets import CLOSERS, OPENERS, PAIRS, TOKEN, split
+from hapo_lit.verify.forms import Bag, Form, Grid, Named, Parse, Ratio, TupleOrInterval
+from hapo_lit.verify.kinds import sets
+from hapo_lit.verify.rules import Rules, Truth
+
+_POINT = re.compile(r"([A-Z])(\([^()]*,[^()]*\))")
+
+
+def read(text: str, depth: int, parse: Parse) -> Form | None:
+    """What is in brackets as a whole, None if nothing is."""
+    tokens = TOKEN.findall(text)
+    opening, closing = tokens[0], tokens[-1]
+    if opening not in PAIRS or closing not in PAIRS.values() or len(tokens) < 2:
+        return None
+    level = 0
+    for place, token in enumerate(tokens):
+        level += (token in OPENERS) - (token in CLOSERS)
+        if level == 0 and place < len(tokens) - 1:
+            return None
+    inner = "".join(tokens[1:-1]).strip()
+    kind = opening + closing
+    if kind == "\\{\\}":
+        return sets.in_braces(inner, depth, parse)
+    if kind == "{}":
+        return parse(inner, depth + 1)
+    parts = split(inner, (",", ";"))
+    if parts is None:
+        return None
+    if len(parts[0]) == 1:
+        alone = parse(inner, depth + 1)
+        return alone if kind == "()" or (kind == "[]" and isinstance(alone, Grid)) else None
+    items = tuple(parse(part, depth + 1) for part in parts[0])
+    if opening == "\\langle":
+        opening, closing = "(", ")"
+    if opening not in "([" or closing not in ")]":
+        return None
+    signed = [place for place, item in enumerate(items) if isinstance(item, Bag) and not item.braces]
+    if len(signed) != 1 or "\\pm" not in parts[0][signed[0]]:
+        return TupleOrInterval(opening, items, closing)
+    place, bag = signed[0], items[signed[0]]
+    assert isinstance(bag, Bag)
+    return Bag(
+        tuple(TupleOrInterval(opening, (*items[:place], item, *items[place + 1 :]), closing) for item in bag.items)
+    )
+
+
+def read_point(text: str, depth: int, parse: Parse) -> Form | None:
+    """``A(1, 2)``."""
+    if (match := _POINT.fullmatch(text)) and isinstance(point := parse(match[2], depth + 1), TupleOrInterval):
+        return Named(match[1], point)
+    return None
+
+
+def read_ratio(text: str, depth: int, parse: Parse) -> Form | None:
+    """``1:2:3``."""
+    if ":" in text and (cut := split(text, (":",))) and len(cut[0]) > 1 and all(part.strip() for part in cut[0]):
+        return Ratio(tuple(parse(part, depth + 1) for part in cut[0]))
+    return None
+
+
+def compare(rules: Rules, gold: TupleOrInterval, answer: TupleOrInterval) -> Truth:
+    """The same brackets, and equal items in order."""
+    if (gold.opening, gold.closing) != (answer.opening, answer.closing):
+        return False
+    return rules.all_of(gold.items, answer.items)

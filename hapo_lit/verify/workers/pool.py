@@ -1,0 +1,74 @@
+"""A pool of killable worker processes that compare answers which nobody has checked."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+from hapo_lit.verify.workers import after_fork
+from hapo_lit.verify.workers.group import Outcome, WorkerGroup
+from hapo_lit.verify.workers.messages import Comparer
+
+
+class Pool:
+    """Compares pairs in worker processes, which start at the first call.
+
+    Any thread may call it, one is served at a time; a forked process, or a copy by pickle, starts workers of its own.
+
+    Args:
+        comparer: what the workers do.
+        workers: how many processes.
+        cpu_seconds: CPU time for one pair, of all threads together.
+        seconds: deadline of one pair by the wall clock, from its dispatch.
+        memory_mib: address space of one worker.
+    """
+
+    def __init__(
+        self,
+        comparer: Comparer,
+        workers: int = 1,
+        cpu_seconds: float = 1.0,
+        seconds: float = 10.0,
+        memory_mib: int = 2048,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers must be at least 1, got {workers}")
+        for name, value in (("cpu_seconds", cpu_seconds), ("seconds", seconds), ("memory_mib", memory_mib)):
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.kills = 0
+        """Workers lost since the start."""
+        self._settings = (comparer, workers, cpu_seconds, seconds, memory_mib)
+        self._group: WorkerGroup | None = None
+        self._lock = threading.RLock()
+        after_fork.register(self)
+
+    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
+        """One outcome for each ``(gold, answer)``, in order; RuntimeError if workers cannot start."""
+        if not pairs:
+            return []
+        with self._lock:
+            group, self._group = self._group or WorkerGroup(*self._settings), None
+            try:
+                outcomes = group.compare(pairs)
+            except BaseException:  # an interrupt too: what is under way must not answer a later call
+                group.close()
+                raise
+            finally:
+                self.kills, group.lost = self.kills + group.lost, 0
+            self._group = group
+            return outcomes
+
+    def close(self) -> None:
+        """End all processes; the next ``compare`` starts new ones."""
+        with self._lock:
+            group, self._group = self._group, None
+            if group is not None:
+                group.close()
+
+    def forget(self) -> None:
+        """In a forked process: the workers are the parent's, and so is the thread that may hold the lock."""
+        self._group, self._lock = None, threading.RLock()
+
+    def __reduce__(self) -> tuple[type[Pool], tuple[Comparer, int, float, float, int]]:
+        return type(self), self._settings
