@@ -279,7 +279,8 @@ def test_a_pool_that_nobody_holds_ends_its_processes():
 
 def run(program, **options):
     """Start a Python that runs ``program`` with what it needs at hand."""
-    head = "import os, signal, sys, threading, time\nfrom support.comparers import Acting\nfrom hapo_lit.verify.workers.pool import Pool\n"
+    head = "import os, signal, sys, threading, time\nfrom support.comparers import Acting\n"
+    head += "from hapo_lit.verify.workers.pool import Pool\n"
     env = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen([sys.executable, "-c", head + program], stdout=subprocess.PIPE, env=env, **options)
 
