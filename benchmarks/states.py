@@ -27,8 +27,10 @@ from hydra.core.global_hydra import GlobalHydra
 import hapo_lit.cli
 from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.setup import build
-from hapo_lit.training.callbacks import Checkpointer
-from hapo_lit.training.run_state import StateFolder, capture, damage, load, restore
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.checkpoint_folder import CheckpointFolder
+from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.run_state import capture, restore
 
 MODELS = {  # millions of parameters -> width, layers, width between
     0.1: (64, 2, 176),
@@ -61,7 +63,7 @@ def main() -> None:
     for size, shape in MODELS.items():
         if size <= options.largest:
             with tempfile.TemporaryDirectory() as folder:
-                one_state(shape, StateFolder(folder))
+                one_state(shape, CheckpointFolder(folder))
     with tempfile.TemporaryDirectory() as folder:
         whole_run(options.steps, folder)
 
@@ -79,7 +81,7 @@ def made(shape: tuple[int, int, int]) -> tuple[Any, Any]:
     return data, module
 
 
-def one_state(shape: tuple[int, int, int], folder: StateFolder) -> None:
+def one_state(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
     """Print what a state of a model takes."""
     data, module = made(shape)
     module.optimizer = module.configure_optimizers()
@@ -91,7 +93,7 @@ def one_state(shape: tuple[int, int, int], folder: StateFolder) -> None:
     times = [time.perf_counter()]
     state = capture(module, data, {})
     times.append(time.perf_counter())
-    torch.save(state, folder.unfinished(1))
+    torch.save(state, folder.draft(1))
     times.append(time.perf_counter())
     path = folder.publish(1)
     times.append(time.perf_counter())
@@ -114,7 +116,7 @@ def one_state(shape: tuple[int, int, int], folder: StateFolder) -> None:
 def whole_run(steps: int, folder: str) -> None:
     """Print what the states of a run of the default experiment take of its time."""
     GlobalHydra.instance().clear()
-    settings = [f"steps={steps}", f"hydra.run.dir={folder}/run", "callbacks.states._target_=__main__.Timed"]
+    settings = [f"steps={steps}", f"hydra.run.dir={folder}/run", "callbacks.checkpointer._target_=__main__.Timed"]
     hapo_lit.cli.main(["pretrain"])
     GlobalHydra.instance().clear()
     started = time.perf_counter()

@@ -265,7 +265,7 @@ def test_every_yaml_is_short():
         ("gate=scheduled gate.horizon=-5", "gate.probability is a schedule and needs a horizon of at least 1 step"),
         ("resume=gone.ckpt", "state 'gone.ckpt' does not exist; set resume=auto or RUN/checkpoints/last.ckpt"),
         ("save_minutes=0", "save_minutes must be above 0, or null for never, got 0"),
-        ("callbacks.states.keep=0", "callbacks.states.keep must be at least 1, or -1 for all, got 0"),
+        ("callbacks.checkpointer.keep=0", "callbacks.checkpointer.keep must be at least 1, or -1 for all, got 0"),
         ("module.max_skipped=-1", "module.max_skipped must be at least 0, got -1"),
         ("model.path=/no/folder", "model folder '/no/folder' does not exist; set model.path"),
         ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
@@ -306,7 +306,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
     [
         ("trainer.devices=2", "there is no key 'trainer'"),
         ("fabric.precision=16-mixed", "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
-        ("fabric.sharded_states=true", "needs fabric.strategy=fsdp"),
+        ("fabric.sharded_checkpoints=true", "needs fabric.strategy=fsdp"),
         ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
         ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
         ("resume=gone.ckpt", "state 'gone.ckpt' does not exist"),

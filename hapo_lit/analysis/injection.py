@@ -50,7 +50,7 @@ def by_pass_rate(
     policy learns or wavers fast they do not, and observed shares are less steep over the bins than predicted ones.
 
     Args:
-        groups: one row per group, as :class:`hapo_lit.training.callbacks.Groups` writes them.
+        groups: one row per group, as :class:`hapo_lit.training.callbacks.groups.Groups` writes them.
         open_probability: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.open_probability``; None where
             no closed form is known.
         neighbours: visits before and after that tell the rate; at the default 16 rollouts for groups of four.

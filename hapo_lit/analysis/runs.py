@@ -171,7 +171,7 @@ class Run:
     metrics: pd.DataFrame
     """One row per step, as :func:`read_run` gives it."""
     groups: pd.DataFrame
-    """``groups.csv``; see :class:`hapo_lit.training.callbacks.Groups`."""
+    """``groups.csv``; see :class:`hapo_lit.training.callbacks.groups.Groups`."""
     summary: dict[str, float]
     """``summary.json``; a run writes it when it ends."""
     error: str

@@ -11,7 +11,8 @@ from omegaconf import OmegaConf
 from hapo_lit.cli.bootstrap import stop
 from hapo_lit.cli.setup import quieten
 from hapo_lit.errors import ResumeError, SetupError
-from hapo_lit.training.run_state import StateFolder, export, one_link, policy_weights
+from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target
+from hapo_lit.training.export import export, policy_weights
 
 
 def main(arguments: list[str]) -> None:
@@ -45,8 +46,8 @@ def state_of(run: Path, which: str) -> Path:
     """The state of a run that was asked for."""
     if not (run / "config.yaml").is_file():
         raise SetupError(f"{run} is not the folder of a run: it has no config.yaml")
-    folder = StateFolder(run / "checkpoints")
+    folder = CheckpointFolder(run / "checkpoints")
     path = {"newest": folder.newest()[0], "best": folder.folder / "best.ckpt"}.get(which, Path(which))
     if path is None or not path.exists():
         raise SetupError(f"there is no state {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}")
-    return one_link(path)
+    return link_target(path)

@@ -37,7 +37,8 @@ from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.sharding import shard
 from hapo_lit.rows import UncastRows
-from hapo_lit.training.run_state import load, shards_must_fit
+from hapo_lit.training.checkpoint_format import check_shards, load
+from hapo_lit.training.metrics import for_progress_bar
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="fabric")
@@ -68,7 +69,7 @@ def run(config: DictConfig) -> float:
         facts = opening.begin(module, data)
     with opening.guarded("fabric", module, keeper):
         wrapped = set_up(fabric, module, data)
-        if config.fabric.sharded_states and keeper is not None:
+        if config.fabric.sharded_checkpoints and keeper is not None:
             keeper.write_shards = partial(write_shards, fabric, wrapped)
         if opening.path is not None and opening.path.is_dir():
             load_shards(fabric, wrapped, opening.path)
@@ -129,6 +130,7 @@ class FabricTrainerAdapter:
     def __init__(self, fabric: Fabric, loggers: list[Any], callbacks: list[Any]) -> None:
         self.fabric, self.loggers, self.callbacks = fabric, loggers, callbacks
         self.is_global_zero, self.world_size = fabric.is_global_zero, fabric.world_size
+        self.limit_val_batches = None
 
     def tell(self, moment: str, *args: Any) -> None:
         """Call a moment's hook of every callback."""
@@ -155,8 +157,7 @@ class _Bar:
         self.bar.stop()
 
     def _show(self, metrics: dict[str, float]) -> None:
-        names = {"reward": "reward/mean", "gate": "gate/open_rate"}
-        said = " ".join(f"{name}: {metrics[key]:.2f}" for name, key in names.items() if key in metrics)
+        said = " ".join(f"{name}: {value:.2f}" for name, value in for_progress_bar(metrics).items())
         self.bar.update(self.task, advance=1, said=said)
 
 
@@ -166,7 +167,7 @@ def open_fabric(
     num_nodes: int,
     strategy: str,
     precision: str | int,
-    sharded_states: bool,
+    sharded_checkpoints: bool,
 ) -> Fabric:
     """Fabric, with ``strategy=fsdp`` meaning FSDP2.
 
@@ -174,9 +175,9 @@ def open_fabric(
         accelerator, devices, num_nodes: as Fabric takes them.
         strategy: ``auto``, ``ddp`` or ``fsdp``.
         precision: ``32-true`` or ``bf16-mixed``.
-        sharded_states: every process writes its own part of a state; only with fsdp.
+        sharded_checkpoints: every process writes its own part of a state; only with fsdp.
     """
-    check_settings(strategy, precision, sharded_states)
+    check_settings(strategy, precision, sharded_checkpoints)
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
         chosen = ModelParallelStrategy(parallelize_fn=shard, save_distributed_checkpoint=True)
@@ -189,12 +190,12 @@ def open_fabric(
     )
 
 
-def check_settings(strategy: str, precision: str | int, sharded_states: bool) -> None:
+def check_settings(strategy: str, precision: str | int, sharded_checkpoints: bool) -> None:
     """Raise ``ValueError`` at what :func:`open_fabric` does not open."""
     if precision not in PRECISIONS:
         raise ValueError(f"fabric.precision={precision} is not supported: set 32-true or bf16-mixed")
-    if sharded_states and strategy != "fsdp":
-        raise ValueError("fabric.sharded_states=true needs fabric.strategy=fsdp: other strategies have nothing sharded")
+    if sharded_checkpoints and strategy != "fsdp":
+        raise ValueError("fabric.sharded_checkpoints=true needs fabric.strategy=fsdp: no other strategy has shards")
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"fabric.strategy={strategy} is not supported: set auto, ddp or fsdp")
 
@@ -210,7 +211,7 @@ def load_shards(fabric: Fabric, wrapped: Any, folder: Path) -> None:
     """Policy and optimiser of a sharded state, however many processes wrote it."""
     if not isinstance(fabric.strategy, ModelParallelStrategy):
         raise SetupError(f"{folder} is a sharded state: go on from it with fabric.strategy=fsdp, or use `hapo export`")
-    shards_must_fit(wrapped.module, folder)
+    check_shards(wrapped.module, folder)
     moments = load(folder)["moments"]
     optimizer = {"optimizer": wrapped.module.optimizer} if moments else {}
     fabric.load(folder, {"module": wrapped} | optimizer, strict=False, weights_only=False)

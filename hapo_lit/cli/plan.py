@@ -48,7 +48,7 @@ def main(config: DictConfig) -> None:
     """Compose, check, count, print."""
     with setting_up():
         processes = processes_of(config)
-        check_settings(config.fabric.strategy, config.fabric.precision, config.fabric.sharded_states)
+        check_settings(config.fabric.strategy, config.fabric.precision, config.fabric.sharded_checkpoints)
         without_contents(config)
     module, data, loggers, callbacks = build(config, "module", "data", "logger", "callbacks")
     must_record(config, processes, loggers, callbacks)
@@ -60,7 +60,7 @@ def main(config: DictConfig) -> None:
     console.width = max(console.width, 110)
     weights = plan.weights_of(module)
     show_model(console, config, module, weights)
-    for (phase, _), each in zip(module.phases.spans(), phases, strict=True):
+    for (phase, _), each in zip(module.phases.with_steps(), phases, strict=True):
         show_batch(console, config, phase, each, keeper_among(callbacks))
     passing, notes = transient_memory(module, phases, config.fabric.precision == "bf16-mixed")
     several = {"ddp": False, "fsdp": True} if processes > 1 else {"one process": False}
@@ -110,7 +110,7 @@ def without_contents(config: DictConfig) -> None:
 def transient_memory(module: Any, phases: list[plan.PhasePlan], mixed: bool) -> tuple[plan.TransientMemory, list[str]]:
     """What is held for a moment, in the phase where it is most, and what else there is to say."""
     dry = DryRun(module, mixed)
-    starts = [steps.start for _, steps in module.phases.spans()]
+    starts = [steps.start for _, steps in module.phases.with_steps()]
 
     def gradients() -> Iterator[Footprint]:
         for module.step, each in zip(starts, phases, strict=True):
@@ -118,7 +118,7 @@ def transient_memory(module: Any, phases: list[plan.PhasePlan], mixed: bool) -> 
 
     worst = max(gradients(), key=lambda each: each.peak.total())
     notes = [f"logits: at most {size(worst.most_logits)} at a time, for one chunk of a micro-batch's tokens"]
-    engines = [getattr(phase.algorithm, "engine", None) for phase, _ in module.phases.spans()]
+    engines = [getattr(phase.algorithm, "engine", None) for phase, _ in module.phases.with_steps()]
     sampling = [sampled(dry, *pair) for pair in zip(engines, phases, strict=True) if not pair[1].supervised]
     if module.policy.is_gradient_checkpointing:
         module.policy.gradient_checkpointing_disable()
@@ -249,7 +249,7 @@ def host_and_disk(
     each = processes // config.fabric.num_nodes or 1
     state = plan.state_bytes(weights, passing.kept)
     lines = [f"host: {size(loaded * each)} on a machine while {each} processes load the model"]
-    if not config.fabric.sharded_states:
+    if not config.fabric.sharded_checkpoints:
         lines[0] += f", {size(state)} on the first while a state is written"
     if keeper is None:
         return lines

@@ -31,8 +31,13 @@ from hapo_lit.errors import NotFiniteError, SetupError, cut
 from hapo_lit.policy.model_config import check_lengths
 from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.protocols import HasOpenProbability
-from hapo_lit.training.callbacks import Checkpointer, Metrics, Stopped
-from hapo_lit.training.run_state import StateFolder, export, load, one_link, read, restore, step_of
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.callbacks.log_metrics import LogMetrics
+from hapo_lit.training.callbacks.stop_signals import Stopped
+from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
+from hapo_lit.training.checkpoint_format import load, load_checked
+from hapo_lit.training.export import export
+from hapo_lit.training.run_state import restore
 
 DATA_LINE = (
     "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
@@ -96,7 +101,7 @@ class RunSession:
         """For rank 0: the folder, locked, and the state; says what was passed over."""
         chosen, path = self._chosen(run)
         self._lock = alone_in(chosen)
-        folder = StateFolder(chosen / "checkpoints")
+        folder = CheckpointFolder(chosen / "checkpoints")
         if self.config.resume == "auto":
             if chosen != run and run.is_dir() and not any(run.iterdir()):
                 run.rmdir()  # Hydra has made it already
@@ -119,10 +124,10 @@ class RunSession:
         resume = self.config.resume
         if resume == "auto":
             run = _folder_to_go_on_in(run)
-            return run, StateFolder(run / "checkpoints").newest()[0] if not self.first else None
+            return run, CheckpointFolder(run / "checkpoints").newest()[0] if not self.first else None
         if resume is not None and not Path(resume).exists():
             raise SetupError(f"state {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
-        return run, None if resume is None else one_link(Path(resume).absolute())
+        return run, None if resume is None else link_target(Path(resume).absolute())
 
     def take_up(self, module: Any, data: Any, keeper: Checkpointer | None) -> None:
         """Put module and data where the state says; tell the records of the run from there."""
@@ -134,7 +139,7 @@ class RunSession:
                 analysis.carry_over(self.run, self.run, 0)
                 print(f"no state to go on from in {self.run}: beginning at step 0")
             return
-        state = load(self.path) if again else read(self.path)
+        state = load(self.path) if again else load_checked(self.path)
         restore(state, module, data, None if config.allow_changes else self.settings)
         if module.step == config.steps and not again:
             raise SetupError(
@@ -142,11 +147,11 @@ class RunSession:
                 f"new run with model.path=RUN/policy"
             )
         if keeper is not None and again:
-            keeper.goes_on(state, self.first)
+            keeper.resume(state, self.first)
         if self.first:
             analysis.carry_over(self.path.parent.parent, self.run, module.step)
             if not again:
-                StateFolder(self.run / "checkpoints").adopt(self.path)
+                CheckpointFolder(self.run / "checkpoints").adopt(self.path)
             by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
             print(f"going on after step {module.step} of {config.steps} from {self.path}{by}")
 
@@ -184,7 +189,7 @@ class RunSession:
     def guarded(self, verb: str, module: Any, keeper: Checkpointer | None) -> Iterator[None]:
         """Inside, signals are heard, and what ends a run early is said with the way on."""
         if keeper is not None:
-            keeper.listen()
+            keeper.signals.catch()
         try:
             yield
         except Stopped as stopped:
@@ -196,7 +201,7 @@ class RunSession:
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
         finally:
             if keeper is not None:
-                keeper.release()
+                keeper.signals.restore()
 
     def _leave(self, stopped: Stopped, verb: str) -> NoReturn:
         if self.first and stopped.path is None:
@@ -290,12 +295,14 @@ def must_record(config: DictConfig, world: int, loggers: list[Any], callbacks: l
     """Refuse settings under which a run would end without its summary, or not mean what they say."""
     if not any(isinstance(logger, CSVLogger) for logger in loggers):
         raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
-    if not any(isinstance(callback, Metrics) for callback in callbacks):
+    if not any(isinstance(callback, LogMetrics) for callback in callbacks):
         raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
     keeper = keeper_among(callbacks)
     best = sorted(f"heldout/{name}" for name in config.evaluators)
     if keeper is not None and keeper.best not in (None, *best):
-        raise SetupError(f"callbacks.states.best={keeper.best} is not measured; there are: {', '.join(best)} and null")
+        raise SetupError(
+            f"callbacks.checkpointer.best={keeper.best} is not measured; there are: {', '.join(best)} and null"
+        )
     if config.consistency_every is not None and world > 1:
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
 

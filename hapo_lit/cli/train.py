@@ -20,7 +20,7 @@ from hapo_lit.cli.run import (
 )
 from hapo_lit.cli.setup import build, door, setting_up
 from hapo_lit.errors import SetupError
-from hapo_lit.training.run_state import MANIFEST
+from hapo_lit.training.checkpoint_format import is_sharded
 
 
 @hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
@@ -39,7 +39,7 @@ def run(config: DictConfig) -> float:
     """The job of one process."""
     with setting_up():
         opening = RunSession(config, first=first_process())
-    if opening.path is not None and (opening.path / MANIFEST).is_file():
+    if opening.path is not None and is_sharded(opening.path):
         raise SetupError(
             f"{opening.path} is a sharded state: `hapo fabric` goes on from it with fabric.strategy=fsdp, or make a "
             f"model.path of it with `hapo export`"

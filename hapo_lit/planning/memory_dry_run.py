@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from hapo_lit.policy.model_config import kv_shape
 from hapo_lit.rollout.hf import HFEngine, _attention_bias, _growing_cache
 from hapo_lit.rows import Rows, Text
+from hapo_lit.training.optimizer import trained_parameters
 
 CASTS, LOGITS, REST = "casts of the weights", "logits", "activations"
 """Kinds of what lives during a step."""
@@ -113,15 +114,16 @@ class DryRun:
 
     def optimizer(self) -> tuple[list[Tensor], int]:
         """What the optimiser keeps, and bytes that its step needs besides; with ``foreach``, as on a GPU."""
-        trained = self.module._trained()
+        trained = trained_parameters(self.module.policy)
         with self.fakes:
             optimizer = self.module.make_optimizer(trained)
             for group in optimizer.param_groups:
                 if "foreach" in group and group["foreach"] is None and not group.get("fused"):
                     group["foreach"] = True
-            for each in trained:
-                each.grad = torch.empty_like(each)
-            with Footprint(trained, [each.grad for each in trained]) as footprint:
+            gradients = [torch.empty_like(parameter) for parameter in trained]
+            for parameter, gradient in zip(trained, gradients, strict=True):
+                parameter.grad = gradient
+            with Footprint(trained, gradients) as footprint:
                 optimizer.step()
         leaves = tree_leaves([dict(each) for each in optimizer.state.values()])
         kept = [each for each in leaves if isinstance(each, Tensor)]
@@ -159,7 +161,7 @@ class DryRun:
 
 def gradient(module: Any, batch: Rows, mixed: bool, vocabulary: int | None = None) -> Footprint:
     """The footprint of a loss and its backward pass, where every weight has a gradient already."""
-    trained = module._trained()
+    trained = trained_parameters(module.policy)
     for each in trained:
         each.grad = torch.zeros_like(each)
     others = [*module.policy.buffers(), *(each.grad for each in trained)]

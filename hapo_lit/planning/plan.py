@@ -110,7 +110,7 @@ def phase_plans(module: Any, prompts: int, processes: int, prompt: int, response
             f"prompts_per_step={ceil(prompts / processes) * processes}, or take {near} processes"
         )
     found = []
-    for phase, steps in module.phases.spans():
+    for phase, steps in module.phases.with_steps():
         rollouts, rows, teachers = rows_of(phase.algorithm, len(steps))
         found.append(
             PhasePlan(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import os
+from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from hapo_lit.storage.atomic import appearing
 
 
 class SafeCSVLogger(CSVLogger):
@@ -16,7 +19,7 @@ class SafeCSVLogger(CSVLogger):
 
     Args:
         folder: ``metrics.csv`` goes here.
-        every: steps between writes; a state that is saved writes too.
+        every: steps between writes; a checkpoint that is saved writes too.
     """
 
     def __init__(self, folder: str, every: int = 20) -> None:
@@ -35,9 +38,7 @@ class _SafeWriter(ExperimentWriter):
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         with open(self.metrics_file_path, newline="") as file:
             rows = list(csv.DictReader(file))
-        fresh = os.path.join(self.log_dir, ".metrics.csv.unfinished")
-        with open(fresh, "w", newline="") as file:
+        with appearing(Path(self.metrics_file_path)) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, fieldnames=fieldnames)
             writer.writeheader()
             writer.writerows(rows)
-        os.replace(fresh, self.metrics_file_path)

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+
 import torch
 from torch import Tensor
 
-from hapo_lit.protocols import Decode, RolloutEngine, Verifier
+from hapo_lit.numerics.tallies import accumulate, plain_tally, tally_of
+from hapo_lit.policy.sharding import unsharded
+from hapo_lit.protocols import Decode, Ranks, RolloutEngine, Verifier
+from hapo_lit.training.metrics import over_ranks
+from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.types import PromptBatch
 
 
 class Evaluator:
-    """Success rates under one sampling protocol.
+    """Success rates under one way of sampling.
 
     Args:
         engine: what samples responses (length, stops, seed).
@@ -34,3 +42,47 @@ class Evaluator:
         group = self.engine.generate(prompts, self.samples, step)
         rewards = self.verifier(decode(group), prompts.answers_repeated(self.samples))
         return group.with_rewards(rewards).rewards
+
+
+class HeldOutEvaluation:
+    """The success rates of several evaluators over all held-out problems of all ranks.
+
+    One evaluation is ``begin``, ``add`` for every batch, ``finish``; every rank makes it at the same step.
+
+    Args:
+        evaluators: name -> evaluator; its success rate is called ``heldout/<name>``.
+    """
+
+    def __init__(self, evaluators: Mapping[str, Evaluator]) -> None:
+        self.evaluators = dict(evaluators)
+        self._tallies: dict[str, Tensor] = {}
+        self._seconds = 0.0
+        self._unsharded = ExitStack()
+
+    def begin(self, policy: torch.nn.Module) -> None:
+        """Bring the policy's weights to the engines, as ranks may have different numbers of batches afterwards."""
+        self._tallies, self._seconds = {}, 0.0
+        if any(evaluator.engine.is_trainer for evaluator in self.evaluators.values()):
+            self._unsharded.enter_context(unsharded(policy))
+        for evaluator in self.evaluators.values():
+            evaluator.sync(policy)
+
+    def add(self, batch: PromptBatch, step: int, decode: Decode) -> None:
+        """Evaluate this rank's batch at training step ``step``."""
+        started = time.perf_counter()
+        with when_out_of_memory("evaluating", lower="+data.heldout_batch (256 unless set) or max_response_tokens"):
+            accumulate(
+                self._tallies,
+                {
+                    f"heldout/{name}": tally_of(evaluator(batch, step, decode))
+                    for name, evaluator in self.evaluators.items()
+                },
+            )
+        self._seconds += time.perf_counter() - started
+
+    def finish(self, ranks: Ranks, device: torch.device) -> dict[str, float]:
+        """Success rates over all ranks, and ``time/evaluate``, the seconds of all batches averaged over ranks."""
+        self._unsharded.close()
+        for evaluator in self.evaluators.values():
+            evaluator.engine.sleep()
+        return over_ranks(self._tallies | {"time/evaluate": plain_tally(self._seconds, 1)}, ranks, device)

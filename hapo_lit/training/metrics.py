@@ -1,7 +1,6 @@
-"""The numbers of one step, from its experience.  No I/O: parts return metrics, doors log them.
+"""The numbers of one step, from its experience, as tallies (:mod:`hapo_lit.numerics.tallies`) that add up over ranks.
 
-A tally is ``[sum, count]`` in float64.  Tallies add up over micro-batches and ranks and become numbers at the end: the
-mean, or, where the count is 0, the sum itself.
+Nothing here is written anywhere: parts return metrics, and the entry points log them.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ import torch
 from torch import Tensor
 
 from hapo_lit.numerics.masked import all_equal
+from hapo_lit.numerics.tallies import number, plain_tally, tally, tally_of, total
 from hapo_lit.protocols import Ranks
 from hapo_lit.types import Experience, RolloutGroup
 
 TOTALS = frozenset(["rollout/tokens", "rollout/tokens_per_second", "verify/kills"])
 """What parts report of this rank and adds up over ranks; everything else they report is averaged."""
 MISSING = ("reward/", "loss/teacher_")
-"""How names begin that are missing in a step that has nothing to measure them on, where 0 would be a lie."""
+"""How names begin that are missing in a step that has nothing to measure them on, where 0 would be wrong."""
 
 
 def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
@@ -40,10 +40,10 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     has_teacher_P = (group.is_teacher & group.present).any(1)
     weight_PG = experience.token_weights.sum(2)
     tallies = {
-        "teacher/use": _mean(has_teacher_P),
-        "teacher/rows": _total(group.is_teacher & group.present),
-        "teacher/row_share": _mean(group.is_teacher[group.present]),
-        "teacher/token_share": _tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
+        "teacher/use": tally_of(has_teacher_P),
+        "teacher/rows": total(group.is_teacher & group.present),
+        "teacher/row_share": tally_of(group.is_teacher[group.present]),
+        "teacher/token_share": tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
     }
     rollouts = experience.rollouts
     if rollouts is None or experience.teacher_usable is None:
@@ -51,16 +51,16 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     successes_P, trials_P = rollouts.success_counts()
     lengths_PG = rollouts.mask.sum(2)
     return tallies | {
-        "reward/mean": _tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
-        "gate/open_rate": _mean(experience.decision.open),
-        "teacher/refused": _total(experience.decision.open & ~experience.teacher_usable),
-        "teacher/beside_success": _mean(has_teacher_P & (successes_P > 0)),
-        "signal/all_wrong": _mean(successes_P == 0),
-        "signal/all_right": _mean(successes_P == trials_P),
+        "reward/mean": tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
+        "gate/open_rate": tally_of(experience.decision.open),
+        "teacher/refused": total(experience.decision.open & ~experience.teacher_usable),
+        "teacher/beside_success": tally_of(has_teacher_P & (successes_P > 0)),
+        "signal/all_wrong": tally_of(successes_P == 0),
+        "signal/all_right": tally_of(successes_P == trials_P),
         "signal/flat_before": _flat_share(rollouts),
         "signal/flat": _flat_share(group),
-        "response/length": _mean(lengths_PG[rollouts.on_policy]),
-        "response/truncated": _mean(~rollouts.finished[rollouts.on_policy]),
+        "response/length": tally_of(lengths_PG[rollouts.on_policy]),
+        "response/truncated": tally_of(~rollouts.finished[rollouts.on_policy]),
     }
 
 
@@ -77,7 +77,7 @@ def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: 
     counts = torch.stack(experience.rollouts.success_counts(), 1)
     return {
         f"reward/{'_'.join(label.split())}": counts[
-            torch.tensor([each == label for each in difficulties], device=counts.device)
+            torch.tensor([difficulty == label for difficulty in difficulties], device=counts.device)
         ].sum(0, dtype=torch.float64)
         for label in labels
     }
@@ -85,10 +85,22 @@ def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: 
 
 def tallied(metrics: Mapping[str, float]) -> dict[str, Tensor]:
     """Plain numbers of this rank as tallies: :data:`TOTALS` add up, the others are averaged over ranks."""
-    return {
-        name: torch.tensor([value, 0.0 if name in TOTALS else 1.0], dtype=torch.float64)
-        for name, value in metrics.items()
-    }
+    return {name: plain_tally(value, 0.0 if name in TOTALS else 1.0) for name, value in metrics.items()}
+
+
+def gradient_share(loss: Tensor, logprobs: Tensor, is_teacher: Tensor) -> Tensor:
+    """The tally of Σ |∂loss/∂log π| over the tokens of teacher rows, out of that over all; the model is not run.
+
+    Args:
+        loss: scalar.
+        logprobs: ``[N, T]``, which it was made from.
+        is_teacher: ``[N]``.
+    """
+    if not loss.requires_grad:
+        return torch.zeros(2, dtype=torch.float64, device=loss.device)
+    (slope_NT,) = torch.autograd.grad(loss, logprobs, retain_graph=True)
+    size_N = slope_NT.abs().sum(1, dtype=torch.float64)
+    return tally(size_N[is_teacher].sum(), size_N.sum())
 
 
 def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
@@ -99,25 +111,19 @@ def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device
     if not tallies:
         return {}
     own = torch.stack([tally.to(device, torch.float64) for tally in tallies.values()])
-    every = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
+    of_all = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
     return {
-        name: total / count if count else total
-        for name, (total, count) in zip(tallies, every.tolist(), strict=True)
+        name: number(summed, count)
+        for name, (summed, count) in zip(tallies, of_all.tolist(), strict=True)
         if count or not name.startswith(MISSING)
     }
 
 
+def for_progress_bar(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Of the metrics of a step those that a progress bar shows, under short names."""
+    shown = {"reward": "reward/mean", "gate": "gate/open_rate"}
+    return {name: metrics[key] for name, key in shown.items() if key in metrics}
+
+
 def _flat_share(group: RolloutGroup) -> Tensor:
-    return _mean(all_equal(group.rewards, group.present, 1))
-
-
-def _mean(values: Tensor) -> Tensor:
-    return torch.stack([values.sum(dtype=torch.float64), values.new_tensor(values.numel(), dtype=torch.float64)])
-
-
-def _total(flags: Tensor) -> Tensor:
-    return _tally(flags.sum(), torch.zeros((), device=flags.device))
-
-
-def _tally(total: Tensor, count: Tensor) -> Tensor:
-    return torch.stack([total.to(torch.float64), count.to(torch.float64)])
+    return tally_of(all_equal(group.rewards, group.present, 1))

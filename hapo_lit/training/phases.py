@@ -91,7 +91,7 @@ class Phases:
         start, end = (*self._starts, self.steps)[index : index + 2]
         return self._phases[index].learning_rate((step - start) / (end - start))
 
-    def spans(self) -> list[tuple[Phase, range]]:
+    def with_steps(self) -> list[tuple[Phase, range]]:
         """Each phase with its steps."""
         bounds = [*self._starts, self.steps]
         return [(phase, range(*bounds[index : index + 2])) for index, phase in enumerate(self._phases)]

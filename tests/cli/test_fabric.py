@@ -154,8 +154,8 @@ def test_a_run_on_two_processes_goes_on_on_one_and_back(work):
     assert_near(work / "one/policy", work / "forth/policy")
 
 
-def test_sharded_states_go_on_to_the_bit_and_are_exported_whole(work):
-    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp", "fabric.sharded_states=true"]
+def test_sharded_checkpoints_go_on_to_the_bit_and_are_exported_whole(work):
+    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp", "fabric.sharded_checkpoints=true"]
     hapo(work, "fabric", *sharded, "hydra.run.dir=sharded")
     assert_near(work / "one/policy", work / "sharded/policy")
     state = work / "sharded/checkpoints/step-2.ckpt"

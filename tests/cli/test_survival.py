@@ -23,8 +23,8 @@ from support.builders import write_base
 from support.forked_runs import ForkedRuns
 
 from hapo_lit.analysis import read_run
+from hapo_lit.training.checkpoint_format import load
 from hapo_lit.training.metric_names import CLOCKED
-from hapo_lit.training.run_state import load
 
 pytestmark = pytest.mark.slow
 
@@ -58,7 +58,7 @@ RUN = [
     "gate.memory.discount=0.9",
     *SUMS,
 ]
-ALL = "callbacks.states.keep=-1"
+ALL = "callbacks.checkpointer.keep=-1"
 
 
 @pytest.fixture(scope="module")
@@ -205,7 +205,7 @@ def finish(doors, work, run):
 def test_a_run_killed_while_it_saves_ends_in_the_same_place(doors, work):
     unfinished = 0
     for attempt, step in enumerate((1, 4, 5, 8, 12)):
-        name = f"saving/checkpoints/.step-{step}.unfinished"
+        name = f"saving/checkpoints/.step-{step}.ckpt.unfinished"
         arguments = [VERBS[attempt % 2], *RUN, "hydra.run.dir=saving", "resume=auto"]
         done = doors.run(work, *arguments, signal=SIGKILL, seen=name)
         assert done.status == -SIGKILL, done.stderr
@@ -220,14 +220,14 @@ def test_a_run_may_die_in_the_place_of_any_change_to_its_folder(doors, work):
         [
             "mkdir checkpoints",
             "rename .metrics.csv.unfinished",
-            "rename .step-1.unfinished",
+            "rename .step-1.ckpt.unfinished",
             "symlink .last.ckpt.unfinished",
             "rename .metrics_before.csv.unfinished",
             "rename .groups.csv.unfinished",
             "remove metrics.csv",
             "remove step-2.ckpt",
             "rename .completions.jsonl.unfinished",
-            "rename .step-9.unfinished",
+            "rename .step-9.ckpt.unfinished",
             "mkdir .policy.unfinished",
             "rename .policy.unfinished",
         ]
@@ -356,12 +356,12 @@ def test_only_one_process_trains_in_a_folder(doors, work):
     )
     assert holder.stdout.readline() == "held\n"
     (work / "held/checkpoints").mkdir()
-    (work / "held/checkpoints/.step-3.unfinished").write_text("in the middle")
+    (work / "held/checkpoints/.step-3.ckpt.unfinished").write_text("in the middle")
     arguments = ["train", *RUN, "hydra.run.dir=held", "resume=auto"]
     done = doors.run(work, *arguments)
     assert done.status == 2
     assert "another process is training in" in done.stderr
-    assert (work / "held/checkpoints/.step-3.unfinished").exists()
+    assert (work / "held/checkpoints/.step-3.ckpt.unfinished").exists()
     holder.kill()
     holder.wait()
     assert doors.run(work, *arguments).status == 0

@@ -252,8 +252,9 @@ def test_a_pruner_without_a_study_is_refused(work):
 
 @pytest.mark.slow
 def test_a_signal_stops_the_sweep_and_it_goes_on_where_it_was(work):
-    settings = [*TWO_STEPS[:-1], "steps=60", "seed=0,1", "hydra.sweep.dir=stopped", "callbacks.states.keep=2", "-m"]
-    settings.remove("callbacks.states.keep=-1")
+    stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
+    settings = [*TWO_STEPS[:-1], "steps=60", "seed=0,1", *stopped, "-m"]
+    settings.remove("callbacks.checkpointer.keep=-1")
     command = [sys.executable, "-m", "hapo_lit", "train", *settings]
     process = subprocess.Popen(command, cwd=work, env={**os.environ}, stdout=subprocess.PIPE, text=True)
     waited = time.monotonic()

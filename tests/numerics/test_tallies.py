@@ -1,6 +1,6 @@
 import torch
 
-from hapo_lit.numerics.tallies import masked_tally, tally, tally_of, total
+from hapo_lit.numerics.tallies import accumulate, masked_tally, number, plain_tally, tally, tally_of, total
 
 
 def test_a_tally_is_a_sum_and_a_count_in_float64_without_a_gradient():
@@ -28,3 +28,9 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole():
     values = torch.arange(10.0)
     parts = sum(tally_of(part) for part in values.split(3))
     assert torch.equal(parts, tally_of(values))
+
+
+def test_tallies_accumulate_and_become_means_or_sums():
+    tallies = {"a": plain_tally(1.0, 2.0)}
+    accumulate(tallies, {"a": plain_tally(5.0, 1.0), "b": plain_tally(7.0, 0.0)})
+    assert {name: number(*value.tolist()) for name, value in tallies.items()} == {"a": 2.0, "b": 7.0}

@@ -31,8 +31,9 @@ from hapo_lit.policy.sharding import shard
 from hapo_lit.rollout.hf import HFEngine, _growing_cache
 from hapo_lit.schedules import Constant
 from hapo_lit.teacher import UnitRatio
+from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.phases import Phase
-from hapo_lit.training.run_state import StateFolder, capture
+from hapo_lit.training.run_state import capture
 from hapo_lit.types import PromptBatch
 
 PUBLIC = {"qwen_math_numina": 1_543_714_304, "qwen_math_numina_7b": 7_615_616_512}
@@ -210,7 +211,7 @@ def test_weights_gradients_moments_and_states_are_those_of_a_real_run(tokenizer,
     saved = [value for each in state["optimizer"]["state"].values() for value in each.values()]
     said = plan.state_bytes(weights, kept)
     assert said == sum(each.nbytes for each in (*state["module"].values(), *saved))
-    file = StateFolder(tmp_path).write(1, state).stat().st_size
+    file = CheckpointFolder(tmp_path).write(1, state).stat().st_size
     assert said < file < said + 64 * 1024  # names, generators and the archive's directory
     real.policy.save_pretrained(tmp_path / "policy")
     assert weights.exported < (tmp_path / "policy" / "model.safetensors").stat().st_size < weights.exported + 8192
@@ -457,7 +458,7 @@ def test_a_local_folders_configuration_counts_and_not_the_presets_shape(says, tm
         (["model=hf", "model.path=some/model"], "the shape of 'some/model' is not known here"),
         (["trainer.devices=8"], "there is no key 'trainer'"),
         (["data.path=gone.parquet"], "data file 'gone.parquet' does not exist"),
-        (["callbacks.states.best=heldout/other"], "callbacks.states.best=heldout/other is not measured"),
+        (["callbacks.checkpointer.best=heldout/other"], "callbacks.checkpointer.best=heldout/other is not measured"),
         (["processes=2", "consistency_every=5"], "consistency_every measures the gradient of one process"),
     ],
 )

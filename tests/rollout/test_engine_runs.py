@@ -19,7 +19,7 @@ from support.training import hapo as algorithm
 
 from hapo_lit.errors import EngineError
 from hapo_lit.rollout.hf import HFEngine
-from hapo_lit.training.watchdog import Watchdog
+from hapo_lit.training.callbacks.watchdog import Watchdog
 
 RUN = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]
 
@@ -72,7 +72,7 @@ def test_stale_weights_raise_the_alarm(make_policy, tokenizer, kind):
     part.engine = Stale(12, seed=3) if kind == "hf" else stale_vllm()
     built = module(make_policy(), tokenizer, phase(part))
     with pytest.raises(EngineError, match=r"does not sample from the policy: at step \d+ they differ by"):
-        fit(built, data(tokenizer), watch=Watchdog(every=1, most=0.05))
+        fit(built, data(tokenizer), watch=Watchdog(every=1, max_gap=0.05))
     assert 1 <= built.step < 6  # the first step's weights were the policy's
     if kind == "vllm":
         from hapo_lit.rollout.vllm import close
@@ -83,7 +83,7 @@ def test_stale_weights_raise_the_alarm(make_policy, tokenizer, kind):
 def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):
     built = module(make_policy(), tokenizer, phase(algorithm()))
     before = torch.get_rng_state()
-    fit(built, data(tokenizer), watch=Watchdog(every=1, most=1e-4))
+    fit(built, data(tokenizer), watch=Watchdog(every=1, max_gap=1e-4))
     assert built.step == 6
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -92,7 +92,7 @@ def test_a_watchdog_that_watches_nothing_is_refused():
     for settings in ({"every": 0}, {"rows": 0}, {"most": 0.0}):
         with pytest.raises(ValueError, match=r"callbacks.watchdog"):
             Watchdog(**settings)
-    Watchdog(every=None, most=None)
+    Watchdog(every=None, max_gap=None)
 
 
 # -- runs

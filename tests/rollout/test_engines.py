@@ -360,7 +360,7 @@ def test_an_exported_policy_is_an_ordinary_folder_to_vllm(tmp_path, lora):
     import vllm
 
     from hapo_lit.rollout.vllm import close, undisturbed
-    from hapo_lit.training.run_state import export
+    from hapo_lit.training.export import export
 
     close()
     policy_of().save_pretrained(tmp_path / "model")

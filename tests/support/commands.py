@@ -15,7 +15,7 @@ SMALL = [
     "data.source.levels.0.digits=2",
     "data.source.levels.1.digits=3",
     "prompts_per_step=4",
-    "callbacks.states.keep=-1",
+    "callbacks.checkpointer.keep=-1",
     "max_response_tokens=40",
 ]
 

@@ -63,7 +63,7 @@ class Keep(Callback):
             own = module.phase.loss.contributes(experience.rows()).sum()
             self.rows.append(module.ranks.gather(own[None]).tolist())
 
-        module.before_update.append(count)
+        module.before_update_hooks.append(count)
 
     def on_train_batch_end(self, trainer, pl_module, *args):
         self.told.append(dict(pl_module.metrics))
@@ -91,7 +91,7 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
-        fabric = open_fabric("cpu", world, 1, WAYS[way], precision, sharded_states=False)
+        fabric = open_fabric("cpu", world, 1, WAYS[way], precision, sharded_checkpoints=False)
         fabric.launch()
         data, module = build(config, "data", "module")
         data.rank, data.world_size = fabric.global_rank, fabric.world_size

@@ -27,8 +27,9 @@ from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.schedules import Linear
 from hapo_lit.teacher import NegativeLogLikelihood, UnitRatio
-from hapo_lit.training.callbacks import Checkpointer
-from hapo_lit.training.module import gradient_share, memory_for
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.metrics import gradient_share
+from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase
 from hapo_lit.verify.exact import ExactVerifier
 from hapo_lit.weighting import TokenMean
@@ -267,7 +268,7 @@ def test_an_update_that_is_not_finite_is_skipped_and_counted(make_policy, tokeni
     assert not torch.equal(seen[3][1], seen[2][1])
     assert all(each.isfinite().all() for _, each in seen)
     assert {float(state["step"]) for state in trainer.optimizers[0].state.values()} == {STEPS - 1.0}
-    assert built.skipped == 0
+    assert built.skips.in_a_row == 0
     assert built.step == built.data.consumed == STEPS
 
 
@@ -305,14 +306,14 @@ def test_running_out_of_memory_names_the_setting_to_lower(make_policy, tokenizer
 
 
 def test_other_errors_pass_as_they_are():
-    with pytest.raises(RuntimeError, match="something else"), memory_for("testing", "nothing"):
+    with pytest.raises(RuntimeError, match="something else"), when_out_of_memory("testing", lower="nothing"):
         raise RuntimeError("something else")
 
 
 def test_in_mixed_precision_every_update_sees_the_weights_as_they_are(make_policy, tokenizer):
     """Autocast keeps casts of weights while its context lasts, and that is a whole step with several updates."""
     built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate())), updates_per_batch=3)
-    fabric = open_fabric("cpu", 1, 1, "auto", "bf16-mixed", sharded_states=False)
+    fabric = open_fabric("cpu", 1, 1, "auto", "bf16-mixed", sharded_checkpoints=False)
     datamodule = data(tokenizer)
     set_up(fabric, built, datamodule)
     pairs = []
@@ -347,8 +348,8 @@ def test_global_generators_are_not_drawn_from(make_policy, tokenizer):
     batch = next(iter(datamodule.train_dataloader()))
     next(iter(datamodule.val_dataloader()))
     built.collect(batch)
-    built.evaluators["greedy"].sync(built.policy)
-    built.evaluators["greedy"](batch, 0, built.decode)
+    built.evaluation.evaluators["greedy"].sync(built.policy)
+    built.evaluation.evaluators["greedy"](batch, 0, built.decode)
     assert torch.equal(torch.get_rng_state(), state)
 
 

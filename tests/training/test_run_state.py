@@ -13,25 +13,17 @@ from hapo_lit.errors import ResumeError
 from hapo_lit.gates import BetaGate, Memory
 from hapo_lit.policy.loading import load_policy, load_tokenizer
 from hapo_lit.policy.sharding import full_state_dict, shard_optimizer_state
-from hapo_lit.training.run_state import (
-    MANIFEST,
-    StateFolder,
-    capture,
-    changed,
-    damage,
-    export,
-    load,
-    read,
-    restore,
-    step_of,
-)
+from hapo_lit.training.checkpoint_folder import CheckpointFolder, step_of
+from hapo_lit.training.checkpoint_format import MANIFEST, damage, load, load_checked
+from hapo_lit.training.export import export
+from hapo_lit.training.run_state import FORMAT, capture, changed, restore
 
-STATE = {"format": 1, "numbers": torch.arange(1000.0)}
+STATE = {"format": FORMAT, "numbers": torch.arange(1000.0)}
 
 
 @pytest.fixture
 def folder(tmp_path):
-    return StateFolder(tmp_path / "checkpoints", keep=2)
+    return CheckpointFolder(tmp_path / "checkpoints", keep=2)
 
 
 def names(folder):
@@ -46,19 +38,19 @@ def test_the_newest_and_the_best_stay(folder):
     assert names(folder) == ["best.ckpt", "last.ckpt", "step-10.ckpt", "step-4.ckpt", "step-8.ckpt"]
     assert step_of(folder.folder / "last.ckpt") == 10
     assert step_of(folder.folder / "best.ckpt") == 4
-    assert torch.equal(read(folder.folder / "last.ckpt")["numbers"], STATE["numbers"])
+    assert torch.equal(load_checked(folder.folder / "last.ckpt")["numbers"], STATE["numbers"])
     folder.mark_best(10)
     folder.write(12, STATE)
     assert folder.steps() == [10, 12]
 
 
 def test_all_stay_if_asked(tmp_path):
-    folder = StateFolder(tmp_path, keep=-1)
+    folder = CheckpointFolder(tmp_path, keep=-1)
     for step in range(1, 6):
         folder.write(step, STATE)
     assert folder.steps() == [1, 2, 3, 4, 5]
     with pytest.raises(ValueError, match="keep must be at least 1"):
-        StateFolder(tmp_path, keep=0)
+        CheckpointFolder(tmp_path, keep=0)
 
 
 def cut(path):
@@ -85,7 +77,7 @@ def test_a_damaged_state_is_named_set_aside_and_the_one_before_is_used(folder, h
     assert len(passed) == 1
     assert str(folder.path(4)) in passed[0]
     with pytest.raises(ResumeError, match="damaged"):
-        read(folder.path(4))
+        load_checked(folder.path(4))
     assert folder.tidy() == (path, passed)
     assert names(folder) == ["last.ckpt", "step-2.ckpt", "step-4.damaged"]
     assert step_of(folder.folder / "last.ckpt") == 2
@@ -111,7 +103,7 @@ def test_no_flipped_bit_stops_a_run_from_going_on(folder):
 
 def test_what_never_got_a_name_is_no_state(folder):
     folder.write(2, STATE)
-    torch.save(STATE, folder.unfinished(4))
+    torch.save(STATE, folder.draft(4))
     assert folder.newest() == (folder.path(2), [])
     folder.tidy()
     assert names(folder) == ["last.ckpt", "step-2.ckpt"]
@@ -119,7 +111,7 @@ def test_what_never_got_a_name_is_no_state(folder):
 
 def test_a_sharded_state_is_checked_file_by_file(folder):
     for step in (2, 4):
-        unfinished = folder.unfinished(step)
+        unfinished = folder.draft(step)
         unfinished.mkdir(parents=True)
         torch.save(STATE, unfinished / "meta.pt")
         (unfinished / "__0_0.distcp").write_bytes(b"shard" * 100)
@@ -138,13 +130,13 @@ def test_a_sharded_state_is_checked_file_by_file(folder):
 @pytest.mark.parametrize("content", [{"state_dict": {}}, {"format": 99}, [1, 2]])
 def test_what_is_not_ours_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "step-1.ckpt")
-    with pytest.raises(ResumeError, match="no run state of this version"):
-        read(tmp_path / "step-1.ckpt")
+    with pytest.raises(ResumeError, match="no checkpoint of this version"):
+        load_checked(tmp_path / "step-1.ckpt")
 
 
 def test_no_state_is_no_state(tmp_path):
-    assert StateFolder(tmp_path / "nothing").newest() == (None, [])
-    with pytest.raises(ResumeError, match="not named like a state"):
+    assert CheckpointFolder(tmp_path / "nothing").newest() == (None, [])
+    with pytest.raises(ResumeError, match="not named like a checkpoint"):
         step_of(tmp_path / "model.pt")
 
 
@@ -180,7 +172,7 @@ def test_a_state_brings_back_everything(make_policy, tokenizer):
     alone.step()
     gate = next(iter(first.phases)).algorithm.gate
     gate.observe(torch.tensor([3, 4]), torch.tensor([1, 2]), torch.tensor([4, 4]))
-    first.step, first.skipped = 5, 2
+    first.step, first.skips.in_a_row = 5, 2
     first.data.advance(first.data.batch(4), 5)
     random.seed(7)
     torch.manual_seed(7)
@@ -191,7 +183,7 @@ def test_a_state_brings_back_everything(make_policy, tokenizer):
     assert not torch.equal(weights(first), weights(second))
     restore(state, second, second.data)
     assert torch.equal(weights(first), weights(second))
-    assert (second.step, second.skipped) == (5, 2)
+    assert (second.step, second.skips.in_a_row) == (5, 2)
     assert second.data.state_dict() == first.data.state_dict()
     again = next(iter(second.phases)).algorithm.gate
     assert str(again.state_dict()) == str(gate.state_dict())

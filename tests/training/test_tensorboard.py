@@ -11,8 +11,8 @@ from support.training import data, fit, hapo, module, phase
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hapo_lit.gates import AlwaysGate
-from hapo_lit.training.callbacks import Completions
-from hapo_lit.training.tensorboard import Posterior, completions_table
+from hapo_lit.training.callbacks.completions import Completions, completions_table
+from hapo_lit.training.callbacks.posterior import Posterior
 
 
 def response(text, by, reward, advantage):

@@ -1,0 +1,119 @@
+"""Saves checkpoints: when they are due, where held-out accuracy is best, and when the run is asked to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from hapo_lit.errors import SaveError
+from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
+from hapo_lit.training.checkpoint_folder import CheckpointFolder
+from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
+from hapo_lit.training.run_state import RunState, capture
+
+
+class Checkpointer(RunCallback):
+    """Saves the run state when it is due, where held-out accuracy is best, and when a signal asks the run to stop.
+
+    While ``signals`` are caught, SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank;
+    a second one ends the process at once.  A checkpoint that is due at a step with an evaluation is written after it,
+    so that what comes before a checkpoint stands in the logs.
+
+    Args:
+        folder: where checkpoints are; see :class:`hapo_lit.training.checkpoint_folder.CheckpointFolder`.
+        every: steps between two.
+        minutes: also whenever so many have passed since the last one; None = the clock does not matter.
+        keep: how many of the newest stay; -1 = all.
+        best: the held-out accuracy whose best checkpoint is kept besides; None = none.
+        evaluate_every: steps between evaluations.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        every: int,
+        evaluate_every: int,
+        minutes: float | None = None,
+        keep: int = 2,
+        best: str | None = "heldout/sampled",
+    ) -> None:
+        if minutes is not None and minutes <= 0:
+            raise ValueError(f"save_minutes must be above 0, or null for never, got {minutes}")
+        self.folder = CheckpointFolder(folder, keep)
+        self.every, self.minutes, self.best, self.evaluate_every = every, minutes, best, evaluate_every
+        self.signals = StopSignals()
+        self.settings: dict[str, Any] = {}
+        """What the run state says of the configuration; set by the entry point."""
+        self.write_shards: Callable[[Path, RunState], None] | None = None
+        """Writes a sharded checkpoint, on every rank; set by ``hapo fabric`` if it is to."""
+        self.best_value, self.best_step = float("-inf"), 0
+        self._saved_step = -1
+        self._saved_at = time.monotonic()
+
+    def resume(self, state: RunState, is_rank_0: bool) -> None:
+        """Go on after a checkpoint in ``folder``, and do what the run may have been killed before it could do."""
+        self.best_value, self.best_step = state["best"]
+        self._saved_step = state["run"]["step"]
+        if is_rank_0:
+            if self.best_step in self.folder.steps():
+                self.folder.mark_best(self.best_step)
+            self.folder.prune()
+
+    def on_fit_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
+        self._saved_at = time.monotonic()
+        self.signals.catch_again()
+
+    def on_validation_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
+        self.signals.catch_again()
+
+    def on_train_batch_end(self, trainer: RunTrainer, pl_module: RunModule, *args: object) -> None:
+        evaluated_next = pl_module.step % self.evaluate_every == 0 and pl_module.data.has_heldout
+        if not evaluated_next or trainer.limit_val_batches == 0:
+            self._save_if_due(trainer, pl_module, better=False)
+
+    def on_validation_end(self, trainer: RunTrainer, pl_module: RunModule) -> None:
+        if not pl_module.step:  # before training there is nothing to keep
+            if signum := pl_module.ranks.max(self.signals.received):
+                raise Stopped(signum, None)
+            return
+        value = pl_module.heldout[self.best] if self.best in pl_module.heldout else float("-inf")
+        better = value > self.best_value
+        if better:
+            self.best_value, self.best_step = value, pl_module.step
+        self._save_if_due(trainer, pl_module, better)
+
+    def _save_if_due(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
+        step, last = module.step, module.step == module.phases.steps
+        overdue = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
+        signum = module.ranks.max(self.signals.received)  # all ranks stop if one of them is asked to
+        due = step % self.every == 0 or last or better or signum
+        if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
+            try:
+                self._save(trainer, module, better)
+            except (OSError, RuntimeError) as error:
+                self.folder.drop_drafts()
+                raise SaveError(
+                    f"the checkpoint of step {step} could not be written to {self.folder.folder} ({error}): make room "
+                    f"there, and go on with resume=auto"
+                ) from error
+        elif better and trainer.is_global_zero:
+            self.folder.mark_best(step)
+        if signum and not last:
+            raise Stopped(signum, self.folder.path(step))
+
+    def _save(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        step = module.step
+        state = capture(module, module.data, self.settings, weights=self.write_shards is None)
+        state["best"] = (self.best_value, self.best_step)
+        if self.write_shards is not None:
+            self.write_shards(self.folder.draft(step), state)
+            if trainer.is_global_zero:
+                self.folder.publish(step, better)
+        elif trainer.is_global_zero:
+            self.folder.write(step, state, better)
+        module.ranks.barrier()  # no rank goes on before the checkpoint is there
+        self._saved_step, self._saved_at = step, time.monotonic()
