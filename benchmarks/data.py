@@ -28,13 +28,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data import filters
-from hapo_lit.data.corpus import CachedCorpus, Corpus, reasons
+from hapo_lit.data.corpus import CachedCorpus, Corpus, tally_line
 from hapo_lit.data.datamodule import MathDataModule
-from hapo_lit.data.ordering import BlockShuffler
 from hapo_lit.data.reader import LocalFiles
 from hapo_lit.data.schemas import Numina15
 from hapo_lit.data.teachers import TeacherCheck, TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import ChatTemplate
+from hapo_lit.data.training_set import StreamedSet
 from hapo_lit.verify.verifier import MathVerifier
 
 FILES, CHUNK, BATCH, WARM_ROWS = 8, 10_000, 128, 20_000
@@ -203,19 +203,18 @@ def memory(folder: str, tokenizer: Any) -> None:
     """Resident memory over an epoch of the stream: all rows are read, every sixteenth batch is tokenised, which is the
     work of one loader process of sixteen."""
     data = module(folder, tokenizer, TrustedTeachers(), 0)
-    data.setup()
-    feed = data._feed
-    assert isinstance(feed, BlockShuffler)
+    training_set = data.training_set
+    assert isinstance(training_set, StreamedSet)
     started, worked, early, tally = time.perf_counter(), cpu(), 0.0, Counter[str]()
-    for batch in data._batches(0, 1, 0, 16):
+    for batch in data.batches(0, 1, 0, 16):
         if batch.cursor[0]:  # the next epoch
             break
-        tally = Counter(feed.tally)
+        tally = Counter(training_set.ordering.tally)
         if not early and tally.total() >= WARM_ROWS:
             early = resident()
     wall, late = time.perf_counter() - started, resident()
     print(f"an epoch of the stream: {wall:.0f} s, {cpu() - worked:.0f} CPU s")
-    print(f"  rows: {reasons(tally)}")
+    print(f"  rows: {tally_line(tally)}")
     print(f"  resident after {WARM_ROWS:,} rows {early:,.0f} MB, at the end {late:,.0f} MB: ", end="")
     print(f"growth {late - early:,.0f} MB (limit 200)", flush=True)
 

@@ -6,8 +6,8 @@ outgoing borrow, digit*::
     7-3-0=04;4-9-0=15;5-2-1=02;7-2-0=05;\\boxed{5254}
 
 A policy that can subtract up to three digits and add up to five has both skills that five-digit subtraction needs,
-but samples a right answer about once in a thousand tries: groups are all wrong and GRPO has no gradient.  The teacher
-is another program that makes mistakes of a chosen kind.
+but it samples a right answer about once in a thousand tries.  All answers of nearly every group are wrong, and GRPO has
+no gradient.  The teacher is another program, which makes mistakes of a chosen kind.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ from transformers import PreTrainedTokenizerFast
 from hapo_lit.data.problems import Problem
 
 VERSION = 1
-"""Raised when the same arguments start to give other problems or tokens; the base policy's fingerprint covers it."""
+"""To be raised when the same arguments give other problems or tokens; part of the base policy's fingerprint."""
 
 HELDOUT_SHARE = 16
-"""One problem in this many, by hash, is held out, whatever the source, the seed or the teacher."""
+"""One problem in this many is held out; its hash decides, so that source, seed and teacher do not matter."""
+
+TRIES = 100
+"""A source gives up after this many samples for every problem that it was asked for."""
 
 
 class TeacherErrors(Protocol):
-    """How the teacher goes wrong."""
+    """The mistakes that a teacher makes; ``generator`` is the problem's own."""
 
-    def covers(self, draw: np.random.Generator) -> bool:
-        """Whether there is a solution to this problem at all."""
+    def has_solution(self, generator: np.random.Generator) -> bool:
+        """Whether the teacher has a solution to this problem."""
 
-    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+    def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
         """``(outgoing carry, digit)`` as the teacher writes them, given the right ones and the top digit."""
 
 
 class NoErrors:
     """A teacher that is always right."""
 
-    def covers(self, draw: np.random.Generator) -> bool:
+    def has_solution(self, generator: np.random.Generator) -> bool:
         return True
 
-    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+    def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
         return carry, digit
 
 
@@ -55,8 +58,8 @@ class IndependentErrors(NoErrors):
     def __init__(self, rate: float) -> None:
         self.rate = rate
 
-    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
-        slips, up = draw.random() < self.rate, draw.random() < 0.5
+    def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        slips, up = generator.random() < self.rate, generator.random() < 0.5
         return carry, (digit + (1 if up else -1)) % 10 if slips else digit
 
 
@@ -66,25 +69,25 @@ class SystematicErrors(NoErrors):
     def __init__(self, when_top: Sequence[int] = (0, 1)) -> None:
         self.when_top = frozenset(when_top)
 
-    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+    def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
         return (0 if top in self.when_top else carry), digit
 
 
 class SparseSolutions:
-    """Only a ``share`` of the problems has a solution; where there is one, ``errors`` apply."""
+    """Only a ``share`` of the problems has a solution; these solutions contain ``errors``."""
 
     def __init__(self, share: float, errors: TeacherErrors) -> None:
         self.share, self.errors = share, errors
 
-    def covers(self, draw: np.random.Generator) -> bool:
-        return draw.random() < self.share and self.errors.covers(draw)
+    def has_solution(self, generator: np.random.Generator) -> bool:
+        return generator.random() < self.share and self.errors.has_solution(generator)
 
-    def column(self, draw: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
-        return self.errors.column(draw, top, carry, digit)
+    def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
+        return self.errors.column(generator, top, carry, digit)
 
 
 class Level:
-    """A difficulty: one operation on numbers of ``digits`` digits, drawn with a relative ``weight``."""
+    """A difficulty: one operation on numbers of ``digits`` digits, sampled with a relative ``weight``."""
 
     def __init__(self, operation: str, digits: int, weight: float = 1.0) -> None:
         if operation not in ("+", "-"):
@@ -93,26 +96,27 @@ class Level:
 
     @property
     def label(self) -> str:
-        """What its problems' rewards are logged under."""
+        """The label under which rewards of its problems are logged."""
         return f"{self.digits}-digit"
 
-    def draw(self, draw: np.random.Generator) -> tuple[int, str, int]:
+    def sample(self, generator: np.random.Generator) -> tuple[int, str, int]:
+        """``(first number, operation, second number)`` of a problem; a difference is not negative."""
         low = 10 ** (self.digits - 1) if self.digits > 1 else 0
-        first, second = (int(value) for value in draw.integers(low, 10**self.digits, 2))
+        first, second = (int(value) for value in generator.integers(low, 10**self.digits, 2))
         if self.operation == "-":
             first, second = max(first, second), min(first, second)
         return first, self.operation, second
 
 
 class Arithmetic:
-    """A seeded source of column arithmetic; see the module's text.
+    """A seeded source of column arithmetic, as the docstring of this module describes it.
 
     Args:
-        levels: what to draw from.
+        levels: the difficulties to sample from.
         train_size, heldout_size: how many problems.
         errors: the teacher's mistakes, in training solutions only.
         seed: of the problems and of the mistakes.
-        repeats: True = training problems may occur more than once (levels with few distinct problems).
+        repeats: True = training problems may occur more than once, for levels with few distinct problems.
     """
 
     def __init__(
@@ -128,50 +132,53 @@ class Arithmetic:
         self.train_size, self.heldout_size = train_size, heldout_size
 
     def train(self) -> list[Problem]:
-        return self._take(self.train_size, stream=0, held_out=False, errors=self.errors, repeats=self.repeats)
+        return self._problems(self.train_size, stream=0, held_out=False, errors=self.errors)
 
     def heldout(self) -> list[Problem]:
-        return self._take(self.heldout_size, stream=1, held_out=True, errors=NoErrors(), repeats=self.repeats)
+        return self._problems(self.heldout_size, stream=1, held_out=True, errors=NoErrors())
 
     def report(self) -> dict[str, int]:
         return {}
 
-    def _take(self, size: int, stream: int, held_out: bool, errors: TeacherErrors, repeats: bool) -> list[Problem]:
-        taken: list[Problem] = []
-        seen: set[str] = set()
-        for tries, problem in enumerate(self._draws(stream, errors)):
-            if len(taken) == size:
-                return taken
-            if tries > 100 * (size + 100):
+    def _problems(self, size: int, stream: int, held_out: bool, errors: TeacherErrors) -> list[Problem]:
+        """The first ``size`` problems of a stream that are on this side of the split."""
+        problems: list[Problem] = []
+        known: set[str] = set()
+        for tries, problem in enumerate(self._sampled(stream, errors)):
+            if len(problems) == size:
+                return problems
+            if tries > TRIES * (size + 100):
                 raise ValueError(f"these levels have no {size} distinct problems; ask for fewer or set repeats: true")
-            if (problem.prompt_id % HELDOUT_SHARE == 0) != held_out or (problem.problem in seen and not repeats):
-                continue
-            seen.add(problem.problem)
-            taken.append(problem)
-        raise AssertionError("the stream of draws never ends")
+            on_this_side = (problem.prompt_id % HELDOUT_SHARE == 0) == held_out
+            if on_this_side and (self.repeats or problem.problem not in known):
+                known.add(problem.problem)
+                problems.append(problem)
+        raise AssertionError("the stream of samples never ends")
 
-    def _draws(self, stream: int, errors: TeacherErrors) -> Iterator[Problem]:
-        draw = np.random.default_rng((self.seed, stream))
+    def _sampled(self, stream: int, errors: TeacherErrors) -> Iterator[Problem]:
+        """Problems for ever, a function of the seed and the stream's number."""
+        generator = np.random.default_rng((self.seed, stream))
         weights = np.array([level.weight for level in self.levels])
         shares = weights / weights.sum()
         while True:
-            level = self.levels[draw.choice(len(self.levels), p=shares)]
-            yield replace(worked_problem(*level.draw(draw), errors=errors, seed=self.seed), difficulty=level.label)
+            level = self.levels[generator.choice(len(self.levels), p=shares)]
+            problem = worked_problem(*level.sample(generator), errors=errors, seed=self.seed)
+            yield replace(problem, difficulty=level.label)
 
 
 def worked_problem(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:
-    """The problem ``first operation second`` with a solution that makes ``errors``."""
+    """The problem ``first operation second`` with a worked solution that contains ``errors``."""
     question = f"Compute {first}{operation}{second}."
     right = first - second if operation == "-" else first + second
     problem = Problem(question, "", str(right))
-    draw = np.random.default_rng((seed, problem.prompt_id))
-    if not errors.covers(draw):
+    generator = np.random.default_rng((seed, problem.prompt_id))
+    if not errors.has_solution(generator):
         return problem
     width = max(len(str(first)), len(str(second)))
     columns, digits, carry = [], [], 0
     for top, bottom in zip(_digits(first, width), _digits(second, width), strict=True):
         value = top - bottom - carry if operation == "-" else top + bottom + carry
-        outgoing, digit = errors.column(draw, top, int(not 0 <= value < 10), value % 10)
+        outgoing, digit = errors.column(generator, top, int(not 0 <= value < 10), value % 10)
         columns.append(f"{top}{operation}{bottom}{operation}{carry}={outgoing}{digit};")
         digits.append(digit)
         carry = outgoing

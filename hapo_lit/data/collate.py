@@ -1,8 +1,7 @@
-"""Problems -> token ids -> padded batches."""
+"""Problems are encoded as token ids, and encoded problems are padded to batches."""
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,27 +13,36 @@ from torch import Tensor
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
+from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.types import PromptBatch
 
-PROMPT_LONG = "prompt_too_long"
+PROMPT_TOO_LONG = "prompt_too_long"
 TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
-TEACHER_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
-FATES = (PROMPT_LONG, TEACHER_USABLE, TEACHER_REJECTED, TEACHER_LONG, TEACHER_ABSENT)
-"""What may become of a training problem; exactly one of them does."""
+TEACHER_TOO_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
+TEACHER_OUTCOMES = (TEACHER_USABLE, TEACHER_REJECTED, TEACHER_TOO_LONG, TEACHER_ABSENT)
+"""What may become of a problem's teacher."""
+OUTCOMES = (PROMPT_TOO_LONG, *TEACHER_OUTCOMES)
+"""What may become of a training problem: each has exactly one of these outcomes."""
 
 
-class Encoded(NamedTuple):
-    """A problem ready to be batched."""
+class EncodedProblem(NamedTuple):
+    """A problem as token ids."""
 
     prompt_id: int
     tokens: list[int]
     answer: str
     teacher_tokens: list[int]
-    """The solution and its end-of-sequence token; empty = no teacher, or one that does not fit."""
+    """The solution and its end-of-sequence token; empty = there is no teacher, or none that fits."""
     teacher_reward: float
-    """What the teacher's row would earn; 0 = must not be used."""
+    """The reward of the teacher's solution; 0 = it must not be used."""
     difficulty: str = ""
     """The problem's label."""
+
+    def teacher_outcome(self, has_solution: bool) -> str:
+        """Which of :data:`TEACHER_OUTCOMES` the teacher had; ``has_solution`` = the problem came with one."""
+        if self.teacher_tokens:
+            return TEACHER_USABLE if self.teacher_reward > 0 else TEACHER_REJECTED
+        return TEACHER_TOO_LONG if has_solution else TEACHER_ABSENT
 
 
 def encode(
@@ -45,12 +53,12 @@ def encode(
     max_prompt_tokens: int,
     max_response_tokens: int,
     tally: Counter[str],
-) -> list[Encoded]:
+) -> list[EncodedProblem]:
     """Tokenise problems and judge their teachers.
 
-    A prompt over ``max_prompt_tokens`` is dropped; a teacher over ``max_response_tokens`` counts as absent, since the
-    policy could never write it.  Of several solutions that fit the longest that the check accepts is taken.  ``tally``
-    counts which of the :data:`FATES` each problem met.
+    A problem whose prompt is longer than ``max_prompt_tokens`` is dropped.  A solution longer than
+    ``max_response_tokens`` is not used, since the policy could never write it.  Of several solutions that fit, the
+    teacher is the longest one that the check accepts.  ``tally`` counts the problems by their :data:`OUTCOMES`.
 
     Raises:
         ValueError: there is no problem, or no prompt fits.
@@ -60,13 +68,13 @@ def encode(
     prompts = prompt_tokens(problems, tokenizer, template)
     fitting = [index for index, tokens in enumerate(prompts) if len(tokens) <= max_prompt_tokens]
     if len(fitting) < len(problems):
-        tally[PROMPT_LONG] += len(problems) - len(fitting)
+        tally[PROMPT_TOO_LONG] += len(problems) - len(fitting)
     if not fitting:
         raise ValueError(f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; raise the limit")
     kept = [problems[index] for index in fitting]
     teachers = _teachers(kept, tokenizer, template, teacher_check, max_response_tokens, tally)
     return [
-        Encoded(problem.prompt_id, prompts[index], problem.answer, *teacher, problem.difficulty)
+        EncodedProblem(problem.prompt_id, prompts[index], problem.answer, *teacher, problem.difficulty)
         for index, problem, teacher in zip(fitting, kept, teachers, strict=True)
     ]
 
@@ -78,7 +86,7 @@ def prompt_tokens(problems: Sequence[Problem], tokenizer: Any, template: Templat
 
 
 def token_ids(tokenizer: Any, texts: list[str], special_tokens: bool) -> list[list[int]]:
-    """Token ids of texts.  Fast tokenizers are asked directly and not for offsets, which cost a quarter of the time."""
+    """Token ids of texts.  Fast tokenizers are called without offsets, a quarter of the work."""
     if getattr(tokenizer, "is_fast", False):
         backend = tokenizer.backend_tokenizer
         backend.no_truncation()
@@ -89,9 +97,9 @@ def token_ids(tokenizer: Any, texts: list[str], special_tokens: bool) -> list[li
 
 
 def fits(problems: Sequence[Problem], tokenizer: Any, template: Template, max_prompt_tokens: int) -> list[bool]:
-    """Which prompts are within the limit.  Most need not be tokenised: a token is a byte at least."""
+    """Which prompts are within the limit.  Most are not tokenised: a prompt has no more tokens than bytes."""
     texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
-    spare = 8 * template.special_tokens  # what a tokenizer may add
+    spare = 8 * template.special_tokens  # room for the special tokens that a tokenizer may add
     unsure = [index for index, text in enumerate(texts) if len(text.encode()) + spare > max_prompt_tokens]
     within = [True] * len(texts)
     if unsure:
@@ -109,35 +117,39 @@ def _teachers(
     max_response_tokens: int,
     tally: Counter[str],
 ) -> list[tuple[list[int], float]]:
-    """Each problem's teacher as tokens with its reward."""
-    texts = [[text for text in (problem.solution, *problem.others) if text] for problem in problems]
-    written = [template.response(text) for own in texts for text in own]
-    ids = iter(token_ids(tokenizer, written, special_tokens=False))
-    found: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
-    candidates: list[list[tuple[list[int], str]]] = []
-    fates = [TEACHER_ABSENT] * len(problems)
-    for index, own in enumerate(texts):
-        every = [([*next(ids), tokenizer.eos_token_id], text) for text in own]
-        fitting = [each for each in every if len(each[0]) <= max_response_tokens]
-        candidates.append(sorted(fitting, key=lambda each: len(each[0])))
-        if every:
-            fates[index] = TEACHER_REJECTED if fitting else TEACHER_LONG
-    while asked := [index for index, left in enumerate(candidates) if left]:
-        tried = [candidates[index].pop() for index in asked]
+    """Each problem's teacher as tokens with its reward.
+
+    All problems' longest solutions are checked in one call, then the next longest of those that were rejected.
+    """
+    solutions = [[text for text in (problem.solution, *problem.others) if text] for problem in problems]
+    responses = [template.response(text) for texts in solutions for text in texts]
+    ids = iter(token_ids(tokenizer, responses, special_tokens=False))
+    teachers: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
+    unchecked: list[list[tuple[list[int], str]]] = []
+    """Of each problem, the solutions that fit and were not checked yet, the longest last."""
+    outcomes = [TEACHER_ABSENT] * len(problems)
+    for index, texts in enumerate(solutions):
+        encoded = [([*next(ids), tokenizer.eos_token_id], text) for text in texts]
+        fitting = [(tokens, text) for tokens, text in encoded if len(tokens) <= max_response_tokens]
+        unchecked.append(sorted(fitting, key=lambda solution: len(solution[0])))
+        if texts:
+            outcomes[index] = TEACHER_REJECTED if fitting else TEACHER_TOO_LONG
+    while indices := [index for index, left in enumerate(unchecked) if left]:
+        candidates = [unchecked[index].pop() for index in indices]
         rewards = teacher_check(
-            [replace(problems[i], solution=text) for i, (_, text) in zip(asked, tried, strict=True)]
+            [replace(problems[index], solution=text) for index, (_, text) in zip(indices, candidates, strict=True)]
         )
-        for index, (tokens, _), reward in zip(asked, tried, rewards, strict=True):
+        for index, (tokens, _), reward in zip(indices, candidates, rewards, strict=True):
             if reward > 0:
-                found[index], fates[index] = (tokens, reward), TEACHER_USABLE
-                candidates[index].clear()
-            elif not found[index][0]:
-                found[index] = (tokens, 0.0)
-    tally.update(fates)
-    return found
+                teachers[index], outcomes[index] = (tokens, reward), TEACHER_USABLE
+                unchecked[index].clear()
+            elif not teachers[index][0]:
+                teachers[index] = (tokens, 0.0)
+    tally.update(outcomes)
+    return teachers
 
 
-def collate(encoded: Sequence[Encoded], pad_id: int) -> PromptBatch:
+def collate(encoded: Sequence[EncodedProblem], pad_id: int) -> PromptBatch:
     """Pad prompts on the left and teachers on the right."""
     tokens, mask = _padded([item.tokens for item in encoded], pad_id, left=True)
     teacher_tokens, teacher_mask = _padded([item.teacher_tokens for item in encoded], pad_id, left=False)
@@ -153,12 +165,10 @@ def collate(encoded: Sequence[Encoded], pad_id: int) -> PromptBatch:
     )
 
 
-def fingerprint(encoded: Sequence[Encoded]) -> str:
+def fingerprint(encoded: Sequence[EncodedProblem]) -> str:
     """A hash of everything the policy will see, in order."""
-    digest = hashlib.blake2b(digest_size=8)
-    for item in encoded:
-        digest.update(repr(item[:-1]).encode())  # but for the label, which the policy does not see
-    return digest.hexdigest()
+    # without the label, which the policy does not see
+    return stable_hash("".join(repr(item[:-1]) for item in encoded)).hex()
 
 
 def _padded(sequences: Sequence[list[int]], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A data set as problems: rows read, mapped to one shape, filtered with a reason each, held-out problems set apart.
+"""A data set as problems: rows are read, mapped to one shape and filtered; held-out problems are set apart.
 
 :class:`Corpus` streams.  :class:`CachedCorpus` reads everything once into a file on disk; then its size is known, and
 every epoch can be a permutation of all problems.  Neither holds the set in memory.
@@ -6,9 +6,7 @@ every epoch can be a permutation of all problems.  Neither holds the set in memo
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -17,14 +15,16 @@ from typing import Any
 
 from hapo_lit.data.filters import Filter, fingerprint64
 from hapo_lit.data.problems import Problem
-from hapo_lit.data.reader import Place, Position, Reader, Row, Unreadable
+from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.schemas import BadRow, Candidate, Schema
+from hapo_lit.numerics.hashing import stable_hash
+from hapo_lit.storage.atomic import appearing
 
 KEPT, BAD_ROW, DUPLICATE, HELD_OUT = "kept", "bad_row", "duplicate", "held_out"
-"""Reasons besides those of the filters; the first is the good one."""
+"""What may become of a row, besides being dropped for a filter's reason."""
 
 VERSION = 2
-"""Raised when the same rows and filters start to give other problems."""
+"""To be raised when the same rows and filters give other problems; part of the fingerprint."""
 
 
 class Corpus:
@@ -33,9 +33,9 @@ class Corpus:
     Args:
         reader: where rows come from.
         schema: maps a row's columns.
-        filters: each drops rows for one reason; the first that wants a row gets it.
-        heldout: a reader of held-out problems in the same shape, every one of which leaves the training set (compared
-            by normalised text); None = they are taken from ``reader`` itself, chosen by a hash of the problem.
+        filters: each drops rows for one reason; a row is counted under the first that drops it.
+        heldout: a reader of held-out problems in the same shape, all of which are kept out of the training set
+            (compared by normalised text); None = a hash of the problem chooses them among the rows of ``reader``.
         heldout_size: how many held-out problems at most.
         heldout_share: of the problems of ``reader``, where ``heldout`` is None.
         on_bad_row: ``stop`` at a row that cannot be read, with its place, or ``skip`` and count it.
@@ -60,93 +60,96 @@ class Corpus:
         self.reader, self.schema, self.filters = reader, schema, list(filters)
         self.heldout_reader, self.heldout_size, self.heldout_share = heldout, heldout_size, heldout_share
         self.on_bad_row = on_bad_row
-        for each in (reader, heldout):
-            if each is not None:
-                each.check(schema.columns)
+        reader.require(schema.columns)
+        if heldout is not None:
+            heldout.require(schema.columns)
         self._heldout: list[Problem] | None = None
 
     def candidates(self, reader: Reader, start: Position, tally: Counter[str]) -> Iterator[tuple[Candidate, Position]]:
-        """Rows from ``start`` on that can be read and that no filter drops; ``tally`` counts why the rest are not."""
-        for row, place, after in reader.rows(start):
-            candidate = self._mapped(row, place, tally)
+        """Rows from ``start`` on that can be read and that no filter drops; ``tally`` counts the others by reason."""
+        for row, origin, after in reader.rows(start):
+            candidate = self._mapped(row, origin, tally)
             if candidate is None:
                 continue
-            reason = next((each.reason for each in self.filters if each(candidate)), None)
+            reason = next((drops.reason for drops in self.filters if drops(candidate)), None)
             if reason is None:
                 yield candidate, after
             else:
                 tally[reason] += 1
 
-    def _mapped(self, row: Row | Unreadable, place: Place, tally: Counter[str]) -> Candidate | None:
+    def _mapped(self, row: RawRow | Unreadable, origin: Origin, tally: Counter[str]) -> Candidate | None:
+        """The row in the common shape; None if it cannot be read and such rows are skipped."""
         try:
             if isinstance(row, Unreadable):
-                raise BadRow(row.why)
+                raise BadRow(row.reason)
             return self.schema(row)
         except BadRow as error:
             if self.on_bad_row == "stop":
                 hint = "on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out"
-                raise ValueError(f"{place}: {error}; {hint}") from error
+                raise ValueError(f"{origin}: {error}; {hint}") from error
             tally[BAD_ROW] += 1
             return None
 
     def heldout(self) -> list[Problem]:
-        """What the policy is judged on."""
+        """The problems that the policy is evaluated on."""
         if self._heldout is None:
             reader, found, tally = self.heldout_reader or self.reader, dict[int, Problem](), Counter[str]()
             for candidate, _ in self.candidates(reader, Position(), tally):
                 tally[KEPT] += 1
-                mark = fingerprint64(candidate.problem)
-                if self.heldout_reader is not None or self._chosen(mark):
-                    found.setdefault(mark, problem_of(candidate))
+                key = fingerprint64(candidate.problem)
+                if self.heldout_reader is not None or self._held_out_by_hash(key):
+                    found.setdefault(key, problem_of(candidate))
                 if len(found) == self.heldout_size:
                     break
             if not found:
                 raise ValueError(
-                    f"{reader.name} gives no held-out problem ({reasons(tally)}): look at the filters and heldout_share"
+                    f"{reader.name} gives no held-out problem ({tally_line(tally)}): look at the filters and "
+                    f"heldout_share"
                 )
             self._heldout = list(found.values())
         return self._heldout
 
     @cached_property
     def _reserved(self) -> frozenset[int]:
-        """Fingerprints of all rows of the held-out reader, whether or not they are among those that are judged on."""
+        """Fingerprints of all rows of the held-out reader, also of those beyond ``heldout_size``."""
         assert self.heldout_reader is not None
-        rows = (self._mapped(row, place, Counter()) for row, place, _ in self.heldout_reader.rows(Position()))
+        rows = (self._mapped(row, origin, Counter()) for row, origin, _ in self.heldout_reader.rows(Position()))
         return frozenset(fingerprint64(candidate.problem) for candidate in rows if candidate is not None)
 
-    def _chosen(self, mark: int) -> bool:
-        """Held out by its hash: the same whatever the order, the number of processes or the filters."""
-        return mark % 2**32 < self.heldout_share * 2**32
+    def _held_out_by_hash(self, key: int) -> bool:
+        """Depends on the problem alone, and not on order, filters or the number of processes."""
+        return key % 2**32 < self.heldout_share * 2**32
 
-    def holds_out(self, mark: int) -> bool:
+    def holds_out(self, key: int) -> bool:
         """Whether the problem with this fingerprint must not be trained on."""
-        return self._chosen(mark) if self.heldout_reader is None else mark in self._reserved
+        return self._held_out_by_hash(key) if self.heldout_reader is None else key in self._reserved
 
     def stream(
         self, start: Position, tally: Counter[str], seen: set[int] | None = None
     ) -> Iterator[tuple[Problem, Position]]:
         """Training problems from ``start`` on, each with the position after it.
 
-        Those whose fingerprints are in ``seen`` are left out, and the others' put there; None = duplicates stay.
+        Problems whose fingerprints are in ``seen`` are left out; those of the others are added to it.  None =
+        duplicates stay.
         """
         for candidate, after in self.candidates(self.reader, start, tally):
-            mark = fingerprint64(candidate.problem)
-            if self.holds_out(mark):
+            key = fingerprint64(candidate.problem)
+            if self.holds_out(key):
                 tally[HELD_OUT] += 1
-            elif seen is not None and mark in seen:
+            elif seen is not None and key in seen:
                 tally[DUPLICATE] += 1
             else:
                 tally[KEPT] += 1
                 if seen is not None:
-                    seen.add(mark)
+                    seen.add(key)
                 yield problem_of(candidate), after
 
     @cached_property
     def _fingerprint(self) -> str:
         held = self.heldout_reader and self.heldout_reader.fingerprint()
-        parts = [VERSION, self.reader.fingerprint(), _described(self.schema), held, self.on_bad_row]
-        parts += [self.heldout_size, self.heldout_share, *map(_described, self.filters)]
-        return hashlib.blake2b(repr(parts).encode(), digest_size=8).hexdigest()
+        parts = [VERSION, self.reader.fingerprint(), _description(self.schema), held, self.on_bad_row]
+        parts += [self.heldout_size, self.heldout_share, *map(_description, self.filters)]
+        return stable_hash(repr(parts)).hex()
 
     def fingerprint(self) -> str:
         """Changes when rows, mapping, filters or the held-out share do."""
@@ -154,11 +157,11 @@ class Corpus:
 
 
 class CachedCorpus:
-    """A corpus read once, without duplicates, into an Arrow file that is mapped and not loaded.
+    """A corpus that is read once, without duplicates, into an Arrow file; the file is mapped and not loaded.
 
     Args:
         corpus: what to read.
-        cache: folder of the files; one for each fingerprint.
+        cache: folder of the Arrow files, which are named by the corpus' fingerprint.
         progress: True = show a bar while reading.
     """
 
@@ -179,22 +182,22 @@ class CachedCorpus:
         """All training problems.
 
         Raises:
-            ValueError: none is left, with what became of every row.
+            ValueError: no problem is left; the message says what became of the rows.
         """
         path = self.cache / f"{self.corpus.fingerprint()}.arrow"
         facts = path.with_suffix(".json")
         if not (facts.is_file() and path.is_file()):
-            self.cache.mkdir(parents=True, exist_ok=True)
-            tally = self._write(path)
-            draft = facts.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps(tally))
-            draft.replace(facts)  # the last thing to appear: a file without it was not finished
+            with appearing(path, shared=True) as draft:
+                tally = self._write(draft)
+            with appearing(facts, shared=True) as draft:  # the last to appear: without it the set is read again
+                draft.write_text(json.dumps(tally))
         self._tally = Counter(json.loads(facts.read_text()))
         if not self._tally[KEPT]:
-            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {reasons(self._tally)}")
-        return _Mapped(path)
+            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {tally_line(self._tally)}")
+        return _ArrowProblems(path)
 
     def _write(self, path: Path) -> Counter[str]:
+        """Write the problems as an Arrow file, and count what became of the rows."""
         import pyarrow
         from rich.progress import track
 
@@ -205,10 +208,9 @@ class CachedCorpus:
                 *(("answer", "string"), ("difficulty", "string")),
             ]
         )
-        draft = path.with_suffix(f".{os.getpid()}")
         problems = (problem for problem, _ in self.corpus.stream(Position(), tally, set()))
         shown = track(problems, "reading", transient=True, disable=not self.progress)
-        with pyarrow.OSFile(str(draft), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
+        with pyarrow.OSFile(str(path), "wb") as file, pyarrow.ipc.new_stream(file, schema) as writer:
             for batch in _batched(shown, 1000):
                 rows = [
                     {
@@ -220,12 +222,11 @@ class CachedCorpus:
                     for p in batch
                 ]
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema))
-        draft.replace(path)
         return tally
 
 
-class _Mapped(Sequence[Problem]):
-    """Problems in an Arrow file."""
+class _ArrowProblems(Sequence[Problem]):
+    """Problems in an Arrow file, which is mapped into memory."""
 
     def __init__(self, path: Path) -> None:
         from datasets import Dataset
@@ -237,7 +238,7 @@ class _Mapped(Sequence[Problem]):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return [self[each] for each in range(*index.indices(len(self)))]
+            return [self[row] for row in range(*index.indices(len(self)))]
         row = self._rows[int(index)]
         first, *others = row["solutions"] or [""]
         return Problem(row["problem"], first, row["answer"], tuple(others), row["difficulty"])
@@ -250,13 +251,13 @@ def problem_of(candidate: Candidate) -> Problem:
     return Problem(candidate.problem, first, candidate.answer, tuple(others), label)
 
 
-def reasons(tally: Counter[str]) -> str:
-    """What became of the rows, in one line, the most frequent first."""
+def tally_line(tally: Counter[str]) -> str:
+    """What became of the rows, in one line, the most frequent outcome first."""
     return ", ".join(f"{count:,} {name}" for name, count in tally.most_common() if count) or "there are no rows"
 
 
-def _described(part: object) -> str:
-    """A part by its class and settings; sets in order, as their own order changes from run to run."""
+def _description(part: object) -> str:
+    """A part's class and settings; sets are sorted, as their order changes from process to process."""
     settings = {
         name: sorted(value) if isinstance(value, set | frozenset) else value for name, value in vars(part).items()
     }

@@ -2,48 +2,40 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import count
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import LightningDataModule
-from rich.progress import track
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
-from hapo_lit.data.collate import FATES, PROMPT_LONG, TEACHER_USABLE, Encoded, collate, encode, fingerprint, fits
-from hapo_lit.data.corpus import Corpus, reasons
-from hapo_lit.data.ordering import BlockShuffler, Cursor, Shuffled
+from hapo_lit.data.collate import OUTCOMES, TEACHER_USABLE, EncodedProblem, collate, encode, fits
+from hapo_lit.data.corpus import Corpus, tally_line
+from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
+from hapo_lit.data.ordering import Cursor
 from hapo_lit.data.problems import Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
+from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
 from hapo_lit.errors import ResumeError
+from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch
 
-TEACHER_SAMPLE = 1000
-"""How many teacher solutions are judged for the report."""
-
-LABELS = 12
+MAX_LABELS = 12
 """How many labels of difficulty rewards are told apart by, the most frequent ones."""
-
-LOOKED_AT = 256
-"""How many problems of a large set are encoded for the report."""
 
 
 class MathDataModule(LightningDataModule):
-    """Streams training prompts for ever and held-out prompts once.
+    """Training prompts without end, and held-out prompts once.
 
-    A source that fits in memory is encoded at once; a prepared one is read as it is needed; a stream is shuffled block
-    by block.  In all three a batch is chosen as a whole and each rank takes its share, so the position is the same on
-    all ranks, and nothing that was prefetched can be lost: it travels with the batch.
+    A list of problems is encoded at once; a cached corpus is read as it is needed; a stream is shuffled block by block.
+    In all three cases a batch is chosen as a whole and each rank takes its part, so that the position in the data is
+    the same on all ranks.  Each batch carries the position after it: batches that a loader made ahead of the step are
+    made again after a resume, and none is lost.
 
     Args:
         source: where problems come from: a list in memory, :class:`~hapo_lit.data.corpus.CachedCorpus`, or a
@@ -58,7 +50,7 @@ class MathDataModule(LightningDataModule):
         buffer: problems in a block of a stream.
         workers: processes that read, tokenise and verify ahead of the step; 0 = none.
         seed: of the order.
-        path, heldout_path, evaluation_path: what the source was told to read; kept for whoever asks.
+        path, heldout_path, evaluation_path: the files that the source was given; not used here.
     """
 
     def __init__(
@@ -92,46 +84,45 @@ class MathDataModule(LightningDataModule):
         self.rank, self.world_size = 0, 1
         """This process's rank and the number of processes, where there is no Trainer to ask."""
         self.consumed = 0
-        """Batches that training has used up; ``HapoModule`` says so, since a loader may run ahead."""
+        """Batches that training has used; fewer than a loader that runs ahead has made."""
         self.waited = 0.0
         """Seconds that training waited for its last batch."""
         self._cursor: Cursor = ()
-        self._shelf: _Memory | _Disk | None = None
-        self._feed: Shuffled | BlockShuffler | None = None
-        self._heldout: list[Encoded] = []
-        self._tally: Counter[str] = Counter()
-        """What became of the training problems and of their teachers."""
+        self._heldout: list[EncodedProblem] = []
+        self._training_set: TrainingSet | None = None
 
     def setup(self, stage: str | None = None) -> None:
-        """Bring the source into order, once."""
-        if self._feed is not None:
+        """Read the problems and decide on their order, once."""
+        if self._training_set is not None:
             return
-        if isinstance(self.source, Corpus):
-            self._feed = BlockShuffler(self.source, self._fits, self.prompts_per_step, self.buffer, self.seed)
-        else:
-            problems = self.source.train()
-            if isinstance(problems, list):
-                self._solved = [problem for problem in problems if problem.solution][:TEACHER_SAMPLE]
-                self._shelf = _Memory(self._encoded(problems, self._tally))
-            else:
-                self._shelf = _Disk(problems, self._fits, partial(self._encoded, tally=Counter()))
-                self._tally[PROMPT_LONG] = len(problems) - len(self._shelf)
-            if len(self._shelf) < self.prompts_per_step:
-                raise ValueError(
-                    f"prompts_per_step={self.prompts_per_step}, but there are only {len(self._shelf)} training "
-                    f"problems; lower the one or bring more of the other"
-                )
-            self._feed = Shuffled(len(self._shelf), self.prompts_per_step, self.seed)
+        training_set = self._read()
         self._heldout = self._encoded(self.source.heldout(), Counter())
-        self._check_world(self.world_size)
+        self._check_world_size(self.world_size)
         if 0 < len(self._heldout) < self.world_size:
             raise ValueError(
                 f"there are {len(self._heldout)} held-out problems for {self.world_size} processes: bring more, "
                 f"or start fewer"
             )
-        self._cursor = self._cursor or self._feed.start
+        self._training_set = training_set
+        self._cursor = self._cursor or training_set.start
 
-    def _encoded(self, problems: Sequence[Problem], tally: Counter[str]) -> list[Encoded]:
+    def _read(self) -> TrainingSet:
+        if isinstance(self.source, Corpus):
+            return StreamedSet(self.source, self._fits, self._encoded, self.prompts_per_step, self.buffer, self.seed)
+        problems = self.source.train()
+        if isinstance(problems, list):
+            return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed)
+        source: str = self.source.fingerprint()  # type: ignore[attr-defined]
+        return OnDemandSet(problems, source, self._fits, self._encoded, self.prompts_per_step, self.seed)
+
+    @property
+    def training_set(self) -> TrainingSet:
+        """The training problems in the order of this run."""
+        self.setup()
+        assert self._training_set is not None
+        return self._training_set
+
+    def _encoded(self, problems: Sequence[Problem], tally: Counter[str]) -> list[EncodedProblem]:
         return encode(
             problems,
             self.tokenizer,
@@ -145,75 +136,54 @@ class MathDataModule(LightningDataModule):
     def _fits(self, problems: Sequence[Problem]) -> list[bool]:
         return fits(problems, self.tokenizer, self.template, self.max_prompt_tokens)
 
+    # -- what is in it -------------------------------------------------------------------------------------------
+
     @property
-    def train_set(self) -> Sequence[Encoded]:
+    def train_set(self) -> Sequence[EncodedProblem]:
         """The encoded training problems of a source in memory."""
-        self.setup()
-        if not isinstance(self._shelf, _Memory):
+        if not isinstance(self.training_set, InMemorySet):
             raise ValueError("only a source that fits in memory has a train_set; iterate over train_dataloader()")
-        return self._shelf.items
+        return self.training_set.items
+
+    @property
+    def has_heldout(self) -> bool:
+        self.setup()
+        return bool(self._heldout)
 
     @cached_property
     def difficulties(self) -> tuple[str, ...]:
-        """The labels that rewards are told apart by, the most frequent :data:`LABELS`; the same on all ranks."""
-        self.setup()
-        known = self._shelf.items if isinstance(self._shelf, _Memory) else self._first
-        found = Counter(each.difficulty for each in known if each.difficulty)
-        return tuple(sorted(sorted(found), key=found.__getitem__, reverse=True)[:LABELS])
-
-    # -- what is in it -------------------------------------------------------------------------------------------
+        """The labels that rewards are told apart by, the most frequent :data:`MAX_LABELS`; the same on all ranks."""
+        counts = self.training_set.difficulties()
+        counts.pop("", None)
+        return tuple(sorted(sorted(counts), key=counts.__getitem__, reverse=True)[:MAX_LABELS])
 
     def describe(self) -> dict[str, float]:
-        """Sizes, the share of teacher solutions that are right, and of training problems whose teacher may be used;
-        and how often each of the fates of :mod:`hapo_lit.data.collate` befell a problem.
+        """How many problems there are, and how good the teacher is.
 
-        The teacher's accuracy is measured on at most :data:`TEACHER_SAMPLE` solutions, believed or not; of a set that
-        is not in memory the first :data:`LOOKED_AT` problems stand for all.
+        ``teacher_accuracy`` is the share of solutions that are right, whether or not the teacher check accepts them;
+        ``teacher_accepted`` is the share of training problems whose teacher may be used.  Problems are also counted by
+        their :data:`~hapo_lit.data.collate.OUTCOMES`.  Of a set that is not in memory only the first problems count.
         """
-        self.setup()
-        if isinstance(self._shelf, _Memory):
-            solved, tally = self._solved, self._tally
-            size = judged = len(self._shelf)
-        else:
-            problems, tally = self._first, Counter(self._tally)
-            judged = len(self._encoded(problems, tally))
-            solved = [problem for problem in problems if problem.solution]
-            size = len(self._shelf) if self._shelf is not None else 0
-        right = self.verifier([p.solution for p in solved], [p.answer for p in solved])
+        teachers, tally, encoded = self.training_set.describe()
+        right = self.verifier([problem.solution for problem in teachers], [problem.answer for problem in teachers])
         return {
-            "train_problems": size,
+            "train_problems": self.training_set.size,
             "heldout_problems": len(self._heldout),
             "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
-            "teacher_accepted": tally[TEACHER_USABLE] / judged,
-            **{name: tally[name] for name in FATES},
+            "teacher_accepted": tally[TEACHER_USABLE] / encoded,
+            **{name: tally[name] for name in OUTCOMES},
         }
-
-    @cached_property
-    def _first(self) -> list[Problem]:
-        """Problems that stand for a set too large to look at."""
-        if isinstance(self._feed, BlockShuffler):
-            found: list[Problem] = []
-            for batch, (epoch, *_) in self._feed.batches(self._feed.start):
-                if epoch:
-                    break
-                found += batch
-                if len(found) >= LOOKED_AT:
-                    break
-            return found
-        assert isinstance(self._shelf, _Disk)
-        return self._shelf.problems_at(range(min(LOOKED_AT, len(self._shelf))))
 
     def dropped(self) -> str:
         """What became of the rows that were read, in one line; empty for a source that drops none."""
-        if isinstance(self.source, Corpus):
-            assert isinstance(self._feed, BlockShuffler)
-            return reasons(self._feed.tally)
-        report = self.source.report()
-        return reasons(Counter(report)) if report else ""
+        if isinstance(self.training_set, StreamedSet):
+            return tally_line(self.training_set.ordering.tally)
+        report = self.source.report()  # type: ignore[union-attr]
+        return tally_line(Counter(report)) if report else ""
 
     def sample(self) -> tuple[str, str]:
-        """A prompt and its teacher as the policy sees them, special tokens and all."""
-        first = next(self._batches(0, 1))
+        """A prompt and its teacher as the policy sees them, with all special tokens."""
+        first = next(self.batches(0, 1))
         row = int(first.teacher_mask.any(1).int().argmax())
         prompt, teacher = first.tokens[row][first.mask[row]], first.teacher_tokens[row][first.teacher_mask[row]]
         return self.tokenizer.decode(prompt.tolist()), self.tokenizer.decode(teacher.tolist())
@@ -221,58 +191,53 @@ class MathDataModule(LightningDataModule):
     # -- batches -------------------------------------------------------------------------------------------------
 
     def train_dataloader(self) -> Iterable[PromptBatch]:
-        self.setup()  # before loader processes are made, so that it is done once
-        rank, world = self._share()
+        self.setup()  # before loader processes are started, so that it is done once
         loader: DataLoader[PromptBatch] = DataLoader(
-            _Stream(self, rank, world),
+            BatchStream(partial(self.batches, *self._rank_and_world_size())),
             batch_size=None,
             num_workers=self.workers,
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # a loader draws a seed for its processes, and would take the global one
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # a loader seeds its processes, and would use the global generator for that
         )
-        return _Timed(loader, self)
+        return TimedLoader(loader, self._note_wait)
 
     def val_dataloader(self) -> DataLoader[PromptBatch]:
         self.setup()
-        rank, world = self._share()
+        rank, world_size = self._rank_and_world_size()
         pad = partial(collate, pad_id=self.tokenizer.pad_token_id)
-        mine = self._heldout[rank::world]
+        mine = self._heldout[rank::world_size]
         return DataLoader(mine, batch_size=self.heldout_batch, collate_fn=pad, generator=torch.Generator())  # type: ignore[arg-type]
 
-    def _share(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (self.rank, self.world_size)
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer:
+            return self.trainer.global_rank, self.trainer.world_size
+        return self.rank, self.world_size
 
-    @property
-    def has_heldout(self) -> bool:
+    def _note_wait(self, seconds: float) -> None:
+        self.waited = seconds
+
+    def batch(self, index: int, rank: int = 0, world_size: int = 1) -> PromptBatch:
+        """This rank's part of batch ``index`` of a source that is not streamed."""
+        return next(self._batches_from((index,), rank, world_size))
+
+    def batches(self, rank: int, world_size: int, worker: int = 0, workers: int = 1) -> Iterator[PromptBatch]:
+        """This rank's parts of the batches from the position on; of these every ``workers``-th, from ``worker`` on."""
         self.setup()
-        return bool(self._heldout)
+        return self._batches_from(self._cursor, rank, world_size, worker, workers)
 
-    def batch(self, index: int, rank: int = 0, world: int = 1) -> PromptBatch:
-        """This rank's share of batch ``index`` of a source that is no stream."""
-        self.setup()
-        self._check_world(world)
-        assert isinstance(self._feed, Shuffled)
-        assert self._shelf is not None
-        mine = self._shelf.take(self._feed.indices(index)[rank::world])
-        return replace(collate(mine, self.tokenizer.pad_token_id), cursor=(index + 1,))
+    def _batches_from(
+        self, cursor: Cursor, rank: int, world_size: int, worker: int = 0, workers: int = 1
+    ) -> Iterator[PromptBatch]:
+        self._check_world_size(world_size)
+        part = slice(rank, None, world_size)
+        for problems, after in self.training_set.batches(cursor, part, worker, workers):
+            yield replace(collate(problems, self.tokenizer.pad_token_id), cursor=after)
 
-    def _batches(self, rank: int, world: int, worker: int = 0, workers: int = 1) -> Iterator[PromptBatch]:
-        """This rank's shares of the batches from the position on; of these every ``workers``-th."""
-        self.setup()
-        self._check_world(world)
-        if isinstance(self._feed, BlockShuffler):
-            for number, (problems, cursor) in enumerate(self._feed.batches(self._cursor)):
-                if number % workers == worker:
-                    mine = self._encoded(problems[rank::world], Counter())
-                    yield replace(collate(mine, self.tokenizer.pad_token_id), cursor=cursor)
-        else:
-            for index in count(self._cursor[0] + worker, workers):
-                yield self.batch(index, rank, world)
-
-    def _check_world(self, world: int) -> None:
-        if self.prompts_per_step % world:
+    def _check_world_size(self, world_size: int) -> None:
+        if self.prompts_per_step % world_size:
             raise ValueError(
-                f"prompts_per_step={self.prompts_per_step} is not divisible by {world} processes: change one of them"
+                f"prompts_per_step={self.prompts_per_step} is not divisible by {world_size} processes: change one of "
+                f"them"
             )
 
     # -- position ------------------------------------------------------------------------------------------------
@@ -288,8 +253,8 @@ class MathDataModule(LightningDataModule):
         for name, mine in self._identity().items():
             if name == "tokenizer" and state.get(name) != mine:
                 raise ResumeError(
-                    f"the state was written with another tokenizer ({state.get(name)} then, {mine} now): resume with "
-                    f"the same model, or start a new run"
+                    f"the checkpoint was written with another tokenizer ({state.get(name)} then, {mine} now): resume "
+                    f"with the same model, or start a new run"
                 )
             if state.get(name) != mine:
                 raise ResumeError(
@@ -299,89 +264,17 @@ class MathDataModule(LightningDataModule):
         self.consumed, self._cursor = state["consumed"], tuple(state["cursor"])
 
     def _identity(self) -> dict[str, Any]:
-        """What must be the same for the position to mean the same."""
-        self.setup()
+        """What must be equal for a cursor to mean the same batch."""
         same: dict[str, Any] = {"tokenizer": self._tokenizer_hash, "seed": self.seed}
-        same |= {"prompts_per_step": self.prompts_per_step}
-        if isinstance(self._shelf, _Memory):
-            return same | {"fingerprint": fingerprint(self._shelf.items)}
-        same |= {"fingerprint": self.source.fingerprint(), "max_prompt_tokens": self.max_prompt_tokens}  # type: ignore[union-attr]
-        same |= {"template": repr(vars(self.template))}
-        return same | ({"buffer": self.buffer} if self._shelf is None else {})
+        same |= {"prompts_per_step": self.prompts_per_step, "fingerprint": self.training_set.fingerprint()}
+        if isinstance(self.training_set, InMemorySet):  # whose fingerprint covers the tokens
+            return same
+        same |= {"max_prompt_tokens": self.max_prompt_tokens, "template": repr(vars(self.template))}
+        return same | ({"buffer": self.buffer} if isinstance(self.training_set, StreamedSet) else {})
 
     @cached_property
     def _tokenizer_hash(self) -> str:
-        """Of all a tokenizer is; which prompts fit depends on it."""
+        """Of everything that decides how a tokenizer encodes text, and so which prompts fit."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        whole = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
-        return hashlib.blake2b(f"{whole}{self.tokenizer.chat_template}".encode(), digest_size=8).hexdigest()
-
-
-class _Memory:
-    """Problems that were encoded at once."""
-
-    def __init__(self, items: list[Encoded]) -> None:
-        self.items = items
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def take(self, indices: Iterable[int]) -> list[Encoded]:
-        return [self.items[index] for index in indices]
-
-
-class _Disk:
-    """Problems that are read and encoded when they are needed; those with too long a prompt are left out."""
-
-    def __init__(
-        self,
-        problems: Sequence[Problem],
-        fits: Callable[[Sequence[Problem]], list[bool]],
-        encode: Callable[[Sequence[Problem]], list[Encoded]],
-    ) -> None:
-        self.problems, self.encode = problems, encode
-        starts = range(0, len(problems), 1000)
-        shown = track(starts, "measuring prompts", transient=True, disable=len(starts) < 10)
-        within = [each for start in shown for each in fits(problems[start : start + 1000])]
-        self.kept = np.flatnonzero(within)
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def problems_at(self, indices: Iterable[int]) -> list[Problem]:
-        return [self.problems[int(self.kept[index])] for index in indices]
-
-    def take(self, indices: Iterable[int]) -> list[Encoded]:
-        return self.encode(self.problems_at(indices))
-
-
-class _Stream(IterableDataset[PromptBatch]):
-    """Batches from the datamodule's position on, for ever; each loader process makes its share of them."""
-
-    def __init__(self, data: MathDataModule, rank: int, world: int) -> None:
-        self.data, self.rank, self.world = data, rank, world
-
-    def __iter__(self) -> Iterator[PromptBatch]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        yield from self.data._batches(self.rank, self.world, worker, workers)
-
-
-class _Timed:
-    """A loader whose datamodule knows how long the last batch was waited for."""
-
-    def __init__(self, loader: DataLoader[PromptBatch], data: MathDataModule) -> None:
-        self.loader, self.data = loader, data
-
-    def __iter__(self) -> Iterator[PromptBatch]:
-        batches = iter(self.loader)
-        while True:
-            started = time.perf_counter()
-            batch = next(batches)  # there is always another
-            self.data.waited = time.perf_counter() - started
-            yield batch
-
-
-def _start_worker(worker: int) -> None:  # noqa: ARG001
-    """The tokenizer's threads do not survive the fork, and it would warn of it."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+        contents = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
+        return stable_hash(f"{contents}{self.tokenizer.chat_template}").hex()

@@ -1,17 +1,17 @@
-"""Rows not to train on: one small class per reason, so that each drop can be counted under its name.
+"""Filters: one small class for each reason not to train on a row, so that drops are counted by reason.
 
-Everything is linear in the length of a row: patterns are bounded or cannot backtrack.
+All of them take time linear in the length of a row: patterns are bounded or cannot backtrack.
 """
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from hapo_lit.data.schemas import Candidate
+from hapo_lit.numerics.hashing import stable_int
 
 NOT_FOUND, PROOF, CHOICE = "notfound", "proof", "mcq"
 """NuminaMath-1.5's sentinels and question types, in lower case."""
@@ -37,7 +37,7 @@ _OPTION = re.compile(
 _PICTURES = ("figure", "diagram", "picture", "graph", "drawing", "image", "chart", "illustration", "sketch")
 _PICTURE = f"(?:{'|'.join(_PICTURES)})"
 _PICTURE_WORDS = (*_PICTURES, "fig.", "shaded", "如图", "下图")
-"""No problem without one of these is worth the search for a mention."""
+"""Only a problem with one of these is searched for a mention of a picture, which takes longer."""
 _DRAWN = re.compile(
     r"\[asy\]|\\begin\{(?:asy|tikzpicture|picture)\}|\\includegraphics|<(?:img|image)\b|\[(?:img|attach)\b"
     r"|!\[[^\]]{0,300}\]\("
@@ -70,7 +70,7 @@ _PARTS = [
     for first, second in (("1", "2"), ("a", "b"), ("i", "ii"))
     for shape in (r"\({}\)", r"{}\)", r"{}\.(?=\s)")
 ]
-"""How the first and the second of several sub-answers are marked."""
+"""Labels of the first and the second part of an answer."""
 
 
 class Filter(Protocol):
@@ -82,7 +82,7 @@ class Filter(Protocol):
 
 
 class NoAnswer:
-    """Without a reference no response can be judged."""
+    """There is no reference answer, and so no response can be judged."""
 
     reason = "no_answer"
 
@@ -93,8 +93,8 @@ class NoAnswer:
 class Proof:
     """A proof cannot be checked by its answer.
 
-    None of its three marks covers the others: the sentinel, the question type, and the empty box with which the
-    rewriting model of NuminaMath ends a proof.
+    Three things mark a proof, and none of them covers the others: the sentinel in the answer, the question type, and
+    the empty box with which the rewriting model of NuminaMath ends a proof.
     """
 
     reason = "proof"
@@ -108,10 +108,10 @@ class Proof:
 
 
 class MultipleChoice:
-    """One guess in four or five is right, so that reward says little about the reasoning.
+    """One guess in four or five is right, so that the reward says little about the reasoning.
 
-    A letter, alone or before its option's value, counts only where the problem lists options: elsewhere it is a
-    variable, a point or a set.
+    An answer that is a letter, alone or before its option's value, counts only where the problem lists options;
+    elsewhere it is a variable, a point or a set.
     """
 
     reason = "multiple_choice"
@@ -123,7 +123,7 @@ class MultipleChoice:
 
 
 class Figure:
-    """The policy sees text only: a problem that leans on a picture cannot be solved, or only by luck."""
+    """The problem needs a picture, and the policy sees text only."""
 
     reason = "figure"
 
@@ -135,7 +135,7 @@ class Figure:
 
 
 class MarkedInvalid:
-    """The set's own makers found the problem or its solution wanting."""
+    """The makers of the data set call the problem or its solution invalid."""
 
     reason = "marked_invalid"
 
@@ -144,7 +144,7 @@ class MarkedInvalid:
 
 
 class AnswerUnparsable:
-    """No verifier can say whether a response equals such a reference: it is long, cut, in prose, or several answers.
+    """No verifier can compare a response with the reference: it is long, cut off, in prose, or several answers.
 
     Args:
         max_characters: the longest answer to keep.
@@ -169,10 +169,10 @@ class AnswerUnparsable:
 
 
 class SourceNotAllowed:
-    """Sources differ in difficulty and in who wrote the answers; this keeps the ones asked for.
+    """The row comes from a source that is not among the allowed ones.
 
     Args:
-        allowed: names of sources, in any case; None = all, rows without a source included.
+        allowed: names of sources, in upper or lower case; None = all, also rows without a source.
     """
 
     reason = "source_not_allowed"
@@ -187,7 +187,7 @@ class SourceNotAllowed:
 
 
 class OverlapsEvaluation:
-    """A problem of an evaluation set in the training data makes its score a test of memory.
+    """The problem is in an evaluation set, whose score would then measure memory.
 
     Args:
         texts: the problems of the evaluation sets.
@@ -207,8 +207,8 @@ class OverlapsEvaluation:
 def normalised(problem: str) -> str:
     """The problem in lower case without whitespace, prose punctuation, braces and LaTeX's spacing and delimiters.
 
-    Operators and parentheses stay, and so does whatever stands between two digits: ``7-2`` is not ``7+2``, ``1.5`` is
-    not ``15`` and ``1, 12`` is not ``11, 2``.  Only a comma that groups thousands goes.
+    Operators and parentheses stay, and so does everything between two digits, but for a comma that groups thousands:
+    ``7-2`` is not ``7+2``, ``1.5`` is not ``15`` and ``1, 12`` is not ``11, 2``.
     """
     text = unicodedata.normalize("NFKC", problem).lower().translate(_DASHES)
     text = _THOUSANDS.sub("", _LATEX.sub("", text))
@@ -218,8 +218,7 @@ def normalised(problem: str) -> str:
 
 def fingerprint64(problem: str) -> int:
     """64-bit hash of the normalised problem, from 0 to 2^64 - 1: equal for copies that differ in layout only."""
-    text = normalised(problem).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+    return stable_int(normalised(problem).encode("utf-8", "surrogatepass"))
 
 
 def _bare(answer: str) -> str:
@@ -228,7 +227,7 @@ def _bare(answer: str) -> str:
 
 
 def _ends_in_empty_box(solution: str) -> bool:
-    """Whether the last box is empty and nothing but signs come after it."""
+    """Whether the last box is empty and only symbols come after it."""
     start = solution.rfind(r"\boxed")
     return start >= 0 and _EMPTY_BOX.fullmatch(solution, start) is not None
 
@@ -240,12 +239,12 @@ def _lists_options(problem: str) -> bool:
 
 
 def _breaks_lines(answer: str) -> bool:
-    """Whether there are several lines, other than those of a matrix."""
+    """Whether there are several lines that are not those of a matrix."""
     return r"\begin{" not in answer and (len(answer.splitlines()) > 1 or r"\\ " in answer)
 
 
 def _balanced(answer: str) -> bool:
-    """Whether the braces that TeX groups by, not the escaped ones of sets, close in order."""
+    """Whether the braces close in order; those of sets, which are escaped, are not counted."""
     depth = 0
     for token in _BRACES.findall(answer):
         depth += (token == "{") - (token == "}")
@@ -255,10 +254,10 @@ def _balanced(answer: str) -> bool:
 
 
 def _has_parts(answer: str) -> bool:
-    """Whether a mark of a first part opens the answer and one of a second comes after something of substance.
+    """Whether the answer consists of parts: the label of a first one, a value, the label of a second one.
 
-    In ``(1)(2)``, a permutation or a choice of statements, nothing stands between them; in ``(a)x + (b)y`` an
-    operator joins them.
+    ``(1)(2)``, a permutation or a choice of statements, has no value between the labels; in ``(a)x + (b)y`` an
+    operator joins them.  Neither has parts.
     """
     text = " ".join(_MARKUP.sub(" ", unicodedata.normalize("NFKC", answer)).split())
     for first, second in _PARTS:

@@ -1,7 +1,7 @@
 """The order of training prompts: which problems make up the next batch, and where the data stand after it.
 
-Both orders are the same on every rank and for any number of loader processes: a batch is chosen as a whole, and each
-rank takes its own share of it.  So nothing has to be agreed upon, and a position is the same for all.
+Both orders are the same on every rank and for any number of loader processes, since a batch is chosen as a whole and
+each rank takes its own part of it.  Ranks need not agree on anything, and their cursors are equal.
 """
 
 from __future__ import annotations
@@ -11,18 +11,20 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from hapo_lit.data.collate import PROMPT_LONG
-from hapo_lit.data.corpus import KEPT, Corpus, reasons
+from hapo_lit.data.collate import PROMPT_TOO_LONG
+from hapo_lit.data.corpus import KEPT, Corpus, tally_line
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 
 Cursor = tuple[int, ...]
-"""Where the data stand: what to begin with to get the next batch."""
+"""Where the data stand: the next batch is the one that begins there."""
 
 
-class Shuffled:
-    """Each epoch a permutation of its own; what does not fill a batch at its end waits for another epoch, so that no
-    prompt occurs twice in a batch.  Batch ``k`` is a function of the seed and ``k`` alone.
+class EpochShuffler:
+    """Each epoch is another permutation of all items.
+
+    Items that do not fill a batch at the end of an epoch are left out of it, so that no prompt occurs twice in a batch.
+    Batch ``k`` is a function of the seed and ``k`` alone.
 
     Args:
         size: how many items there are.
@@ -33,10 +35,15 @@ class Shuffled:
     start: Cursor = (0,)
 
     def __init__(self, size: int, per_batch: int, seed: int) -> None:
+        if size < per_batch:
+            raise ValueError(
+                f"prompts_per_step={per_batch}, but there are only {size} training problems; lower the one or bring "
+                f"more of the other"
+            )
         self.size, self.per_batch, self.seed = size, per_batch, seed
 
     def indices(self, batch: int) -> np.ndarray:
-        """The items of a batch."""
+        """The indices of a batch's items."""
         epoch, within = divmod(batch, self.size // self.per_batch)
         order = np.random.default_rng((self.seed, epoch)).permutation(self.size)
         first = within * self.per_batch
@@ -44,7 +51,7 @@ class Shuffled:
 
 
 class BlockShuffler:
-    """Shuffles a stream block by block: ``buffer`` problems are read, put in random order, and dealt out.
+    """Shuffles a stream block by block: ``buffer`` problems are read, put in random order, and made into batches.
 
     The cursor is (epoch, file and row where the block begins, how many of the block are used), so that resuming reads
     at most one block twice.  Duplicates are dropped within a block.  An epoch's last problems are left out if they do
@@ -77,17 +84,19 @@ class BlockShuffler:
         """Batches from ``cursor`` on, for ever, each with the cursor after it."""
         epoch, file, row, used = cursor
         while True:
-            dealt, whole = 0, (file, row, used) == (0, 0, 0)
+            batches, from_start = 0, (file, row, used) == (0, 0, 0)
             batch: list[Problem] = []
             for begins, block in self._blocks(Position(file, row), epoch):
                 for position in range(used, len(block)):
                     batch.append(block[position])
                     if len(batch) == self.per_batch:
                         yield batch, (epoch, *begins, position + 1)
-                        batch, dealt = [], dealt + 1
+                        batch, batches = [], batches + 1
                 used = 0
-            if not dealt and whole:
-                raise ValueError(f"{self.corpus.reader.name}: too few rows are left for a batch: {reasons(self.tally)}")
+            if not batches and from_start:
+                raise ValueError(
+                    f"{self.corpus.reader.name}: too few rows are left for a batch: {tally_line(self.tally)}"
+                )
             epoch, file, row, used = epoch + 1, 0, 0, 0
 
     def _blocks(self, start: Position, epoch: int) -> Iterator[tuple[Position, list[Problem]]]:
@@ -105,7 +114,7 @@ class BlockShuffler:
     def _shuffled(self, block: list[Problem], epoch: int, begins: Position) -> list[Problem]:
         fitting = [problem for problem, fits in zip(block, self.fits(block), strict=True) if fits]
         if len(fitting) < len(block):
-            self.tally[PROMPT_LONG] += len(block) - len(fitting)
+            self.tally[PROMPT_TOO_LONG] += len(block) - len(fitting)
             self.tally[KEPT] -= len(block) - len(fitting)
         order = np.random.default_rng((self.seed, epoch, *begins)).permutation(len(fitting))
         return [fitting[index] for index in order]

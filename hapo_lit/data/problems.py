@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from hapo_lit.numerics.hashing import stable_int
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,24 @@ class Problem:
     answer: str
     """The reference answer."""
     others: tuple[str, ...] = ()
-    """Further solutions, for when the first may not be used."""
+    """Further solutions, which may become the teacher instead of the first."""
     difficulty: str = ""
     """A label by which rewards are told apart, such as ``4-digit``; empty = none."""
 
     @property
     def prompt_id(self) -> int:
         """63-bit hash of the question: the same in every epoch, rank and run."""
-        digest = hashlib.blake2b(self.problem.strip().encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") >> 1
+        return stable_int(self.problem.strip()) >> 1
 
 
 class ProblemSource(Protocol):
     """Where problems come from."""
 
     def train(self) -> Sequence[Problem]:
-        """What the policy trains on."""
+        """The training problems."""
 
     def heldout(self) -> Sequence[Problem]:
-        """What it is judged on; shares no problem with ``train``."""
+        """The problems that the policy is evaluated on; none of them is in ``train``."""
 
     def report(self) -> dict[str, int]:
-        """How many rows were dropped for which reason, for sources that drop any."""
+        """What became of the rows that were read; empty for a source that drops none."""

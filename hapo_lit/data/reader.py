@@ -1,24 +1,23 @@
-"""Rows of a data set, one at a time, from the hub or from local files, each with its place and never all at once."""
+"""Rows of a data set, read one at a time from the hub or from local files, each with where it came from."""
 
 from __future__ import annotations
 
 import codecs
 import glob
-import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-Row = Mapping[str, Any]
+from hapo_lit.numerics.hashing import stable_hash
 
-KINDS = {".jsonl": "lines", ".json": "json", ".parquet": "parquet", ".arrow": "arrow"}
-"""File suffix -> how it is read."""
+RawRow = Mapping[str, Any]
+"""A row as it was read: column -> cell."""
 
 
-class Place(NamedTuple):
-    """Where a row stands."""
+class Origin(NamedTuple):
+    """Where a row came from, for messages."""
 
     file: str
     """File, or hub id."""
@@ -30,13 +29,13 @@ class Place(NamedTuple):
 
 
 class Unreadable(NamedTuple):
-    """In the place of a row that is not one: a broken line."""
+    """Stands for a row that cannot be read, such as a broken line."""
 
-    why: str
+    reason: str
 
 
 class Position(NamedTuple):
-    """Where to read on: the rows before it have been read."""
+    """From where to read on: all rows before it have been read."""
 
     file: int = 0
     row: int = 0
@@ -46,12 +45,13 @@ class Reader(Protocol):
     """Where rows come from."""
 
     name: str
+    """The files or the data set, for messages."""
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Raise ``ValueError`` if it is known by now that a column is missing."""
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise ``ValueError`` if a column is missing, as far as that is known before a row is read."""
 
-    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
-        """Rows from ``start`` on, each with its place and the position after it."""
+    def rows(self, start: Position) -> Iterator[tuple[RawRow | Unreadable, Origin, Position]]:
+        """Rows from ``start`` on, each with its origin and the position after it."""
 
     def fingerprint(self) -> str:
         """Changes when the data do."""
@@ -60,8 +60,9 @@ class Reader(Protocol):
 class LocalFiles:
     """Files named by patterns, read in the order of their names.
 
-    Parquet and Arrow files are streamed by ``datasets``, JSON lines line by line; a ``.json`` file holds a list and is
-    read whole.  Footers are read at once, so that a damaged file is found before training and not in the middle of it.
+    Parquet and Arrow files are streamed by ``datasets``, JSON lines are read line by line.  A ``.json`` file holds a
+    list and is read in one piece.  The columns of Parquet and Arrow files are read at once, so that a damaged file is
+    found before training starts.
 
     Args:
         paths: a file, a pattern such as ``data/*.parquet``, or several of them.
@@ -80,31 +81,29 @@ class LocalFiles:
             if not found:
                 raise FileNotFoundError(f"data file {pattern!r} does not exist; set data.path to files or a pattern")
             self.files += [Path(file) for file in found]
-        self._fingerprint = hashlib.blake2b(
-            repr([_stamp(file) for file in self.files]).encode(), digest_size=8
-        ).hexdigest()
+        self._fingerprint = stable_hash(repr([_stamp(file) for file in self.files])).hex()
         self._columns = {file: names for file in self.files if (names := _columns(file)) is not None}
 
-    def check(self, columns: Sequence[str]) -> None:
+    def require(self, columns: Sequence[str]) -> None:
         """Raise ``ValueError`` if a Parquet or Arrow file lacks one of the columns."""
         for file, names in self._columns.items():
             if missing := [column for column in columns if column not in names]:
                 raise ValueError(f"{file} has no column {missing[0]!r}; it has {', '.join(names)}")
 
-    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
+    def rows(self, start: Position) -> Iterator[tuple[RawRow | Unreadable, Origin, Position]]:
         for index in range(start.file, len(self.files)):
             file = self.files[index]
             skip = start.row if index == start.file else 0
             row = skip
             try:
-                for content in _OPEN[KINDS[file.suffix]](file, skip):
+                for content in _FORMATS[file.suffix](file, skip):
                     row += 1
-                    yield content, Place(str(file), row), Position(index, row)
+                    yield content, Origin(str(file), row), Position(index, row)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Of names, sizes, times of change, and both ends of each file, as they were found."""
+        """Of the files' names, sizes, times of change, first and last bytes, as they were when this was made."""
         return self._fingerprint
 
 
@@ -123,15 +122,15 @@ class Hub:
     ) -> None:
         self.name, self.config, self.split, self.revision = dataset, config, split, revision
 
-    def rows(self, start: Position) -> Iterator[tuple[Row | Unreadable, Place, Position]]:
+    def rows(self, start: Position) -> Iterator[tuple[RawRow | Unreadable, Origin, Position]]:
         from datasets import load_dataset
 
         row = start.row
         try:
             rows = load_dataset(self.name, self.config, split=self.split, revision=self._commit, streaming=True)
-            for content in _each(rows.skip(row)):
+            for content in _all_rows(rows.skip(row)):
                 row += 1
-                yield content, Place(self.name, row), Position(0, row)
+                yield content, Origin(self.name, row), Position(0, row)
         except (OSError, ValueError) as error:
             raise ValueError(
                 f"the data set {self.name!r} cannot be read from the hub after row {row} ({error}); is there a "
@@ -140,14 +139,14 @@ class Hub:
 
     @cached_property
     def _commit(self) -> str | None:
-        """The commit that is read: what a branch points to may change, and then a position means nothing."""
+        """The commit that is read.  A branch may move to another one, and then a position would mean another row."""
         from huggingface_hub import HfApi
 
         commit: str | None = HfApi().dataset_info(self.name, revision=self.revision).sha
         return commit
 
-    def check(self, columns: Sequence[str]) -> None:
-        """Known at the first row only."""
+    def require(self, columns: Sequence[str]) -> None:
+        """Nothing: columns are not known before the first row."""
 
     def fingerprint(self) -> str:
         return f"{self.name}:{self.config}:{self.split}:{self._commit}"
@@ -168,19 +167,19 @@ def problem_texts(paths: str | Sequence[str] | None = None, column: str = "probl
     if not paths:
         return []
     reader = LocalFiles(paths)
-    reader.check([column])
+    reader.require([column])
     texts = []
-    for row, place, _ in reader.rows(Position()):
+    for row, origin, _ in reader.rows(Position()):
         if isinstance(row, Unreadable) or not isinstance(row.get(column), str):
-            raise ValueError(f"{place}: no text in column {column!r}")
+            raise ValueError(f"{origin}: no text in column {column!r}")
         texts.append(row[column])
     return texts
 
 
 def _columns(file: Path) -> list[str] | None:
-    """The names in a file's footer; None if it has none."""
-    if file.suffix not in KINDS:
-        raise ValueError(f"{file}: cannot tell the format of {file.suffix!r}; use {', '.join(KINDS)}")
+    """The columns that a Parquet or Arrow file declares; None for JSON, which declares none."""
+    if file.suffix not in _FORMATS:
+        raise ValueError(f"{file}: cannot tell the format of {file.suffix!r}; use {', '.join(_FORMATS)}")
     if file.suffix not in (".parquet", ".arrow"):
         return None
     import pyarrow
@@ -198,7 +197,7 @@ def _columns(file: Path) -> list[str] | None:
 
 
 def _stream_or_file(ipc: Any, source: Any) -> Any:
-    """Arrow has two formats for one suffix; ``datasets`` writes the first."""
+    """Files with the suffix ``.arrow`` have one of two formats; ``datasets`` writes the first."""
     try:
         return ipc.open_stream(source)
     except ValueError:
@@ -207,23 +206,23 @@ def _stream_or_file(ipc: Any, source: Any) -> Any:
 
 
 def _stamp(file: Path) -> tuple[object, ...]:
-    """What tells a file from another, without reading all of it."""
-    facts, digest = file.stat(), hashlib.blake2b(digest_size=8)
+    """What distinguishes a file from another, without reading all of it."""
+    facts = file.stat()
     with file.open("rb") as content:
-        digest.update(content.read(2**16))
+        head = content.read(2**16)
         content.seek(max(0, facts.st_size - 2**16))
-        digest.update(content.read())
-    return file.name, facts.st_size, facts.st_mtime_ns, digest.hexdigest()
+        ends = head + content.read()
+    return file.name, facts.st_size, facts.st_mtime_ns, stable_hash(ends).hex()
 
 
-def _lines(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+def _lines(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:
     with file.open("rb") as lines:
         for number, line in enumerate(lines):
             if number >= skip:
                 yield _parsed(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
 
 
-def _parsed(line: bytes) -> Row | Unreadable:
+def _parsed(line: bytes) -> RawRow | Unreadable:
     if not line.strip():
         return Unreadable("an empty line")
     try:
@@ -235,7 +234,7 @@ def _parsed(line: bytes) -> Row | Unreadable:
     return row if isinstance(row, dict) else Unreadable(f"a {type(row).__name__} and no object")
 
 
-def _json(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+def _json(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:
     rows = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(rows, list):
         raise ValueError("it holds no list of rows; for one row a line use .jsonl")
@@ -243,23 +242,30 @@ def _json(file: Path, skip: int) -> Iterator[Row | Unreadable]:
         yield row if isinstance(row, dict) else Unreadable(f"a {type(row).__name__} and no object")
 
 
-def _table(kind: str) -> Any:
-    def rows(file: Path, skip: int) -> Iterator[Row | Unreadable]:
+def _table(kind: str) -> Callable[[Path, int], Iterator[RawRow | Unreadable]]:
+    """A function that streams the rows of a Parquet or Arrow file."""
+
+    def rows(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:
         from datasets import load_dataset
 
-        # else Parquet is read a row group at a time, whatever its size
+        # without a batch size Parquet is read one row group at a time, however large that is
         settings = {"batch_size": 256} if kind == "parquet" else {}
-        yield from _each(load_dataset(kind, data_files=str(file), split="train", streaming=True, **settings).skip(skip))
+        yield from _all_rows(
+            load_dataset(kind, data_files=str(file), split="train", streaming=True, **settings).skip(skip)
+        )
 
     return rows
 
 
-def _each(rows: Any) -> Iterator[Row]:
-    """All rows of a streamed data set.  Iterated over as such it would give a loader process only its part of them, and
-    every process must see the same order."""
+def _all_rows(rows: Any) -> Iterator[RawRow]:
+    """All rows of a streamed data set, in every loader process.
+
+    Plain iteration would give a loader process only its part of them, and all processes must see the same order.
+    """
     for batch in rows.iter(batch_size=256):
         for cells in zip(*batch.values(), strict=True):
             yield dict(zip(batch, cells, strict=True))
 
 
-_OPEN = {"lines": _lines, "json": _json, "parquet": _table("parquet"), "arrow": _table("arrow")}
+_FORMATS = {".jsonl": _lines, ".json": _json, ".parquet": _table("parquet"), ".arrow": _table("arrow")}
+"""File suffix -> how its rows are read from a given one on."""

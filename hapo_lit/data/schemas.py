@@ -1,7 +1,15 @@
-"""Adapters from the public shapes of mathematical data to one: a short class maps the columns of a row.
+"""Schemas: one short class for each data set, which maps the columns of a row to a :class:`Candidate`.
 
-A null, whether None or the NaN that tables make of it, is an empty cell.  Whatever has another type than its column
-should is refused by name; whether a readable row is *wanted* is for :mod:`hapo_lit.data.filters` to say.
+To add one:
+
+1. write a class here (or anywhere that can be imported) with ``columns`` and ``__call__``, as :class:`NuminaCoT` has
+   them; :func:`_text`, :func:`_answer` and their neighbours refuse cells of the wrong type by name;
+2. copy ``conf/data/numina_cot.yaml`` to ``conf/data/NAME.yaml`` and put the class under ``source.schema`` and the id
+   of the data set under ``source.reader``; then ``hapo data inspect data=NAME`` shows what becomes of its rows;
+3. add it with a row to ``SCHEMAS`` in ``tests/data/test_schemas.py``, and all tests of schemas run on it.
+
+A null, whether None or the NaN that tables make of it, is an empty cell.  A value of another type than its column
+should have is refused.  Whether a readable row is *wanted* is decided in :mod:`hapo_lit.data.filters`.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ from typing import Any, Protocol
 from hapo_lit.verify.answers import last_box
 
 VALID = "yes"
-"""What NuminaMath-1.5 writes, in any case, where a problem or a solution is good."""
+"""What NuminaMath-1.5 writes, in upper or lower case, where a problem or a solution is valid."""
 CUT_SHORT = "length"
 """The finish reason of a generation that ran out of tokens."""
 
@@ -27,7 +35,7 @@ class Candidate:
     problem: str
     """The question; never blank."""
     solutions: tuple[str, ...]
-    """Teacher texts, best guess first; may be empty."""
+    """Teacher texts, the most trusted first; may be empty."""
     answer: str
     """The reference answer, from its column or else from a solution's last ``\\boxed{}``; empty = there is none."""
     source: str = ""
@@ -37,7 +45,7 @@ class Candidate:
     invalid: bool = False
     """The set itself says that the problem or its solution is not valid."""
     level: str = ""
-    """What the set calls the problem's difficulty or topic; empty = nothing, and ``source`` stands for it."""
+    """What the set calls the problem's difficulty or topic; where it is empty, ``source`` labels the problem."""
 
 
 class BadRow(ValueError):
@@ -46,7 +54,7 @@ class BadRow(ValueError):
 
 class Schema(Protocol):
     columns: tuple[str, ...]
-    """Columns that must exist; a cell may be null where its column may be empty."""
+    """Columns that must exist; their cells may be null unless the problem is read from them."""
 
     def __call__(self, row: Mapping[str, Any]) -> Candidate:
         """The row in the common shape.
@@ -57,7 +65,7 @@ class Schema(Protocol):
 
 
 class NuminaCoT:
-    """NuminaMath-CoT: no answer column, so that the answer is the solution's last box."""
+    """NuminaMath-CoT: there is no answer column; the answer is the solution's last box."""
 
     columns: tuple[str, ...] = ("problem", "solution")
 
@@ -100,11 +108,11 @@ class Numina15:
 
 
 class OpenR1:
-    """OpenR1-Math-220k: the complete generations that math-verify calls right, then those that only the Llama judge
-    does, then the plain solution.
+    """OpenR1-Math-220k: several generations a row, at least one of which is right.
 
-    At least one generation of a row is right, not all.  An empty answer is read from the plain solution: a generation
-    must not be the reference that it is checked against.
+    Solutions are the complete generations that math-verify calls right, then those that only the Llama judge calls
+    right, then the plain solution.  An empty answer is read from the plain solution and never from a generation, which
+    would then be checked against itself.
     """
 
     columns: tuple[str, ...] = (
@@ -149,19 +157,20 @@ class Luffy:
 
     def __call__(self, row: Mapping[str, Any]) -> Candidate:
         _require(row, self.columns)
-        asked = [message for message in _messages(row["prompt"], "prompt") if message[0] == "user"]
-        if not asked:
+        questions = [(text, name) for role, text, name in _messages(row["prompt"], "prompt") if role == "user"]
+        if not questions:
             raise BadRow("column 'prompt': no message with the role 'user'")
-        told = [content for role, content, _ in _messages(row["target"], "target") if role == "assistant"]
-        solutions = tuple(content for content in told if content.strip())
+        question, question_name = questions[-1]
+        targets = [text for role, text, _ in _messages(row["target"], "target") if role == "assistant"]
+        solutions = tuple(text for text in targets if text.strip())
         reward_model = row["reward_model"]
         if not isinstance(reward_model, Mapping):
-            raise _unlike(reward_model, "reward_model", "a mapping")
+            raise _wrong_type(reward_model, "reward_model", "a mapping")
         if "ground_truth" not in reward_model:
             raise BadRow("column 'reward_model': no field 'ground_truth'")
         answer = _answer(reward_model["ground_truth"], "reward_model.ground_truth")
         return Candidate(
-            problem=_question(*asked[-1][1:]),
+            problem=_question(question, question_name),
             solutions=solutions,
             answer=answer or last_box(solutions[0] if solutions else "") or "",
             source=_text(row.get("data_source"), "data_source"),
@@ -169,11 +178,12 @@ class Luffy:
 
 
 class Plain:
-    """A user's own rows.  Solution or answer may be absent, not both; without an answer the solution's last box is it.
+    """A user's own rows, with a solution, an answer or both; without an answer it is the solution's last box.
+
     A column ``level``, of text or numbers, labels difficulty.
 
     Args:
-        problem, solution, answer: what the columns are called.
+        problem, solution, answer: names of the columns.
     """
 
     def __init__(self, problem: str = "problem", solution: str = "solution", answer: str = "answer") -> None:
@@ -199,20 +209,20 @@ def _require(row: Mapping[str, Any], columns: Sequence[str]) -> None:
             raise BadRow(f"no column {column!r}; it needs {', '.join(columns)}")
 
 
-def _null(value: object) -> bool:
+def _is_null(value: object) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _unlike(value: object, column: str, expected: str) -> BadRow:
+def _wrong_type(value: object, column: str, expected: str) -> BadRow:
     return BadRow(f"column {column!r}: expected {expected}, found {type(value).__name__}")
 
 
 def _text(value: object, column: str) -> str:
-    """A cell that holds text or nothing; half a surrogate pair is refused, no tokenizer and no hash would take it."""
-    if _null(value):
+    """A cell that holds text or nothing; half a surrogate pair is refused, as no tokenizer takes it."""
+    if _is_null(value):
         return ""
     if not isinstance(value, str):
-        raise _unlike(value, column, "text")
+        raise _wrong_type(value, column, "text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -228,11 +238,11 @@ def _question(value: object, column: str) -> str:
 
 
 def _answer(value: object, column: str) -> str:
-    """An answer's text; a number is written out without exponent, and a whole one as an integer."""
-    if _null(value):
+    """An answer as text; a number is written without an exponent, and a whole number as an integer."""
+    if _is_null(value):
         return ""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _unlike(value, column, "text or a number")
+        raise _wrong_type(value, column, "text or a number")
     if isinstance(value, str):
         return _text(value, column).strip()
     try:
@@ -244,7 +254,7 @@ def _answer(value: object, column: str) -> str:
 
 def _label(value: object) -> str:
     """A label that may be a number."""
-    return str(value) if isinstance(value, int | float) and not _null(value) else _text(value, "level")
+    return str(value) if isinstance(value, int | float) and not _is_null(value) else _text(value, "level")
 
 
 def _present(solution: str) -> tuple[str, ...]:
@@ -253,28 +263,28 @@ def _present(solution: str) -> tuple[str, ...]:
 
 def _items(value: object, column: str) -> list[tuple[Any, str]]:
     """The entries of a list, each with the name that an error gives it."""
-    if _null(value):
+    if _is_null(value):
         return []
     if not isinstance(value, list | tuple):
-        raise _unlike(value, column, "a list")
+        raise _wrong_type(value, column, "a list")
     return [(item, f"{column}[{index}]") for index, item in enumerate(value)]
 
 
 def _parallel(row: Mapping[str, Any], column: str, size: int) -> list[tuple[Any, str]]:
-    """The entries of a list that runs along the generations; nulls where there is no list."""
+    """The entries of a list with one entry for each generation; nulls where there is no list."""
     value = row.get(column)
-    items = _items([None] * size if _null(value) else value, column)
+    items = _items([None] * size if _is_null(value) else value, column)
     if len(items) != size:
         raise BadRow(f"column {column!r}: {len(items)} entries for {size} generations")
     return items
 
 
 def _flags(row: Mapping[str, Any], column: str, size: int) -> list[bool]:
-    """A parallel list of truth values; null is false."""
+    """A list of truth values, one for each generation; null is false."""
     items = _parallel(row, column, size)
     for value, name in items:
-        if not (_null(value) or isinstance(value, bool)):
-            raise _unlike(value, name, "true or false")
+        if not (_is_null(value) or isinstance(value, bool)):
+            raise _wrong_type(value, name, "true or false")
     return [value is True for value, _ in items]
 
 
@@ -283,7 +293,7 @@ def _messages(value: object, column: str) -> list[tuple[str, str, str]]:
     messages = []
     for message, name in _items(value, column):
         if not isinstance(message, Mapping):
-            raise _unlike(message, name, "a message with role and content")
+            raise _wrong_type(message, name, "a message with role and content")
         role = _text(message.get("role"), f"{name}.role")
         messages.append((role, _text(message.get("content"), f"{name}.content"), f"{name}.content"))
     return messages

@@ -1,8 +1,7 @@
-"""Which teacher solutions may be used."""
+"""Teacher checks: which teacher solutions may be used, and what they earn."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sqlite3
 from collections.abc import Sequence
@@ -10,43 +9,43 @@ from pathlib import Path
 from typing import Protocol
 
 from hapo_lit.data.problems import Problem
+from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
 
 
 class TeacherCheck(Protocol):
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        """The reward of each problem's solution; 0 = must not be used."""
+        """The reward of each problem's solution; 0 = it must not be used."""
 
 
 class VerifiedTeachers:
-    """A solution earns what the verifier gives it against the problem's answer."""
+    """A solution's reward is the verifier's verdict on it, given the problem's answer."""
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
 
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        verdicts = self.verifier([p.solution for p in problems], [p.answer for p in problems])
+        solutions, answers = [problem.solution for problem in problems], [problem.answer for problem in problems]
+        verdicts = self.verifier(solutions, answers)
         rewards: list[float] = verdicts.tolist()
         return rewards
 
 
 class TrustedTeachers:
-    """Every solution there is counts as right: for experiments with teachers that err, and for clean sources."""
+    """Every solution counts as right: for sources without mistakes, or to experiment with teachers that make some."""
 
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
         return [1.0 if problem.solution else 0.0 for problem in problems]
 
 
 class CachedTeachers:
-    """Another check whose *accepting* verdicts are kept on disk, by the content of solution and answer and by what
-    accepted them.
+    """Another check, whose *accepting* verdicts are kept on disk under a hash of check, solution and answer.
 
-    Rejections are not kept: one may have been a deadline that was missed.  Several processes may share the file; what
-    one has verified, all have.
+    Rejections are not kept, since a missed deadline may have caused them.  Several processes may share the file.
 
     Args:
-        check: the check.
-        path: an SQLite file.
+        check: gives the verdicts that are not in the file.
+        path: of an SQLite file.
     """
 
     def __init__(self, check: TeacherCheck, path: str) -> None:
@@ -59,27 +58,27 @@ class CachedTeachers:
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
         keys = [self._key(problem) for problem in problems]
         known = self._known(keys)
-        asked = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
-        fresh = dict(zip(asked, self.check(list(asked.values())), strict=True)) if asked else {}
+        unknown = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
+        fresh = dict(zip(unknown, self.check(list(unknown.values())), strict=True)) if unknown else {}
         if accepted := [(key, reward) for key, reward in fresh.items() if reward > 0]:
-            with self._open() as database:
+            with self._connected() as database:
                 database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", accepted)
         return [fresh[key] if key in fresh else known[key] for key in keys]
 
     def _key(self, problem: Problem) -> bytes:
-        text = "\0".join((self.name, problem.solution, problem.answer))
-        return hashlib.blake2b(text.encode(), digest_size=16).digest()
+        return stable_hash("\0".join((self.name, problem.solution, problem.answer)), 16)
 
     def _known(self, keys: Sequence[bytes]) -> dict[bytes, float]:
+        """The verdicts in the file; 500 keys are asked for at once, as SQLite limits the length of a query."""
         found: dict[bytes, float] = {}
         for start in range(0, len(keys), 500):
             part = keys[start : start + 500]
             query = f"SELECT * FROM verdicts WHERE key IN ({','.join('?' * len(part))})"
-            found |= dict(self._open().execute(query, part).fetchall())
+            found |= dict(self._connected().execute(query, part).fetchall())
         return found
 
-    def _open(self) -> sqlite3.Connection:
-        """The connection of this process: one must not be carried over a fork."""
+    def _connected(self) -> sqlite3.Connection:
+        """The connection of this process; a forked process needs one of its own."""
         if self._connection is None or self._owner != os.getpid():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._connection, self._owner = sqlite3.connect(self.path, timeout=60), os.getpid()

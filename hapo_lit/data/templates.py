@@ -1,4 +1,4 @@
-"""Templates: a problem as the policy sees it, and a teacher's solution as the policy would have written it."""
+"""Templates: how a problem becomes a prompt, and how a teacher's solution becomes a response."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ class Template(Protocol):
         """The text of the prompt."""
 
     def response(self, solution: str) -> str:
-        """The teacher's text, without the end-of-sequence token."""
+        """The teacher's response to the prompt, without the end-of-sequence token."""
 
 
 class _Responses:
     """How a teacher's solution is written.
 
     Args:
-        response: with ``{solution}`` in it; for example with think tags around it.
-        begun: what the prompt has already written of the response: a teacher that begins with it loses it.
+        response: a text with ``{solution}`` in it, for example with think tags around it.
+        begun: the beginning of the response that the prompt already holds; it is removed from a teacher's response.
     """
 
     def __init__(self, response: str, begun: str) -> None:
@@ -36,7 +36,7 @@ class PlainTemplate(_Responses):
     """``text`` with ``{problem}`` filled in, and the special tokens that the tokenizer adds by itself.
 
     Args:
-        text: the prompt.
+        text: the prompt, with ``{problem}`` in it.
         response, begun: see :class:`_Responses`.
     """
 

@@ -10,7 +10,7 @@ import pytest
 from pyarrow import parquet
 
 from hapo_lit import cli
-from hapo_lit.cli import data as verb
+from hapo_lit.data import inspection
 from hapo_lit.data.corpus import Corpus
 from hapo_lit.data.filters import fingerprint64
 
@@ -121,7 +121,7 @@ def test_the_rows_of_a_stream_and_where_it_stops(hapo, tmp_path, monkeypatch):
     assert table(out)["kept"] == (53, 88.3)
     assert "│ source  │ olympiads" in out
     assert "stopped" not in out
-    monkeypatch.setattr(verb, "STREAM_ROWS", 9)
+    monkeypatch.setattr(inspection, "STREAM_ROWS", 9)
     out, _, _ = hapo("inspect", "data=numina", "data.path=n.parquet", *LONG)
     assert "stopped after 9 rows of the stream" in out
     assert table(out)["rows read"] == (9, 100.0)
@@ -131,7 +131,7 @@ def test_the_rows_of_a_stream_and_where_it_stops(hapo, tmp_path, monkeypatch):
 def test_more_problems_than_are_judged_are_still_all_counted(hapo, tmp_path, monkeypatch):
     kept, held = questions(50, held=1)
     lines(tmp_path / "my.jsonl", [plain(text) for text in (*kept, *held)])
-    monkeypatch.setattr(verb, "TEACHERS", 20)
+    monkeypatch.setattr(inspection, "EXAMPLES", 20)
     out, err, failed = hapo("inspect", "data=files", "data.path=my.jsonl", *LONG)
     assert not failed, err
     assert table(out)["kept"][0] == 50

@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections import Counter
+from functools import partial
 from types import SimpleNamespace
 
 import huggingface_hub
@@ -16,12 +17,13 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hapo_lit.data.corpus import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, reasons
+from hapo_lit.data.corpus import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, tally_line
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.filters import NoAnswer, Proof
+from hapo_lit.data.loading import BatchStream, start_worker
 from hapo_lit.data.ordering import BlockShuffler
 from hapo_lit.data.problems import Problem
-from hapo_lit.data.reader import Hub, LocalFiles, Place, Position, Unreadable, hub_or_files
+from hapo_lit.data.reader import Hub, LocalFiles, Origin, Position, Unreadable, hub_or_files
 from hapo_lit.data.schemas import Plain
 from hapo_lit.data.teachers import CachedTeachers, TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import PlainTemplate
@@ -79,10 +81,9 @@ def module(source, tokenizer, prompts_per_step=4, **settings):
 
 def take(data, count, rank=0, world=1, workers=0):
     """The next batches of a datamodule as a loader deals them: prompt ids, and where the data stand after each."""
-    from hapo_lit.data.datamodule import _start_worker, _Stream
-
     data.setup()
-    loader = DataLoader(_Stream(data, rank, world), batch_size=None, num_workers=workers, worker_init_fn=_start_worker)
+    stream = BatchStream(partial(data.batches, rank, world))
+    loader = DataLoader(stream, batch_size=None, num_workers=workers, worker_init_fn=start_worker)
     batches = iter(loader)
     found = [next(batches) for _ in range(count)]
     return [(batch.prompt_ids.tolist(), batch.cursor) for batch in found]
@@ -99,7 +100,7 @@ def test_every_format_gives_its_rows_with_their_places_and_reads_on_from_any(tmp
     reader = LocalFiles(str(tmp_path / f"*{suffix}"))
     every = list(reader.rows(Position()))
     assert [dict(content) for content, _, _ in every] == rows + rows
-    assert every[8][1] == Place(str(tmp_path / f"b{suffix}"), 2)
+    assert every[8][1] == Origin(str(tmp_path / f"b{suffix}"), 2)
     assert str(every[8][1]).endswith(f"b{suffix}, row 2")
     for index, (_, _, after) in enumerate(every):
         assert [dict(content) for content, _, _ in reader.rows(after)] == (rows + rows)[index + 1 :]
@@ -171,7 +172,7 @@ def test_the_hub_is_read_through_datasets(monkeypatch):
     assert asked == [(("AI-MO/NuminaMath-1.5", None), {"split": "train", "revision": "c0ffee", "streaming": True})]
     assert reader.fingerprint() == "AI-MO/NuminaMath-1.5:None:train:c0ffee"
     assert [content["answer"] for content, _, _ in every] == ["1", "2", "3", "4", "5"]
-    assert every[1][1:] == (Place("AI-MO/NuminaMath-1.5", 2), Position(0, 2))
+    assert every[1][1:] == (Origin("AI-MO/NuminaMath-1.5", 2), Position(0, 2))
     assert [content["answer"] for content, _, _ in reader.rows(Position(0, 3))] == ["4", "5"]
 
 
@@ -262,7 +263,7 @@ def test_every_row_is_kept_or_counted_with_its_reason(files):
     kept = [problem for problem, _ in source.stream(Position(), tally)]
     assert tally == {KEPT: len(kept), HELD_OUT: 41 - len(kept), "proof": 1, "no_answer": 1}
     assert 0 < tally[HELD_OUT] < 15
-    assert reasons(tally).startswith(f"{len(kept)} kept, ")
+    assert tally_line(tally).startswith(f"{len(kept)} kept, ")
 
 
 def test_held_out_problems_are_never_trained_on(files, tmp_path):
@@ -376,18 +377,12 @@ def test_going_on_from_any_batch_is_the_same_as_running_through(files, tokenizer
         first, second = fresh(), fresh()
         first.setup()
         if stop:
-            batches = iter(DataLoader(_stream(first, rank, world), batch_size=None))
+            batches = first.batches(rank, world)
             for step in range(stop):
                 first.advance(next(batches), step + 1)
         second.load_state_dict(first.state_dict())
         assert second.consumed == stop
         assert take(second, min(4, total - stop), rank, world, workers) == through[stop : stop + 4]
-
-
-def _stream(data, rank, world):
-    from hapo_lit.data.datamodule import _Stream
-
-    return _Stream(data, rank, world)
 
 
 def with_template(data, template):

@@ -190,7 +190,7 @@ def test_labels_travel_with_the_batch_and_the_most_frequent_ones_are_told_apart(
     assert set(data.difficulties) == set(digits)
     assert data.difficulties[0] == "3-digit"
     del data.difficulties
-    monkeypatch.setattr("hapo_lit.data.datamodule.LABELS", 1)
+    monkeypatch.setattr("hapo_lit.data.datamodule.MAX_LABELS", 1)
     assert data.difficulties == ("3-digit",)
 
 
