@@ -1,4 +1,4 @@
-"""``hapo verify``: one answer judged and explained, or a file of them scored.  It needs neither torch nor Hydra."""
+"""``hapo verify``: checks and explains one answer, or scores a file of them.  It needs neither torch nor Hydra."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from hapo_lit.verify import Checker, Conventions, Verdict
 from hapo_lit.verify.answers import reference
 from hapo_lit.verify.checking import RULES
 from hapo_lit.verify.latex import normalise
-from hapo_lit.verify.score_file import Row, Store, Tally, rows
+from hapo_lit.verify.score_file import PredictionRow, ScoreTables, VerdictFile, read_rows
 
 CHUNK = 512
-"""So many rows are judged at once, and at most so many are lost when the process is killed."""
+"""So many rows are scored at once, and at most so many are lost when the process is killed."""
 MOST_WORKERS = 4
 OPTIONS = ("--file", "--out", "--set", "--workers", "--help")
 NULLABLE = ("conventions.decimal_digits",)
@@ -37,8 +37,8 @@ usage: hapo verify GOLD COMPLETION [options]
        hapo verify --file rows.jsonl [--out verdicts.jsonl] [options]
 
 Is COMPLETION, what a model wrote, a right answer where GOLD is one, and why?  The verdict is that of verifier=math in
-training.  Exit status: 0 if it is correct, 1 if it is not, 2 if it could not be asked.  Answers may begin with a dash
-and hold =; behind `--` they may even begin with two dashes.
+training.  Exit status: 0 if it is correct, 1 if it is not, 2 on an error.  Answers may begin with a dash and
+hold =; after `--` they may even begin with two dashes.
 
 With --file it scores rows {"gold": TEXT, "prediction": TEXT}, one a line, and prints what decided them; where rows have
 "expected": true or false, also how often the verdict differs, by "category", and which rows.  Exit status: 0 if the
@@ -46,9 +46,9 @@ file was scored, whatever the verdicts.
 
 options:
   --file FILE       the rows, as JSON lines
-  --out FILE        write a line {"row", "correct", "reason", "extracted", "seconds"} for each, rows counted from 0.
-                    Run again after an interruption, it goes on behind the last complete line; FILE.meta.json says
-                    what the verdicts were made from, and a file made from other rows or settings is refused
+  --out FILE        write a line {"row", "correct", "reason", "extracted", "seconds"} per row, counted from 0.
+                    Run again after an interruption, it continues after the last complete line.  FILE.meta.json says
+                    what the verdicts were made from; a file made from other rows or settings is refused
   --workers N       processes for algebra (default: the usable cores, at most 4)
   --set KEY=VALUE   a setting of conf/verifier/math.yaml; may be repeated
 
@@ -60,7 +60,7 @@ examples:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Judge what the arguments name; leaves with status 1 if a single answer is not correct."""
+    """Check or score what the arguments name; exits with status 1 if a single answer is not correct."""
     texts, options, changes = _read(arguments)
     if "--help" in options:
         print(USAGE)
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str]) -> None:
     except KeyboardInterrupt:
         print("hapo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except (SetupError, OSError, RuntimeError) as error:  # of these the last: workers cannot start
+    except (SetupError, OSError, RuntimeError) as error:  # RuntimeError: workers cannot start
         if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(one_line(" ".join(str(error).split()), 1000))
@@ -105,7 +105,7 @@ def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str
         name, sign, value = argument.partition("=")
         if name not in OPTIONS:
             near = nearest(name, OPTIONS) or f"; the options are: {', '.join(OPTIONS)}"
-            stop(f"there is no option {one_line(name)!r} (an answer that begins with -- goes behind `--`){near}")
+            stop(f"there is no option {one_line(name)!r} (an answer that begins with -- goes after `--`){near}")
         if name == "--help":
             return [], {name: ""}, []
         if not sign:
@@ -138,7 +138,7 @@ def configuration(changes: Sequence[str] = ()) -> dict[str, Any]:
     for change in changes:
         key, sign, _ = change.partition("=")
         if key not in found:
-            last = {each.rpartition(".")[2]: each for each in found}
+            last = {name.rpartition(".")[2]: name for name in found}
             close = difflib.get_close_matches(key.rpartition(".")[2], last, n=1, cutoff=0.7)
             advice = f"did you mean {last[close[0]]!r}?" if close else f"there are: {', '.join(found)}"
             raise SetupError(f"there is no setting {key!r}; {advice}")
@@ -159,7 +159,7 @@ def _fits(value: object, default: object) -> bool:
     if isinstance(default, float):
         return isinstance(value, float | int) and not isinstance(value, bool) and math.isfinite(value)
     if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(each, str) for each in value)
+        return isinstance(value, list) and all(isinstance(word, str) for word in value)
     return type(value) is type(default)
 
 
@@ -177,7 +177,7 @@ def _checker(settings: dict[str, Any]) -> Checker:
 
 
 def explain(gold: str, completion: str, checker: Checker) -> bool:
-    """Print the verdict on one answer, and what it was reached from; returns whether it is correct."""
+    """Print the verdict on one answer and how it was reached; returns whether it is correct."""
     verdict = checker([gold], [completion])[0]
     rules = checker.conventions
     answers = {"reference": reference(gold, rules.fallbacks, rules.join_boxes), "answer": verdict.extracted}
@@ -192,47 +192,50 @@ def explain(gold: str, completion: str, checker: Checker) -> bool:
 
 
 def score(path: Path, out: str | None, checker: Checker, settings: dict[str, Any]) -> None:
-    """Judge the rows of a file, keep the verdicts if ``out`` names a place for them, and print what became of them."""
+    """Check the rows of a file, write the verdicts to ``out`` if it is given, and print tables of them."""
     if not path.is_file():
         raise SetupError(f"{str(path)!r} does not exist or is no regular file; set --file")
-    size = sum(1 for _ in rows(path))  # each line is looked at before anything is judged
+    size = sum(1 for _ in read_rows(path))  # all lines are read before any is scored
     if not size:
         raise SetupError(f"{path} holds no rows")
-    store = None
+    verdicts = None
     if out is not None:
         origin: dict[str, Any] = {key: value for key, value in settings.items() if key != "workers"}
         with path.open("rb") as file:
             origin |= {"rows": hashlib.file_digest(file, "blake2b").hexdigest()[:32], "rules": RULES}
-        store = Store(Path(out), origin, size)
-    tally = Tally()
+        verdicts = VerdictFile(Path(out), origin, size)
+    tables = ScoreTables()
     try:
-        for row, verdict in judged(path, checker, store, size):
-            tally.add(row, verdict)
+        for row, verdict in scored(path, checker, verdicts, size):
+            tables.add(row, verdict)
     except KeyboardInterrupt:
-        if store is not None:
-            print(f"hapo: {store.written:,} of {size:,} verdicts are in {out}; run again to go on", file=sys.stderr)
+        if verdicts is not None:
+            done = f"{verdicts.written:,} of {size:,} verdicts"
+            print(f"hapo: {done} are in {out}; run again to continue", file=sys.stderr)
         raise
     finally:
-        if store is not None:
-            store.close()
-    tally.show(Console())
+        if verdicts is not None:
+            verdicts.close()
+    tables.show(Console())
 
 
-def judged(path: Path, checker: Checker, store: Store | None, size: int) -> Iterator[tuple[Row, Verdict]]:
-    """Each row with its verdict, in order: those of an earlier run first, then chunk by chunk."""
+def scored(
+    path: Path, checker: Checker, file: VerdictFile | None, size: int
+) -> Iterator[tuple[PredictionRow, Verdict]]:
+    """Rows with their verdicts, in order: those of an earlier run first, then chunk by chunk."""
     from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
-    stream = rows(path)
+    stream = read_rows(path)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("judging rows", total=size)
-        for verdict in store.read() if store else ():
+        bar = progress.add_task("scoring rows", total=size)
+        for verdict in file.read() if file else ():
             yield next(stream), verdict
-        progress.update(bar, completed=store.written if store else 0)
+        progress.update(bar, completed=file.written if file else 0)
         while chunk := list(islice(stream, CHUNK)):
             verdicts = checker([row.gold for row in chunk], [row.prediction for row in chunk])
-            if store:
-                store.write(verdicts)
+            if file:
+                file.write(verdicts)
             yield from zip(chunk, verdicts, strict=True)
             progress.advance(bar, len(chunk))

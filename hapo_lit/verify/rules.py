@@ -19,7 +19,7 @@ class Leaves(Protocol):
         """Whether two formulas without unit, percent sign or structure are equal."""
 
     def relations(self, left: Relation, right: Relation) -> Truth:
-        """Whether two chains of relations say the same."""
+        """Whether two chains of relations are equivalent."""
 
     def matrices(self, grid: Grid, formula: str) -> Truth:
         """Whether a formula of matrices has this value."""

@@ -1,4 +1,4 @@
-"""What ``hapo verify --file`` reads, keeps and counts: rows, verdicts on disk, tables."""
+"""What ``hapo verify --file`` reads, writes and prints: rows, verdicts, tables."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from rich.table import Table
 from rich.text import Text
 
 from hapo_lit.errors import SetupError, one_line
+from hapo_lit.storage.atomic import appearing
 from hapo_lit.verify import Verdict
 
 LISTED = 20
-"""So many rows of each kind of mistake are shown."""
+"""At most so many rows of each kind of mistake are printed."""
 
 
-class Row(NamedTuple):
+class PredictionRow(NamedTuple):
+    """A reference, what a model answered, and what is known of the two beside them."""
+
     gold: str
     prediction: str
     expected: bool | None
-    """The verdict that somebody else gave, if there is one."""
+    """The verdict that it should get, None if that is not known."""
     category: str
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """The rows of a file of JSON lines; blank lines are none.
+def read_rows(path: Path) -> Iterator[PredictionRow]:
+    """The rows of a file of JSON lines; blank lines do not count.
 
     Raises:
         SetupError: a line cannot be used; the message names file and line.
@@ -46,7 +49,7 @@ def rows(path: Path) -> Iterator[Row]:
                 yield row
 
 
-def _row(line: bytes) -> Row:
+def _row(line: bytes) -> PredictionRow:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
@@ -62,13 +65,13 @@ def _row(line: bytes) -> Row:
     expected = row.get("expected")
     if "expected" in row and not isinstance(expected, bool):
         raise ValueError(f"'expected': expected true or false, found {type(expected).__name__}")
-    return Row(row["gold"], row["prediction"], expected, str(row.get("category", "")))
+    return PredictionRow(row["gold"], row["prediction"], expected, str(row.get("category", "")))
 
 
-class Store:
-    """Verdicts on disk, one line each in the order of the rows, and beside them what they were made from.
+class VerdictFile:
+    """Verdicts on disk, one line each in the order of the rows, and a second file that says what they were made from.
 
-    One process writes, and each verdict once: what was written before is read again, and a half-written line cut off.
+    One process writes it.  Verdicts of an earlier run are read and not made again; a half-written line is cut off.
 
     Args:
         path: the file of verdicts.
@@ -81,7 +84,7 @@ class Store:
         beside = path.with_name(path.name + ".meta.json")
         self._file: IO[bytes] = path.open("a+b")
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lets go of it however we end
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel releases it however this process ends
         except BlockingIOError as error:
             raise SetupError(f"{path} is being written by another process") from error
         except OSError as error:
@@ -90,7 +93,8 @@ class Store:
         if self._file.tell():
             self._compare(beside, origin)
         else:
-            beside.write_text(json.dumps(origin, indent=1) + "\n")
+            with appearing(beside) as draft:
+                draft.write_text(json.dumps(origin, indent=1) + "\n")
 
     def _compare(self, beside: Path, origin: Mapping[str, Any]) -> None:
         advice = "choose another name, or delete it to begin again"
@@ -99,14 +103,14 @@ class Store:
         except FileNotFoundError as error:
             raise SetupError(f"{self.path} exists, and no {beside.name} says what it is: {advice}") from error
         except (ValueError, TypeError) as error:
-            raise SetupError(f"{beside} is damaged, so {self.path} cannot be gone on with: {advice}") from error
+            raise SetupError(f"{beside} is damaged, so {self.path} cannot be continued: {advice}") from error
         if changed := [key for key in {**origin, **before} if origin.get(key, "") != before.get(key, "")]:
             raise SetupError(
                 f"{self.path} was made from other rows or settings ({', '.join(sorted(changed))}): {advice}"
             )
 
     def read(self) -> Iterator[Verdict]:
-        """The verdicts of earlier runs, in order; at their end the file is ready for more."""
+        """The verdicts of earlier runs, in order.  After the last one the file is ready for more."""
         end = 0
         self._file.seek(0)
         for line in self._file:
@@ -125,11 +129,12 @@ class Store:
         self._file.truncate(end)
 
     def write(self, verdicts: Sequence[Verdict]) -> None:
-        """Append these, and hand them to the system."""
+        """Append these, and flush."""
         lines = []
-        for number, each in enumerate(verdicts, self.written):
-            record = {"row": number, "correct": each.correct, "reason": each.reason, "extracted": each.extracted}
-            lines.append(json.dumps({**record, "seconds": round(each.seconds, 6)}) + "\n")
+        for number, verdict in enumerate(verdicts, self.written):
+            record = {"row": number, "correct": verdict.correct, "reason": verdict.reason}
+            record |= {"extracted": verdict.extracted, "seconds": round(verdict.seconds, 6)}
+            lines.append(json.dumps(record) + "\n")
         self._file.write("".join(lines).encode("ascii"))
         self._file.flush()
         self.written += len(lines)
@@ -138,8 +143,8 @@ class Store:
         self._file.close()
 
 
-class Tally:
-    """What became of the rows, for the tables at the end."""
+class ScoreTables:
+    """Counts verdicts, and prints them as tables."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -148,15 +153,15 @@ class Tally:
         self._categories: dict[str, Counter[str]] = {}
         self._mistakes: dict[str, list[tuple[str, ...]]] = {"false positive": [], "false negative": []}
 
-    def add(self, row: Row, verdict: Verdict) -> None:
+    def add(self, row: PredictionRow, verdict: Verdict) -> None:
         self._seconds.setdefault(verdict.reason, []).append(verdict.seconds)
         self._correct[verdict.reason] += verdict.correct
         if row.expected is not None:
             counts = self._categories.setdefault(row.category, Counter())
             mistake = "false positive" if verdict.correct else "false negative"
-            fate = "right" if verdict.correct == row.expected else mistake
-            counts.update(["rows", fate])
-            if fate == mistake and len(self._mistakes[mistake]) < LISTED:
+            outcome = "right" if verdict.correct == row.expected else mistake
+            counts.update(["rows", outcome])
+            if outcome == mistake and len(self._mistakes[mistake]) < LISTED:
                 answer = "" if verdict.extracted is None else verdict.extracted
                 shown = (str(self.count), row.category, row.gold, answer, verdict.reason)
                 self._mistakes[mistake].append(shown)
@@ -193,7 +198,7 @@ class Tally:
         )
         totals: Counter[str] = sum(self._categories.values(), Counter())
         for name, counts in [*sorted(self._categories.items()), ("all", totals)]:
-            facts = (counts[fate] for fate in ("rows", "right", *self._mistakes))
+            facts = (counts[outcome] for outcome in ("rows", "right", *self._mistakes))
             table.add_row(Text(one_line(name, 40)), *(f"{fact:,}" for fact in facts))
         console.print(table)
         return totals

@@ -16,12 +16,12 @@ from hapo_lit.verify.conventions import Conventions
 TIMEOUT_LIMIT = 0.02
 """A larger share of answers that met a limit of time or memory stops the run: rewards would depend on the machine."""
 WINDOW = 1000
-"""At least so many answers are looked at before it does."""
+"""The share is taken of at least so many answers."""
 SMALLEST_STEP = 8
-"""Calls with fewer answers are no step of which all can be expected not to fail."""
+"""Calls with fewer answers may fail altogether without stopping the run."""
 
 OWN_FAULTS = frozenset(["timeout", "worker_died", "bad_gold"])
-"""Zeros that say something of the verifier or the data, and nothing of the policy."""
+"""Reasons of zeros that the verifier or the data cause, and not the policy."""
 
 
 class MathVerifier:
@@ -49,7 +49,7 @@ class MathVerifier:
         """Rewards.
 
         Raises:
-            VerifierError: too many answers met a limit, or no answer of a whole step could be judged.
+            VerifierError: too many answers met a limit, or no answer of a whole step could be checked.
         """
         started, kills = time.perf_counter(), self.checker.kills
         verdicts = self.checker(answers, responses)
@@ -69,8 +69,8 @@ class MathVerifier:
         if failed and len(failed) == len(verdicts) >= SMALLEST_STEP:
             reasons = Counter(verdict.reason for verdict in verdicts)
             raise VerifierError(
-                f"the verifier could judge none of {len(verdicts)} answers ({_tally(reasons)}), so every reward of "
-                f"this step would be zero without saying anything of the policy; "
+                f"the verifier could check none of {len(verdicts)} answers ({_counted(reasons)}), so every reward of "
+                f"this step would be zero and say nothing of the policy; "
                 f"{_example(verdicts[failed[0]], answers[failed[0]])}"
             )
         late = [row for row in failed if verdicts[row].reason != "bad_gold"]
@@ -100,7 +100,7 @@ def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
     }
 
 
-def _tally(counts: Counter[str]) -> str:
+def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in counts.most_common())
 
 

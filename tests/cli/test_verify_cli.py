@@ -168,7 +168,7 @@ def test_workers_are_the_cores_that_may_be_used_but_at_most_4(monkeypatch):
         (["5", "5", "--file", "r.jsonl"], "give GOLD and COMPLETION, or --file FILE"),
         (["--fil", "r.jsonl"], "there is no option '--fil'"),
         (["--fil", "r.jsonl"], "did you mean '--file'?"),
-        (["--5", "5"], "goes behind `--`"),
+        (["--5", "5"], "goes after `--`"),
         (["--file"], "--file needs a value"),
         (["--file", "a", "--file=b"], "--file was given twice"),
         (["--file", "none.jsonl"], "'none.jsonl' does not exist"),
@@ -249,11 +249,11 @@ def test_without_a_place_for_them_the_verdicts_are_only_counted(hapo, tmp_path):
 
 
 def test_the_slowest_are_told_by_reason():
-    tally, console = score_file.Tally(), _Printed()
+    tables, console = score_file.ScoreTables(), _Printed()
     for number in range(200):
         verdict = score_file.Verdict(True, "number" if number else "sympy", "5", "box", number / 1000)
-        tally.add(score_file.Row("5", "5", None, ""), verdict)
-    tally.show(console)
+        tables.add(score_file.PredictionRow("5", "5", None, ""), verdict)
+    tables.show(console)
     assert console.tables[0] == [
         ["number", "199", "99.5%", "199", "0.198", "0.199"],  # the 198th of 199
         ["sympy", "1", "0.5%", "1", "0.000", "0.000"],
@@ -451,7 +451,7 @@ def test_a_place_that_cannot_be_written_is_one_line(hapo, tmp_path):
 
 def test_two_processes_do_not_write_one_file(hapo, tmp_path):
     write(tmp_path / "r.jsonl", NUMBERS)
-    store = score_file.Store(tmp_path / "v.jsonl", {}, 50)
+    store = score_file.VerdictFile(tmp_path / "v.jsonl", {}, 50)
     assert "is being written by another process" in hapo("--file", "r.jsonl", "--out", "v.jsonl")[1]
     store.close()
     assert hapo("--file", "r.jsonl", "--out", "v.jsonl")[2] == 0
@@ -508,7 +508,7 @@ def test_an_interrupt_leaves_no_process_and_says_how_to_go_on(tmp_path, out):
     assert said[-1] == "hapo: interrupted"
     if out:
         found = lines_in(tmp_path / "v.jsonl")
-        assert said[:-1] == [f"hapo: {found:,} of 5,000 verdicts are in v.jsonl; run again to go on"]
+        assert said[:-1] == [f"hapo: {found:,} of 5,000 verdicts are in v.jsonl; run again to continue"]
     else:
         assert len(said) == 1
 
@@ -536,8 +536,8 @@ def test_a_terminal_is_shown_a_bar(tmp_path):
             said += some
     os.close(ours)
     out, _ = run.communicate()
-    assert b"judging rows" in said
-    assert "judging rows" not in out
+    assert b"scoring rows" in said
+    assert "scoring rows" not in out
     assert run.returncode == 0
 
 

@@ -531,7 +531,7 @@ def test_a_step_that_nobody_could_judge_stops_the_run():
     responses = [r"\boxed{1}"] * 8
     assert verifier(responses[:7], [""] * 7).sum() == 0  # too few to say
     assert verifier(responses, [""] * 7 + ["1"]).sum() == 1
-    with pytest.raises(VerifierError, match=r"could judge none of 8 answers \(8 bad_gold\).*reference '', answer '1'"):
+    with pytest.raises(VerifierError, match=r"could check none of 8 answers \(8 bad_gold\).*reference '', answer '1'"):
         verifier(responses, [""] * 8)
     assert verifier([r"\boxed{@@}"] * 8, ["x+1"] * 8).sum() == 0  # the policy's fault, and no reason to stop
     verifier.checker.close()

@@ -71,7 +71,7 @@ def read(formula: str) -> sympy.Expr | None:
     text = re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
     try:
         tree = _tree(text)
-    except Exception:  # untrusted text: the parser raises whatever it likes
+    except Exception:  # untrusted text: the parser may raise anything
         return None
     if not isinstance(tree, sympy.Expr):
         return None
@@ -112,9 +112,10 @@ class _Converter(_Latex2Sympy):
 
 
 def _tree(formula: str) -> Any:
-    """What the parser makes of a formula; it raises whatever it likes.
+    """What the parser makes of a formula; it may raise anything.
 
-    Its quick mode finds the same tree as the thorough one or none: so says ANTLR, and it takes a third of the time.
+    The quick mode is tried first: by ANTLR's manual it finds the same tree as the thorough one or none, and it takes a
+    third of the time.
     """
     formula = normalize_latex(formula, NormalizationConfig())
     try:

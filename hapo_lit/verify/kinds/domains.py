@@ -12,7 +12,7 @@ _DOMAIN = re.compile(r"\\mathbb\{Z\}|Z")
 
 
 def without_domains(gold: Form, answer: Form) -> tuple[Form, Form]:
-    """Without ``k \\in \\mathbb{Z}`` where only one side says it, and with one letter where two say it of two."""
+    """Both sides without ``k \\in \\mathbb{Z}`` if only one has it; with the same letter if they use two letters."""
     left, plain_left = _domains(gold)
     right, plain_right = _domains(answer)
     if len(left) == len(right) == 1 and left[0].value == right[0].value and left[0].name != right[0].name:

@@ -6,5 +6,5 @@ enforces, and the parent kills what still misses its deadline.
 
 Four files, from the outside in: ``pool`` is what callers use, ``group`` hands pairs to workers and watches deadlines,
 ``fork_server`` is the parent's side of the process that forks them, and ``worker`` is what runs in these processes.
-``messages`` is what both sides say to each other.
+``messages`` has what they send each other.
 """

@@ -53,7 +53,7 @@ class ForkServer:
         self.close = weakref.finalize(self, _close, self._process, self._control, os.getpid())
         """End it; in a forked process, no more than close this process's copy of the connection."""
         assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:  # dead: the first request will say so
+        with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:  # if it ended, the first request raises
             pipe.write(given)
 
     def fork(self, number: int, pipe: socket.socket) -> None:

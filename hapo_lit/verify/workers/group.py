@@ -103,7 +103,7 @@ class WorkerGroup:
         return [outcomes[index] for index in range(len(pairs))]
 
     def spawn(self) -> None:
-        """Ask for a worker; it says itself when it is ready."""
+        """Start a worker; it sends a message when it is ready."""
         ours, theirs = socket.socketpair()
         ours.settimeout(self.seconds)
         worker = Worker(next(self.numbers), ours)
@@ -113,7 +113,7 @@ class WorkerGroup:
         self.selector.register(ours, selectors.EVENT_READ, worker)
 
     def handshake(self, worker: Worker) -> None:
-        """Hear a worker that has no pair: it is ready, says why it never will be, or is gone."""
+        """Read from a worker that has no pair: it is ready, or gives the reason why it cannot start, or is gone."""
         said = b"" if worker.ready else worker.pipe.recv(4096)
         if said == READY:
             worker.set_idle()
@@ -127,7 +127,7 @@ class WorkerGroup:
         """The reply to its pair; None if it was lost and had not read it."""
         try:
             reply = worker.pipe.recv(1)
-        except ConnectionResetError:  # how Linux says that the other end was closed over unread bytes
+        except ConnectionResetError:  # on Linux: the other end was closed with bytes unread
             self.kill(worker)
             return None
         if reply:

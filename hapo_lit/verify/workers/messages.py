@@ -1,4 +1,4 @@
-"""What the parent, the fork server and the workers say to each other.  A worker never replies with a pickle."""
+"""The messages between the parent, the fork server and the workers.  A worker never replies with a pickle."""
 
 from __future__ import annotations
 

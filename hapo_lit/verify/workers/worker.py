@@ -29,7 +29,7 @@ def serve(handle: int) -> None:
         for module in preload:
             importlib.import_module(module)
         comparer = pickle.load(sys.stdin.buffer)
-    except Exception as error:  # each worker will say so
+    except Exception as error:  # each worker will report it
         comparer = error
     children: dict[int, int] = {}
     server = os.getpid()
