@@ -186,7 +186,7 @@ def test_every_data_set_reaches_the_policy_from_local_files(base, tmp_path, shap
         "prompts_per_step=8",
         "verifier=math",
         "data.workers=0",
-        "model.tokenizer._target_=test_config.words",
+        "model.tokenizer._target_=support.configs.words",
     )
     (data,) = build(config, "data")
     batch = next(iter(data.train_dataloader()))
