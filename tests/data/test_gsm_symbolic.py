@@ -152,7 +152,7 @@ def test_what_is_dropped_is_counted_by_its_reason():
         ]
     )
     tally = Counter()
-    wells = gsm_symbolic._sound(7, lambda *_: next(drawn), 0, gsm_symbolic.MathVerifier(), tally)
+    wells = gsm_symbolic._valid_rows(7, lambda *_: next(drawn), 0, gsm_symbolic.MathVerifier(), tally)
     first, second = next(wells), next(wells)
     assert first["solution"] == "1 + 1 = 2\nThe answer is \\boxed{2}."
     assert (second["problem"], second["level"], second["template"]) == ("d?", "2 lines", 7)
@@ -163,9 +163,9 @@ def test_an_exhausted_template_is_named():
     def always(*_):
         return item("a?", "1 + 1 = 2\n#### 2", "2")
 
-    wells = gsm_symbolic._sound(7, always, 0, gsm_symbolic.MathVerifier(), Counter())
+    wells = gsm_symbolic._valid_rows(7, always, 0, gsm_symbolic.MathVerifier(), Counter())
     next(wells)
-    with pytest.raises(ValueError, match="template 7 gave no further sound problem in 1000 draws"):
+    with pytest.raises(ValueError, match="template 7 gave no further valid problem in 1000 samples"):
         next(wells)
 
 
