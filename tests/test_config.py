@@ -70,7 +70,7 @@ def test_the_fabric_door_builds(base, tmp_path):
     config = composed("fabric", f"model.path={base}", f"paths.run={tmp_path}", "data.source.train_size=40")
     fabric, _, module, loggers, callbacks = build(config, "fabric", "data", "module", "logger", "callbacks")
     assert (fabric.world_size, len(loggers), module.phases.steps) == (1, 2, config.steps)
-    assert [type(each).__name__ for each in callbacks][-2:] == ["Checkpointer", "Progress"]
+    assert [type(each).__name__ for each in callbacks][-2:] == ["Checkpointer", "ProgressBar"]
 
 
 def parts_of(base, folder, *overrides):
