@@ -1,4 +1,4 @@
-"""``hapo export RUN OUT``: the policy in a state of a run, from either door, as a Hugging Face folder."""
+"""``hapo export RUN OUT``: the policy in a checkpoint of a run as a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -24,12 +24,14 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("run", type=Path, help="folder of a run, finished or not")
     parser.add_argument("out", type=Path, help="folder to write; must not exist, or be empty")
     parser.add_argument(
-        "--state", default="newest", help="newest (the default), best, or a state such as RUN/checkpoints/step-40.ckpt"
+        "--checkpoint",
+        default="newest",
+        help="newest (the default), best, or a file such as RUN/checkpoints/step-40.ckpt",
     )
     chosen = parser.parse_args(arguments)
     quieten()
     try:
-        path = state_of(chosen.run, chosen.state)
+        path = checkpoint_of(chosen.run, chosen.checkpoint)
         if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
             raise SetupError(f"{chosen.out} is there already: choose another folder")
         config = OmegaConf.load(chosen.run / "config.yaml")
@@ -42,12 +44,14 @@ def main(arguments: list[str]) -> None:
     print(f"{chosen.out}: the policy of {path}")
 
 
-def state_of(run: Path, which: str) -> Path:
-    """The state of a run that was asked for."""
+def checkpoint_of(run: Path, which: str) -> Path:
+    """The checkpoint of a run that was asked for."""
     if not (run / "config.yaml").is_file():
         raise SetupError(f"{run} is not the folder of a run: it has no config.yaml")
     folder = CheckpointFolder(run / "checkpoints")
     path = {"newest": folder.newest()[0], "best": folder.folder / "best.ckpt"}.get(which, Path(which))
     if path is None or not path.exists():
-        raise SetupError(f"there is no state {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}")
+        raise SetupError(
+            f"there is no checkpoint {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}"
+        )
     return link_target(path)

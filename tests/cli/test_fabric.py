@@ -182,7 +182,7 @@ def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed
     assert all(name.endswith("proj.weight") for name in changed)
-    hapo(work, "export", "adapter", "merged", "--state", "adapter/checkpoints/step-4.ckpt")
+    hapo(work, "export", "adapter", "merged", "--checkpoint", "adapter/checkpoints/step-4.ckpt")
     assert_near(work / "merged", work / "adapter/policy", 0.0)
 
 
@@ -201,7 +201,7 @@ def test_an_export_says_what_is_wrong(work):
     for arguments, message in (
         (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),
         (["one", "one"], "one is there already: choose another folder"),
-        (["one", "out", "--state", "x.ckpt"], "there is no state 'x.ckpt' in one/checkpoints; there are steps [2, 4]"),
+        (["one", "out", "--checkpoint", "x.ckpt"], "there is no checkpoint 'x.ckpt' in one/checkpoints; there are steps [2, 4]"),
     ):
         done = hapo(work, "export", *arguments, check=False)
         assert done.returncode == 2

@@ -1,10 +1,10 @@
-"""What run states cost: their share of a run's time at the default cadence, and one state of models of three sizes.
+"""What checkpoints cost: their share of a run's time at the default cadence, and one checkpoint of three models.
 
-    python benchmarks/states.py                 # the default experiment as a whole, and models up to 100 million
-    python benchmarks/states.py --steps 200 --largest 5
+    python benchmarks/checkpoints.py            # the default experiment as a whole, and models up to 100 million
+    python benchmarks/checkpoints.py --steps 200 --largest 5
 
-The models are untrained Qwen2 in float32 with both moments of AdamW.  ``gather`` copies the state, ``write`` puts it
-into a file, ``sync`` waits for the disk and gives the file its name; training stands still for so long.  ``check``
+The models are untrained Qwen2 in float32 with both moments of AdamW.  ``gather`` copies the run state, ``write``
+puts it into a file, ``sync`` waits for the disk and gives the file its name; training stands still for so long.  ``check``
 reads all bytes, from the page cache as they have just been written; ``load`` puts them into a new module and optimiser.
 """
 
@@ -30,6 +30,7 @@ from hapo_lit.cli.setup import build
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.interfaces import RunModule, RunTrainer
 from hapo_lit.training.run_state import capture, restore
 
 MODELS = {  # millions of parameters -> width, layers, width between
@@ -40,11 +41,11 @@ MODELS = {  # millions of parameters -> width, layers, width between
 
 
 class Timed(Checkpointer):
-    """Remembers how long each state took, from the question to the file in its place."""
+    """Remembers how long each checkpoint took, from the question to the file in its place."""
 
-    seconds: list[float] = []  # noqa: RUF012  of all instances: the door makes its own
+    seconds: list[float] = []  # noqa: RUF012  of all instances, as ``hapo train`` makes one of its own
 
-    def _save(self, trainer: Any, module: Any, better: bool) -> None:
+    def _save(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
         started = time.perf_counter()
         super()._save(trainer, module, better)
         self.seconds.append(time.perf_counter() - started)
@@ -56,14 +57,14 @@ def main() -> None:
     parser.add_argument("--largest", type=float, default=100, help="leave larger models out, in millions")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, states in {tempfile.gettempdir()}")
+    print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, checkpoints in {tempfile.gettempdir()}")
     print(
         f"{'parameters':>12}  {'MB':>8}  {'gather':>8}  {'write':>8}  {'sync':>8}  {'check':>8}  {'load':>8}   seconds"
     )
     for size, shape in MODELS.items():
         if size <= options.largest:
             with tempfile.TemporaryDirectory() as folder:
-                one_state(shape, CheckpointFolder(folder))
+                one_checkpoint(shape, CheckpointFolder(folder))
     with tempfile.TemporaryDirectory() as folder:
         whole_run(options.steps, folder)
 
@@ -81,8 +82,8 @@ def made(shape: tuple[int, int, int]) -> tuple[Any, Any]:
     return data, module
 
 
-def one_state(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
-    """Print what a state of a model takes."""
+def one_checkpoint(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
+    """Print what a checkpoint of a model takes."""
     data, module = made(shape)
     module.optimizer = module.configure_optimizers()
     for parameter in module.policy.parameters():
@@ -109,12 +110,12 @@ def one_state(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
     times.append(time.perf_counter())
 
     gather, write, sync, _, check, put = (after - before for before, after in pairwise(times))
-    figures = "  ".join(f"{each:8.3f}" for each in (gather, write, sync, check, put))
+    figures = "  ".join(f"{seconds:8.3f}" for seconds in (gather, write, sync, check, put))
     print(f"{count:12,}  {path.stat().st_size / 1e6:8.1f}  {figures}", flush=True)
 
 
 def whole_run(steps: int, folder: str) -> None:
-    """Print what the states of a run of the default experiment take of its time."""
+    """Print what the checkpoints of a run of the default experiment take of its time."""
     GlobalHydra.instance().clear()
     settings = [f"steps={steps}", f"hydra.run.dir={folder}/run", "callbacks.checkpointer._target_=__main__.Timed"]
     hapo_lit.cli.main(["pretrain"])
@@ -124,7 +125,7 @@ def whole_run(steps: int, folder: str) -> None:
         hapo_lit.cli.main(["train", *settings])
     wall, saving = time.perf_counter() - started, Timed.seconds
     size = (Path(folder) / "run/checkpoints/last.ckpt").stat().st_size
-    print(f"a run of {steps} steps: {wall:.1f} s, of which {len(saving)} states of {size / 1e6:.1f} MB took ", end="")
+    print(f"a run of {steps} steps: {wall:.1f} s, of which {len(saving)} checkpoints of {size / 1e6:.1f} MB took ", end="")
     print(f"{sum(saving):.2f} s: {100 * sum(saving) / wall:.2f} % (limit 5 %)")
     print(f"the slowest took {1e3 * max(saving):.0f} ms; load at the end {os.getloadavg()[0]:.1f}")
 
