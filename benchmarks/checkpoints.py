@@ -4,8 +4,9 @@
     python benchmarks/checkpoints.py --steps 200 --largest 5
 
 The models are untrained Qwen2 in float32 with both moments of AdamW.  ``gather`` copies the run state, ``write``
-puts it into a file, ``sync`` waits for the disk and gives the file its name; training stands still for so long.  ``check``
-reads all bytes, from the page cache as they have just been written; ``load`` puts them into a new module and optimiser.
+puts it into a file, ``sync`` waits for the disk and gives the file its name; training stands still meanwhile.
+``check`` reads all bytes, from the page cache as they have just been written; ``load`` puts them into a new module and
+optimiser.
 """
 
 from __future__ import annotations
@@ -125,8 +126,8 @@ def whole_run(steps: int, folder: str) -> None:
         hapo_lit.cli.main(["train", *settings])
     wall, saving = time.perf_counter() - started, Timed.seconds
     size = (Path(folder) / "run/checkpoints/last.ckpt").stat().st_size
-    print(f"a run of {steps} steps: {wall:.1f} s, of which {len(saving)} checkpoints of {size / 1e6:.1f} MB took ", end="")
-    print(f"{sum(saving):.2f} s: {100 * sum(saving) / wall:.2f} % (limit 5 %)")
+    print(f"a run of {steps} steps: {wall:.1f} s, {len(saving)} checkpoints of {size / 1e6:.1f} MB: ", end="")
+    print(f"{sum(saving):.2f} s, {100 * sum(saving) / wall:.2f} % (limit 5 %)")
     print(f"the slowest took {1e3 * max(saving):.0f} ms; load at the end {os.getloadavg()[0]:.1f}")
 
 

@@ -201,7 +201,7 @@ def test_an_export_says_what_is_wrong(work):
     for arguments, message in (
         (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),
         (["one", "one"], "one is there already: choose another folder"),
-        (["one", "out", "--checkpoint", "x.ckpt"], "there is no checkpoint 'x.ckpt' in one/checkpoints; there are steps [2, 4]"),
+        (["one", "out", "--checkpoint", "x"], "there is no checkpoint 'x' in one/checkpoints; there are steps [2, 4]"),
     ):
         done = hapo(work, "export", *arguments, check=False)
         assert done.returncode == 2
