@@ -1,9 +1,9 @@
 """Advantage estimators: rewards of a group -> credit of each row.
 
 ``r`` rewards; ``μ`` their mean and ``σ`` their standard deviation over the rows that ``over`` counts: all that are
-present, teacher included (:func:`mixed`), or only what the policy sampled (:func:`on_policy`).  Rows whose rewards
-are all equal carry no signal and get exact zeros, decided by equality; a teacher beside them, if it is not counted
-itself, gets ``r − μ``.
+present, teacher included (:func:`whole_group`), or only what the policy sampled (:func:`on_policy`).  Rows whose
+rewards are all equal carry no signal and get exact zeros, decided by equality; a teacher beside them, if it is not
+counted itself, gets ``r − μ``.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from hapo_lit.numerics.masked import all_equal, masked_mean, masked_std
 from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
 
-Counted = Callable[[RolloutGroup], Tensor]
+RowMask = Callable[[RolloutGroup], Tensor]
 """Group -> ``[P, G] bool``: the rows whose rewards make the statistics."""
 
 
-def mixed(group: RolloutGroup) -> Tensor:
+def whole_group(group: RolloutGroup) -> Tensor:
     """Statistics over the whole group, teacher included: HAPO's augmented group."""
     return group.present
 
 
 def on_policy(group: RolloutGroup) -> Tensor:
-    """Statistics over the policy's own rows: a teacher changes nobody's credit but its own."""
+    """Statistics over the policy's own rows: a teacher row does not change the advantage of any other row."""
     return group.on_policy
 
 
@@ -38,14 +38,14 @@ class GroupNormalised:
     Args:
         ddof: 1 = sample standard deviation (divisor n − 1, as in verl and torch's default), 0 = population.
         eps: added to σ; 1e-6 as in verl's GRPO.
-        over: whose rewards make μ and σ, :func:`mixed` or :func:`on_policy`.
+        over: whose rewards make μ and σ, :func:`whole_group` or :func:`on_policy`.
 
     With one success among N rows and ``eps=0`` the success gets (N−1)/√N and each failure −1/√N.  Where the counted
     rows are all equal there is no scale, and what differs from them keeps ``r − μ``.
     """
 
-    def __init__(self, ddof: int = 1, eps: float = 1e-6, over: Counted = mixed) -> None:
-        self.ddof, self.eps, self.over = ddof, eps, _counting(over)
+    def __init__(self, ddof: int = 1, eps: float = 1e-6, over: RowMask = whole_group) -> None:
+        self.ddof, self.eps, self.over = ddof, eps, _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -57,11 +57,11 @@ class GroupCentred:
     """``r − μ``: Dr. GRPO (arXiv 2503.20783), and LUFFY's setting.
 
     Args:
-        over: whose rewards make μ, :func:`mixed` or :func:`on_policy`.
+        over: whose rewards make μ, :func:`whole_group` or :func:`on_policy`.
     """
 
-    def __init__(self, over: Counted = mixed) -> None:
-        self.over = _counting(over)
+    def __init__(self, over: RowMask = whole_group) -> None:
+        self.over = _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         return centred(group, self.over(group))
@@ -71,11 +71,11 @@ class LeaveOneOut:
     """``r −`` mean of the other counted rows: ``n/(n−1) · (r − μ)`` for a row that counts, RLOO (arXiv 2402.14740).
 
     Args:
-        over: whose rewards make the baseline, :func:`mixed` or :func:`on_policy`.
+        over: whose rewards make the baseline, :func:`whole_group` or :func:`on_policy`.
     """
 
-    def __init__(self, over: Counted = mixed) -> None:
-        self.over = _counting(over)
+    def __init__(self, over: RowMask = whole_group) -> None:
+        self.over = _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -87,34 +87,35 @@ class BatchWhitened:
     """``r − μ`` of the group, then whitened over all tokens of the batch: REINFORCE++-baseline (arXiv 2501.03262).
 
     Mean and variance weigh each row by its length, as every token carries its row's advantage, over the counted rows
-    of all ranks.  The mean of the batch is subtracted, so that a group without signal gets the same small credit in
-    all its rows and not exactly zero, as in the paper.  A batch without any signal gets exact zeros; there is no scale
-    there, and a teacher that is not counted keeps ``r − μ``.
+    of all ranks.  The mean of the batch is subtracted, so that the rows of a group without signal get the same small
+    credit and not exactly zero, as in the paper.  A batch without any signal gets exact zeros: it has no scale, and a
+    teacher that is not counted keeps ``r − μ``.
 
     Args:
         eps: added to the variance (population, as in OpenRLHF; verl's divides by one token less); 1e-8 as in verl.
-        over: whose rewards and tokens make the statistics, :func:`mixed` or :func:`on_policy`.
+        over: whose rewards and tokens make the statistics, :func:`whole_group` or :func:`on_policy`.
     """
 
-    def __init__(self, eps: float = 1e-8, over: Counted = mixed) -> None:
-        self.eps, self.over = eps, _counting(over)
+    def __init__(self, eps: float = 1e-8, over: RowMask = whole_group) -> None:
+        self.eps, self.over = eps, _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
         credit = centred(group, counted)
         tokens = torch.where(counted, group.mask.sum(2).to(credit), 0.0)
         total = mean(tokens.sum()).clamp(min=1)
-        middle = mean((credit * tokens).sum()) / total
-        variance = mean(((credit - middle).square() * tokens).sum()) / total
+        centre = mean((credit * tokens).sum()) / total
+        variance = mean(((credit - centre).square() * tokens).sum()) / total
         scale = torch.where(variance == 0, 1.0, (variance + self.eps).sqrt())
-        return torch.where(group.present, (credit - middle) / scale, 0.0)
+        return torch.where(group.present, (credit - centre) / scale, 0.0)
 
 
 class SpareFailures:
-    """Wraps an estimator: where the teacher is the group's only success, the failures get 0 instead of blame.
+    """Wraps an estimator: where the teacher is the group's only success, failures get advantage 0, not a negative one.
 
-    Such a group says nothing about which of the policy's answers was worse; blaming them all pushes the policy away
-    from what it samples.  It also halves the work, as rows without credit are not run through the policy.
+    Such a group does not say which of the policy's answers was worse, and negative advantages for all of them push the
+    policy away from whatever it samples.  It also halves the work, as rows with advantage 0 are not run through the
+    policy.
     """
 
     def __init__(self, estimator: AdvantageEstimator) -> None:
@@ -123,8 +124,9 @@ class SpareFailures:
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         advantages = self.estimator(group, mean)
         success = (group.rewards > 0) & group.present
-        alone = (success & group.is_teacher).any(1, keepdim=True) & ~(success & group.on_policy).any(1, keepdim=True)
-        return torch.where(alone & ~success, 0.0, advantages)
+        by_teacher, by_policy = success & group.is_teacher, success & group.on_policy
+        teacher_only = by_teacher.any(1, keepdim=True) & ~by_policy.any(1, keepdim=True)
+        return torch.where(teacher_only & ~success, 0.0, advantages)
 
 
 class SoftOverlong:
@@ -151,20 +153,19 @@ class SoftOverlong:
         self.buffer, self.penalty = buffer_share * max_length, penalty
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
-        over_PG = (group.mask.sum(2).to(group.rewards) - (self.max_length - self.buffer)) / self.buffer
-        penalty_PG = torch.where(group.on_policy, self.penalty * over_PG.clamp(min=0, max=1), 0.0)
+        excess_PG = (group.mask.sum(2).to(group.rewards) - (self.max_length - self.buffer)) / self.buffer
+        penalty_PG = torch.where(group.on_policy, self.penalty * excess_PG.clamp(min=0, max=1), 0.0)
         return self.estimator(replace(group, rewards=group.rewards - penalty_PG), mean)
 
 
-def _counting(over: Counted) -> Counted:
+def _checked(over: RowMask) -> RowMask:
     check_function(over, 1, "advantage.over")
     return over
 
 
 def centred(group: RolloutGroup, counted: Tensor) -> Tensor:
     """``r − μ``, exactly 0 wherever counted rows are all equal and this one is too, and on absent rows."""
-    flat = all_equal(group.rewards, counted, 1)
-    level = torch.where(counted, group.rewards, -torch.inf).amax(1, keepdim=True)  # what they all are, if they are
-    known = flat & counted.any(1, keepdim=True)
-    baseline = torch.where(known, level, masked_mean(group.rewards, counted, 1))
+    flat = all_equal(group.rewards, counted, 1) & counted.any(1, keepdim=True)
+    level = torch.where(counted, group.rewards, -torch.inf).amax(1, keepdim=True)  # of flat groups, the reward of each
+    baseline = torch.where(flat, level, masked_mean(group.rewards, counted, 1))
     return torch.where(group.present, group.rewards - baseline, 0.0)

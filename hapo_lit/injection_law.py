@@ -1,13 +1,12 @@
-"""The law of the gate: how likely is an injection, given how well the policy does?
+"""The injection law: how likely is an injection, given the policy's success rate?
 
 A prompt with success rate ``p`` gives ``S ~ Bin(n, p)`` successes in a group; the posterior is
 ``Beta(a0 + S, b0 + n − S)``.  Write ``Π(s)`` for the posterior mass below γ after ``s`` successes.  Everything here is
-in closed form and float64; nothing is sampled.  Derivations: ``docs/theory.md``.
+in closed form and float64; nothing is sampled.  ``docs/theory.md`` has the derivations and uses every function here.
 
-What follows from it, and corrects the convergence theorems of arXiv 2603.11321 v1: at fixed γ and n the mean rule
-injects with a probability that vanishes only as p → 1; a Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there;
-and a prompt whose p stays below γ is helped for ever.  Only a threshold that is annealed to ``cut_off`` ends injection
-in finite time.
+What follows corrects the convergence theorems of arXiv 2603.11321 v1.  At fixed γ and n the mean rule injects with a
+probability that vanishes only as p → 1.  A Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there.  A prompt whose
+p stays below γ is helped for ever.  Only a threshold that is annealed to ``cut_off`` ends injection in finite time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from scipy import special, stats
 Rates = float | np.ndarray
 """Success rates of prompts, one or many; what is computed from them has the same shape."""
 
-# -- P(inject | p): group-local gates ---------------------------------------------------------------------------
+# -- P(inject | p): gates without a memory ------------------------------------------------------------------------
 
 
 def mass_below(threshold: float, successes: np.ndarray, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
@@ -32,23 +31,23 @@ def mass_below(threshold: float, successes: np.ndarray, trials: int, alpha: floa
     return mass
 
 
-def exact(value: float) -> Fraction:
-    """A number as the decimal it is written as, up to six digits: 7/10 < 0.7 must be false, and floats disagree."""
+def as_fraction(value: float) -> Fraction:
+    """A number as the decimal it is written as, up to six digits: 7/10 < 0.7 is false, which floats may get wrong."""
     return Fraction(str(value)).limit_denominator(10**6)
 
 
-def most_successes(threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> int:
+def max_successes_to_open(threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> int:
     """The largest ``S`` at which the mean rule opens: ``⌈γ(a0+b0+n) − a0⌉ − 1``, in rationals.
 
     Negative = it never opens; ``trials`` or more = it never closes.
     """
-    gamma, a, b = map(exact, (threshold, alpha, beta))
+    gamma, a, b = map(as_fraction, (threshold, alpha, beta))
     return ceil(gamma * (a + b + trials) - a) - 1
 
 
 def mean_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
     """P(inject) of the posterior-mean rule: ``P[S ≤ m] = I_{1−p}(n − m, m + 1)``."""
-    return at_most(most_successes(threshold, trials, alpha, beta), rate, trials)
+    return probability_of_at_most(max_successes_to_open(threshold, trials, alpha, beta), rate, trials)
 
 
 def bound_rule(
@@ -56,11 +55,11 @@ def bound_rule(
 ) -> np.ndarray:
     """P(inject) of the credible-bound rule ``Π(S) > level``.
 
-    A small level asks whether the *lower* credible bound is below γ (help unless sure), one near 1 whether the *upper*
-    one is (help only when sure), one half whether the median is.
+    A level near 0 asks whether the *lower* credible bound is below γ, one near 1 whether the *upper* bound is, one half
+    whether the median is.
     """
     opens = mass_below(threshold, np.arange(trials + 1), trials, alpha, beta) > level
-    return at_most(int(opens.sum()) - 1, rate, trials)
+    return probability_of_at_most(int(opens.sum()) - 1, rate, trials)
 
 
 def thompson_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:
@@ -75,23 +74,23 @@ def thompson_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, 
     return probability
 
 
-def at_most(count: int, rate: Rates, trials: int) -> np.ndarray:
-    """``P[S ≤ count]`` for ``S ~ Bin(trials, rate)``: the law of any gate that opens on few successes."""
+def probability_of_at_most(count: int, rate: Rates, trials: int) -> np.ndarray:
+    """``P[S ≤ count]`` for ``S ~ Bin(trials, rate)``: P(inject) of a gate that opens on at most so many successes."""
     below: np.ndarray = stats.binom.cdf(count, trials, rate)
     return below
 
 
-# -- which thresholds make a gate ---------------------------------------------------------------------------------
+# -- thresholds at which a gate can both open and close -----------------------------------------------------------
 
 
-class Window(NamedTuple):
+class Thresholds(NamedTuple):
     """The thresholds at which a gate can open (``low < γ``) and can close (``γ ≤ high``)."""
 
     low: float
     high: float
-    opens: tuple[str, float]
+    never_opens: tuple[str, float]
     """The inequality under which it never opens, and its right-hand side."""
-    closes: tuple[str, float]
+    never_closes: tuple[str, float]
     """The inequality under which it never closes, and its right-hand side."""
 
     @property
@@ -112,51 +111,51 @@ def _four_digits(edge: float, up: bool) -> float:
     return float(f"{(whole + up) * unit:.10g}")
 
 
-def mean_window(trials: float, alpha: float = 1, beta: float = 1) -> Window:
+def mean_rule_thresholds(trials: float, alpha: float = 1, beta: float = 1) -> Thresholds:
     """Of the mean rule: ``a0/(a0+b0+n) < γ ≤ (a0+n)/(a0+b0+n)``, in rationals."""
-    a, b, n = map(exact, (alpha, beta, trials))
+    a, b, n = map(as_fraction, (alpha, beta, trials))
     low, high = float(a / (a + b + n)), float((a + n) / (a + b + n))
-    return Window(low, high, ("γ ≤ a0/(a0+b0+n)", low), ("γ > (a0+n)/(a0+b0+n)", high))
+    return Thresholds(low, high, ("γ ≤ a0/(a0+b0+n)", low), ("γ > (a0+n)/(a0+b0+n)", high))
 
 
-def bound_window(level: float, trials: float, alpha: float = 1, beta: float = 1) -> Window:
-    """Of the credible-bound rule: between the posterior quantiles at ``level`` without and with nothing but success."""
+def bound_rule_thresholds(level: float, trials: float, alpha: float = 1, beta: float = 1) -> Thresholds:
+    """Of the credible-bound rule: between the posterior quantiles at ``level`` after n failures and n successes."""
     low = float(special.betaincinv(alpha, beta + trials, level))
     high = float(special.betaincinv(alpha + trials, beta, level))
     quantile = f"{level:g} quantile of Beta"
-    return Window(low, high, (f"γ ≤ {quantile}(a0, b0+n)", low), (f"γ > {quantile}(a0+n, b0)", high))
+    return Thresholds(low, high, (f"γ ≤ {quantile}(a0, b0+n)", low), (f"γ > {quantile}(a0+n, b0)", high))
 
 
-def thompson_window() -> Window:
-    """Of a Thompson draw: ``0 < γ < 1``; a draw may always fall on either side."""
-    return Window(0.0, 1 - 1e-7, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
+def thompson_rule_thresholds() -> Thresholds:
+    """Of a Thompson draw: ``0 < γ < 1``, as a draw may then fall on either side."""
+    return Thresholds(0.0, 1 - 1e-7, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
 
 
 def cut_off(trials: int, alpha: float = 1, beta: float = 1) -> float:
     """``a0 / (a0 + b0 + n)``: at this threshold and below, the mean rule is exactly off."""
-    return mean_window(trials, alpha, beta).low
+    return mean_rule_thresholds(trials, alpha, beta).low
 
 
-# -- large groups, memory, bias -----------------------------------------------------------------------------------
+# -- large groups and memory --------------------------------------------------------------------------------------
 
 
 def kl_bernoulli(first: float, second: float) -> float:
-    """``kl(a‖b)`` of two coins, in nats."""
+    """``kl(a‖b)`` of two Bernoulli distributions, in nats."""
     return float(special.rel_entr(first, second) + special.rel_entr(1 - first, 1 - second))
 
 
-def mean_rate_bound(rate: float, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> float:
+def mean_rule_bound(rate: float, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> float:
     """``P(inject) ≤ exp(−n · kl(m/n ‖ p))`` of the mean rule, if ``m/n < p`` (Chernoff); 1 otherwise.
 
     Its rate tends to ``kl(γ‖p)`` as n grows.
     """
-    share = most_successes(threshold, trials, alpha, beta) / trials
+    share = max_successes_to_open(threshold, trials, alpha, beta) / trials
     if share < 0:
         return 0.0
     return exp(-trials * kl_bernoulli(share, rate)) if share < rate else 1.0
 
 
-def thompson_rate_bound(rate: float, threshold: float, trials: int) -> float:
+def thompson_rule_bound(rate: float, threshold: float, trials: int) -> float:
     """``P(inject) ≤ ((1−γ)/u + γ) · (√(pγ) + √((1−p)(1−γ)))^{2n}`` of a Thompson draw with Beta(1, 1), ``γ < p < 1``.
 
     ``u = √((1−γ)p / (γ(1−p)))``.  The rate ``−2 log(√(pγ) + √((1−p)(1−γ)))`` is slower than the mean rule's.
@@ -168,15 +167,7 @@ def thompson_rate_bound(rate: float, threshold: float, trials: int) -> float:
     return ((1 - threshold) / u + threshold) * affinity ** (2 * trials)
 
 
-def history_rule(
-    rate: Rates, threshold: float, trials: int, visits: int, alpha: float = 1, beta: float = 1
-) -> np.ndarray:
-    """P(inject) of the mean rule at a visit, with full history (λ = 1) and a rate that never changed: the group-local
-    law with ``n · visits`` trials."""
-    return mean_rule(rate, threshold, trials * visits, alpha, beta)
-
-
-def discounted_bound(
+def discounted_rule_bound(
     rate: float, threshold: float, trials: int, discount: float, alpha: float = 1, beta: float = 1
 ) -> float:
     """``P(inject) ≤ exp(−2N (1+λ)/(1−λ) · (p − γ')²)`` of the mean rule with settled memory λ < 1 (Hoeffding).
@@ -209,11 +200,3 @@ def closing_visit(
         return ceil(round(lag / (trials * (1 - threshold)), 9))
     settled = trials / (1 - discount)
     return ceil(round(log(1 - threshold + (alpha - threshold * (alpha + beta)) / settled) / log(discount), 9))
-
-
-def bias_bound(gradient_norm: float, injection_probability: float) -> float:
-    """``‖E ĝ_HAPO − E ĝ_on-policy‖ ≤ 2 B P(inject)`` for per-group gradients of norm at most ``B``.
-
-    Couple both learners on the same group: they differ only when the gate is open.
-    """
-    return 2 * gradient_norm * injection_probability

@@ -18,7 +18,7 @@ from hapo_lit.types import PromptBatch, RolloutGroup
 
 
 class NoInjection:
-    """Leaves every group alone."""
+    """Returns every group as it was."""
 
     teacher_stands_alone = False
 
@@ -33,7 +33,7 @@ class ReplaceWorst:
     """Success-substitution injection: the teacher replaces the rollout with the least reward (arXiv 2603.11321, Eq. 7).
 
     Args:
-        ties: which of several equally bad rollouts goes, where the paper is silent: :class:`FirstTied`,
+        ties: which of several equally bad rollouts is replaced, which the paper does not say: :class:`FirstTied`,
             :class:`LeastLikely` or :class:`DrawnTied`.
     """
 
@@ -64,16 +64,18 @@ class TieBreak(Protocol):
 
 
 class FirstTied:
-    """The first.  Samples of one prompt are exchangeable as long as the engine returns them in the order it drew them,
-    so that this is a uniform choice; it needs no random number and no log-probability."""
+    """The first of the marked rows.
+
+    Samples of one prompt are exchangeable if the engine returns them in the order in which it drew them; this is then a
+    uniform choice that needs neither a random number nor a log-probability.
+    """
 
     def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
         return tied.int().argmax(1)
 
 
 class LeastLikely:
-    """The one the policy is least attached to: the lowest log-probability of the whole response, as the engine
-    reported it.
+    """The row with the lowest log-probability of the whole response, as the engine reported it.
 
     Raises:
         ValueError: the engine reports none.
@@ -86,8 +88,10 @@ class LeastLikely:
 
 
 class DrawnTied:
-    """A uniform draw, fixed by (seed, prompt, step): for engines that return samples in an order of their own, such
-    as the shortest first."""
+    """A uniform draw, fixed by (seed, prompt, step).
+
+    For engines that return samples in another order than that of sampling, such as the shortest first.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -102,7 +106,7 @@ class DrawnTied:
 class ReplaceRandom:
     """The teacher replaces a rollout drawn uniformly, right or wrong: the control experiment for :class:`ReplaceWorst`.
 
-    A success is lost with probability S/N, so that the group's successes go up with (N − S)/N only.
+    It replaces a success with probability S/N, so that the successes of the group rise with probability (N − S)/N only.
 
     Args:
         seed: of the draws, each fixed by (seed, prompt, step).
@@ -122,7 +126,7 @@ class ReplaceRandom:
 
 
 class Append:
-    """The teacher joins ``G`` rollouts as row ``G + 1``; nothing that was sampled is lost.
+    """The teacher is added to ``G`` rollouts as row ``G + 1``; every rollout stays.
 
     Where the gate is closed or there is no usable teacher that row is absent.
     """
@@ -133,14 +137,14 @@ class Append:
         return group_size
 
     def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
-        return _added(group, prompts, open)
+        return _with_teacher_row(group, prompts, open)
 
 
 class ReplaceSlot:
     """A fixed place for the teacher: ``G − 1`` rollouts and one teacher row (LUFFY, arXiv 2504.14945).
 
-    It never pays for a rollout that it throws away.  Where the gate is closed or there is no usable teacher the place
-    stays empty: an absent row.
+    No rollout is sampled and then replaced.  Where the gate is closed or there is no usable teacher, the row of the
+    teacher is absent.
     """
 
     teacher_stands_alone = False
@@ -149,13 +153,14 @@ class ReplaceSlot:
         return group_size - 1
 
     def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
-        return _added(group, prompts, open)
+        return _with_teacher_row(group, prompts, open)
 
 
 class ReplaceGroup:
-    """The teacher alone: its row stays, the rollouts leave the loss (HPT, arXiv 2509.04419).
+    """The teacher's row takes the place of the whole group: the rollouts leave the loss (HPT, arXiv 2509.04419).
 
-    A row without a group has no advantage, so this goes with ``NegativeLogLikelihood`` only.
+    A row without a group has no advantage, so this needs a teacher term without one, such as
+    ``NegativeLogLikelihood``.
     """
 
     teacher_stands_alone = True
@@ -207,7 +212,7 @@ def place_teacher(group: RolloutGroup, prompts: PromptBatch, at: Tensor) -> Roll
     )
 
 
-def _added(group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
+def _with_teacher_row(group: RolloutGroup, prompts: PromptBatch, open: Tensor) -> RolloutGroup:
     """The group with one more row at its end: the teacher where it may come in, absent elsewhere."""
     grown = _with_empty_row(group)
     last_PG = torch.zeros_like(grown.present)

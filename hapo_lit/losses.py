@@ -41,11 +41,11 @@ def sequence_ratio(gap: Tensor, mask: Tensor) -> Tensor:
 
 
 def sequence_product(gap: Tensor, mask: Tensor) -> Tensor:
-    """The product over the response, at all its tokens: the honest importance ratio of a sequence (RLOO in TRL)."""
+    """The product over the response, at all its tokens: the importance ratio of the sequence (RLOO in TRL)."""
     return masked_sum(gap, mask, 1).expand_as(gap)
 
 
-# -- clip: how much of the ratio acts -----------------------------------------------------------------------------
+# -- clip: how the ratio is bounded -------------------------------------------------------------------------------
 
 
 class Clip(Protocol):
@@ -67,10 +67,10 @@ class Clipped:
 class DualClipped(Clipped):
     """As :class:`Clipped`, and at least ``floor · Â`` where ``Â < 0`` (arXiv 1912.09729).
 
-    PPO's clip does not bound ρ from above where the advantage is negative; one token can then outweigh a batch.
+    PPO's clip does not bound ρ from above where the advantage is negative, so that one token could dominate a batch.
 
     Args:
-        floor: largest ratio that still counts there, above 1; 3 as in verl.
+        floor: the largest ratio that has an effect where ``Â < 0``, above 1; 3 as in verl.
     """
 
     def __init__(self, low: float = 0.2, high: float = 0.2, floor: float = 3.0) -> None:
@@ -94,10 +94,10 @@ class Unclipped:
 
 
 class Cispo:
-    """``sg(clip(ρ, 1−low, 1+high)) Â log π_θ``: the weight is clipped and no token loses its gradient.
+    """``sg(clip(ρ, 1−low, 1+high)) Â log π_θ``: the weight is clipped, and every token keeps its gradient.
 
-    CISPO (MiniMax-M1, arXiv 2506.13585, Eqs. 4-5).  The paper does not say its ``high``.  TRL's ``epsilon_high`` is the
-    absolute cap ``1 + high``.
+    CISPO (MiniMax-M1, arXiv 2506.13585, Eqs. 4-5).  The paper does not state its ``high``.  TRL's ``epsilon_high`` is
+    the absolute cap ``1 + high``.
 
     Args:
         low: 1 = no lower bound, as in the paper's experiments.
@@ -112,7 +112,7 @@ class Cispo:
         return weight * advantages * logprobs, weight != ratio.detach()
 
 
-# -- correction: the engine is not quite the trainer --------------------------------------------------------------
+# -- correction: for the difference between the engine's and the trainer's probabilities --------------------------
 
 
 class Correction(Protocol):
@@ -138,7 +138,7 @@ class Truncated:
 
 
 class Masked:
-    """``π_old/π_engine`` within ``[low, high]``, else 0: what the two disagree about is left out (IcePop).
+    """``π_old/π_engine`` within ``[low, high]``, else 0: tokens on which the two differ by more are left out (IcePop).
 
     Args:
         low, high: 0.5 and 5, verl's IcePop setting.
@@ -174,7 +174,7 @@ def k2(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: A
 def k3(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: ARG001
     """``π_ref/π_θ − 1 − log(π_ref/π_θ)``: unbiased, never negative; GRPO's choice (arXiv 2402.03300, Eq. 4).
 
-    Unbiased is its value; its gradient is not that of KL.
+    Its value is unbiased, but its gradient is not that of KL.
     """
     gap = reference - logprobs
     return gap.exp() - 1 - gap
@@ -190,14 +190,14 @@ def k3_reweighted(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:
 
 
 class Surrogate:
-    """See the module's formula.
+    """The loss of the formula at the top of ``losses.py``.
 
     Args:
         teacher: what a teacher token adds.
         ratio: :func:`token_ratio`, :func:`sequence_ratio` or :func:`sequence_product`.
         clip: :class:`Clipped`, :class:`DualClipped`, :class:`Unclipped` or :class:`Cispo`.
         correction: :class:`Truncated` or :class:`Masked`; acts whenever the engine reports log-probabilities and is not
-            the trainer itself.  None = the engine is believed.
+            the trainer itself.  None = no correction.
         kl_coefficient: β; 0 = no KL term, and no reference pass either.
         kl: the estimator, one of :func:`k1`, :func:`k2`, :func:`k3`, :func:`k3_reweighted`.
         entropy_coefficient: η; 0 = no bonus.
@@ -242,7 +242,7 @@ class Surrogate:
 
         ratio = bounded_exp(self.ratio(logprobs - old, rows.text.mask))
         surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
-        counted = on_policy & (weights != 0)  # a row that only keeps ranks in step is no part of the batch
+        counted = on_policy & (weights != 0)  # a row that is only there to keep ranks in step has no weight
         taught = rows.text.mask & is_teacher & (weights != 0)
         metrics = {
             "loss/clipped_share": masked_tally(clipped, counted),

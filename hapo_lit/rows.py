@@ -117,7 +117,7 @@ class Rows(NamedTuple):
         for index in order.split(size) if len(order) else ():
             yield self.select(index).trimmed()
 
-    def silenced(self) -> Rows:
+    def with_zero_weight(self) -> Rows:
         """The same rows with no weight: they cost a pass and give a zero gradient."""
         return self._replace(
             token_weights=torch.zeros_like(self.token_weights), advantages=torch.zeros_like(self.advantages)

@@ -1,6 +1,6 @@
 """Numbers that change with progress: learning rates, gate thresholds, mixing weights.
 
-A schedule is a function of progress in [0, 1] and remembers nothing, so a resumed run needs no schedule state.
+A schedule is a function of progress in [0, 1] without a state of its own: a checkpoint holds nothing of it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Step:
 
 
 class Sigmoid:
-    """``end + (start − end) / (1 + exp(steepness · (progress − middle)))``: a smooth step that never quite arrives."""
+    """``end + (start − end) / (1 + exp(steepness · (progress − middle)))``: a smooth step, at no time quite ``end``."""
 
     def __init__(self, start: float, end: float, middle: float = 0.5, steepness: float = 10.0) -> None:
         if steepness <= 0:
@@ -63,12 +63,12 @@ class Sigmoid:
         self.start, self.end, self.middle, self.steepness = start, end, middle, steepness
 
     def __call__(self, progress: float) -> float:
-        gone = (1 + math.tanh(self.steepness * (_clamped(progress) - self.middle) / 2)) / 2
-        return self.start + (self.end - self.start) * gone
+        share = (1 + math.tanh(self.steepness * (_clamped(progress) - self.middle) / 2)) / 2
+        return self.start + (self.end - self.start) * share
 
 
 class Complement:
-    """``1 −`` another schedule: the other side of a mixture."""
+    """``1 −`` another schedule: the other weight of a mixture."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -78,7 +78,7 @@ class Complement:
 
 
 class StepSchedule:
-    """A number, or a schedule laid over ``horizon`` steps, that a part reads at a step.
+    """A number, or a schedule over ``horizon`` steps, that a part reads at each step.
 
     Args:
         value: the number or schedule.
@@ -99,15 +99,15 @@ class StepSchedule:
         return self.schedule(step / self.horizon)
 
     def values(self) -> tuple[float, ...]:
-        """The values it takes along its way, at every step or at a thousand of them and the last, in order."""
+        """Its values in order: at every step, or at a thousand of them and the last."""
         steps = {*range(0, self.horizon, max(1, self.horizon // 1000)), self.horizon - 1}
         return tuple(self(step) for step in sorted(steps))
 
-    def within(self, low: float, high: float, name: str) -> None:
-        """Raise ``ValueError`` if a value on its way is outside ``[low, high]``."""
-        least, most = min(self.values()), max(self.values())
-        if not low <= least <= most <= high:
-            span = f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    def check_within(self, low: float, high: float, name: str) -> None:
+        """Raise ``ValueError`` if one of its values is outside ``[low, high]``."""
+        lowest, highest = min(self.values()), max(self.values())
+        if not low <= lowest <= highest <= high:
+            span = f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
             raise ValueError(f"{name} must stay in [{low:g}, {high:g}], and is {span}")
 
 

@@ -1,7 +1,7 @@
 """Teacher terms: what a token the teacher wrote adds to the objective.
 
-The policy did not sample these tokens, so there is no honest importance ratio for them; each class is one answer to
-that.  ``π`` is the current policy's probability of the token, ``π_old`` that of the policy that sampled the batch,
+The policy did not sample these tokens, so that their importance ratio is not known; each class is one way to weigh
+them.  ``π`` is the current policy's probability of the token, ``π_old`` that of the policy that sampled the batch,
 ``Â`` the row's advantage in its group, ``c`` the gate's confidence, ``sg`` stops the gradient.
 """
 
@@ -47,7 +47,7 @@ class ShapedRatio:
 
 
 class Literal:
-    """``π/(π + s)``: HAPO's Eq. 9 to the letter, where the teacher's term has no advantage (arXiv 2603.11321).
+    """``π/(π + s)``: HAPO's Eq. 9 as it is written, in which the teacher's term has no advantage (arXiv 2603.11321).
 
     Args:
         shape: s > 0.
@@ -64,10 +64,10 @@ class Literal:
 
 
 class ConfidenceWeighted:
-    """``(1 − c) ·`` another term: the less the gate trusts the policy, the more the teacher counts.
+    """``(1 − c) ·`` another term: the lower the estimated success rate, the larger the weight of the teacher.
 
-    HAPO's Eq. 9 says that its operator F depends on c and not how; this is the simplest way, and its experiments do
-    without.  Needs a gate that keeps an estimate of the success rate, such as ``BetaGate``.
+    HAPO's Eq. 9 says that its operator F depends on c, and not how.  This is the simplest way; the paper's experiments
+    do not use it.  Needs a gate that keeps an estimate of the success rate, such as ``BetaGate``.
     """
 
     def __init__(self, term: TeacherTerm) -> None:
@@ -79,9 +79,9 @@ class ConfidenceWeighted:
 
 
 class ClippedRatio:
-    """``min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)`` with ``ρ = π/π_old``: the teacher's token under PPO's rule.
+    """``min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)`` with ``ρ = π/π_old``: PPO's objective on the teacher's token.
 
-    As Prefix-RFT treats its prefixes (arXiv 2507.01679).  At the first update on a batch it is :class:`UnitRatio`.
+    Prefix-RFT treats its prefixes so (arXiv 2507.01679).  At the first update on a batch it is :class:`UnitRatio`.
     """
 
     needs_advantage, needs_confidence = True, False
@@ -115,7 +115,7 @@ class NegativeLogLikelihood:
 class Phi:
     """``coefficient · sg(π(1 − π)) · log π``: CHORD-φ (arXiv 2508.11408, §3.3).
 
-    Supervised learning on the tokens the policy is undecided about: neither what it knows nor what it finds absurd.
+    Supervised learning, mostly on tokens whose probability is near one half.
 
     Args:
         coefficient: a number, or a schedule over ``horizon`` steps.
@@ -135,8 +135,8 @@ class Phi:
 class MixedPolicyRatio:
     """``Â · sg((1 − π)^γ) · 2π/(π_old + ω)``, ``ω = (π_old + 1)/2``: RL-PLUS (arXiv 2508.00222, as its code has it).
 
-    The importance ratio against a balanced mixture of the old policy and an unknown teacher, times an advantage that
-    favours what the policy finds unlikely.
+    The importance ratio against a balanced mixture of the old policy and an unknown teacher, times an advantage that is
+    larger for unlikely tokens.
 
     Args:
         exploration: γ ≥ 0, the power; 0.5 in its code.

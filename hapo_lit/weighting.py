@@ -1,7 +1,7 @@
 """Token weighting: how much each token counts in the loss ``Σ w · ℓ``.
 
-Normalising here, once, over the whole batch and all ranks, is what makes the loss independent of how the batch is
-split into micro-batches.  ``mean`` averages over ranks; gradients are averaged over ranks too, so dividing by the
+The weights are normalised once, over the whole batch and all ranks, so that the loss does not depend on how the batch
+is split into micro-batches.  ``mean`` averages over ranks; gradients are averaged over ranks too, so dividing by the
 rank-mean of the denominator gives the loss of the global batch.
 """
 
@@ -18,7 +18,7 @@ from hapo_lit.types import RolloutGroup
 
 
 class TokenMean:
-    """``1 / Σ len``: every token counts alike (DAPO, arXiv 2503.14476; Eqs. 3 and 8 of HAPO)."""
+    """``1 / Σ len``: every token has the same weight (DAPO, arXiv 2503.14476; Eqs. 3 and 8 of HAPO)."""
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
@@ -26,7 +26,7 @@ class TokenMean:
 
 
 class SequenceMean:
-    """``1 / (N · lenᵢ)``: every response counts alike, long answers' tokens count less (GRPO, arXiv 2402.03300)."""
+    """``1 / (N · lenᵢ)``: every response has the same weight, which its tokens share (GRPO, arXiv 2402.03300)."""
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
@@ -35,7 +35,7 @@ class SequenceMean:
 
 
 class ConstantLength:
-    """``1 / (N · max_length)``: the divisor does not depend on what was sampled (Dr. GRPO, arXiv 2503.20783)."""
+    """``1 / (N · max_length)``: a divisor that does not depend on sampled lengths (Dr. GRPO, arXiv 2503.20783)."""
 
     def __init__(self, max_length: int) -> None:
         if max_length < 1:
@@ -64,8 +64,8 @@ class DropTruncated:
 class DropFlat:
     """Wraps a weighting: groups without signal (two rows or more, all rewards equal) do not count at all.
 
-    The half of DAPO's dynamic sampling that needs no second rollout (arXiv 2503.14476, §3.2): the tokens of groups
-    that cannot teach no longer dilute those that can.  The groups are not sampled again.
+    The half of DAPO's dynamic sampling that needs no second rollout (arXiv 2503.14476, §3.2): tokens of groups without
+    signal leave the denominator of the others.  The groups are not sampled again.
     """
 
     def __init__(self, weighting: TokenWeighting) -> None:
@@ -76,15 +76,15 @@ class DropFlat:
         return self.weighting(replace(group, present=group.present & ~flat), mean, step)
 
 
-class Separate:
-    """What the policy wrote and what the teacher wrote are averaged apart, then added.
+class SeparateMeans:
+    """The policy's rows and the teacher's rows are averaged separately, then added.
 
     ``policy_share · w(rollouts) + teacher_share · w'(teacher rows)``, each with a denominator of its own: the sum of an
     RL loss and an SFT loss, as in CHORD (arXiv 2508.11408: 1 − μ and μ), HPT and ReLIFT (1 and 1).
 
     Args:
-        policy: weighting of what the policy wrote, applied as if that were all.
-        teacher: weighting of what the teacher wrote, likewise.
+        policy: weighting of the policy's rows, computed without the teacher's.
+        teacher: weighting of the teacher's rows, computed without the policy's.
         policy_share: factor of the policy's part, a number or a schedule over ``horizon`` steps.
         teacher_share: factor of the teacher's part, likewise.
         horizon: steps the schedules run over.

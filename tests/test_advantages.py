@@ -13,8 +13,8 @@ from hapo_lit.advantages import (
     SoftOverlong,
     SpareFailures,
     centred,
-    mixed,
     on_policy,
+    whole_group,
 )
 from hapo_lit.protocols import AdvantageEstimator
 
@@ -28,7 +28,7 @@ ESTIMATORS = {
     "soft_overlong": lambda over: SoftOverlong(GroupNormalised(over=over), max_length=100),
 }
 every_estimator = pytest.mark.parametrize("make", ESTIMATORS.values(), ids=ESTIMATORS.keys())
-either = pytest.mark.parametrize("over", [mixed, on_policy])
+either = pytest.mark.parametrize("over", [whole_group, on_policy])
 
 
 def group_of(rewards, teacher=None, present=None, lengths=None):
@@ -88,9 +88,9 @@ def test_a_batch_of_failures_with_teachers_beside_them_stays_small(make, over):
 def test_statistics_over_on_policy_rows_do_not_know_the_teacher(name):
     rewards, teacher = [[1.0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 1]], [[0, 0, 0, 1]] * 3
     apart = credit(ESTIMATORS[name](on_policy), rewards, teacher)
-    alone = credit(ESTIMATORS[name](mixed), [row[:3] for row in rewards])
+    alone = credit(ESTIMATORS[name](whole_group), [row[:3] for row in rewards])
     assert torch.equal(apart[:, :3], alone)
-    together = credit(ESTIMATORS[name](mixed), rewards, teacher)
+    together = credit(ESTIMATORS[name](whole_group), rewards, teacher)
     assert not torch.equal(apart, together)
 
 
@@ -106,15 +106,15 @@ def test_a_teacher_outside_the_statistics_by_hand():
 
 @every_estimator
 def test_order_within_a_group_does_not_matter(make):
-    there = credit(make(mixed), [[1.0, 0, 0, 1, 0]])
-    back = credit(make(mixed), [[0.0, 1, 0, 0, 1]])
+    there = credit(make(whole_group), [[1.0, 0, 0, 1, 0]])
+    back = credit(make(whole_group), [[0.0, 1, 0, 0, 1]])
     assert torch.equal(there.flip(1), back)
 
 
 @every_estimator
 def test_absent_rows_change_nothing(make):
-    alone = credit(make(mixed), [[1.0, 0, 0]])
-    beside = credit(make(mixed), [[1.0, 0, 0, 1]], present=[[1, 1, 1, 0]])
+    alone = credit(make(whole_group), [[1.0, 0, 0]])
+    beside = credit(make(whole_group), [[1.0, 0, 0, 1]], present=[[1, 1, 1, 0]])
     assert torch.equal(alone, beside[:, :3])
 
 

@@ -8,7 +8,7 @@ from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
 from hapo_lit.protocols import ALONE, Algorithm
 from hapo_lit.schedules import Linear
-from hapo_lit.weighting import Separate, TokenMean
+from hapo_lit.weighting import SeparateMeans, TokenMean
 
 
 def hapo(rewards, gate, injector=None, size=None, advantage=None):
@@ -134,7 +134,7 @@ def test_supervised_learning_samples_nothing_and_drops_unusable_teachers():
 def test_without_its_teacher_a_batch_is_credited_as_if_the_gate_had_stayed_closed():
     rewards = [[0, 1, 0], [0, 0, 0]]
     prompts = make_prompts(make_group(rewards), [1, 1])
-    weighting = Separate(TokenMean(), TokenMean(), Linear(1.0, 0.0), 1.0, horizon=4)
+    weighting = SeparateMeans(TokenMean(), TokenMean(), Linear(1.0, 0.0), 1.0, horizon=4)
 
     def at_step_three(gate):
         algorithm = hapo(rewards, gate)

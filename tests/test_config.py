@@ -93,10 +93,10 @@ METHODS = {  # preset -> group size, gate, injector, advantage, teacher, weighti
     "reinforce_pp": (8, "NeverGate", "NoInjection", "BatchWhitened", "UnitRatio", "TokenMean", "Clipped"),
     "luffy": (8, "AlwaysGate", "ReplaceSlot", "GroupCentred", "ShapedRatio", "ConstantLength", "Unclipped"),
     "rl_plus": (8, "AlwaysGate", "ReplaceSlot", "GroupCentred", "MixedPolicyRatio", "ConstantLength", "Unclipped"),
-    "hpt": (8, "FailureGate", "ReplaceGroup", "GroupCentred", "NegativeLogLikelihood", "Separate", "Unclipped"),
-    "relift": (8, "FailureGate", "Append", "GroupCentred", "NegativeLogLikelihood", "Separate", "Unclipped"),
-    "chord": (8, "AlwaysGate", "Append", "GroupNormalised", "NegativeLogLikelihood", "Separate", "DualClipped"),
-    "chord_phi": (8, "AlwaysGate", "Append", "GroupNormalised", "Phi", "Separate", "DualClipped"),
+    "hpt": (8, "FailureGate", "ReplaceGroup", "GroupCentred", "NegativeLogLikelihood", "SeparateMeans", "Unclipped"),
+    "relift": (8, "FailureGate", "Append", "GroupCentred", "NegativeLogLikelihood", "SeparateMeans", "Unclipped"),
+    "chord": (8, "AlwaysGate", "Append", "GroupNormalised", "NegativeLogLikelihood", "SeparateMeans", "DualClipped"),
+    "chord_phi": (8, "AlwaysGate", "Append", "GroupNormalised", "Phi", "SeparateMeans", "DualClipped"),
 }
 
 

@@ -1,6 +1,8 @@
 """The closed forms against tables, identities, enumeration, and the gates themselves."""
 
+import doctest
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from scipy import integrate, stats
 from hapo_lit import injection_law as law
 from hapo_lit.gates import BetaGate, Memory
 
+THEORY = Path(__file__).parent.parent / "docs" / "theory.md"
 RATES = [0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1]
 
 
@@ -36,8 +39,8 @@ def test_another_prior():
     ("threshold", "trials", "most"), [(0.8, 8, 6), (0.8, 2, 2), (0.1, 8, -1), (0.7, 8, 5), (0.2, 4, 0), (0.2, 8, 0)]
 )
 def test_the_edge_of_the_mean_rule(threshold, trials, most):
-    assert law.most_successes(threshold, trials) == most
-    assert law.most_successes(0.55, 98) == 53  # 0.55 · 100 is 55.00000000000001 in floats, and would give 54
+    assert law.max_successes_to_open(threshold, trials) == most
+    assert law.max_successes_to_open(0.55, 98) == 53  # 0.55 · 100 is 55.00000000000001 in floats, and would give 54
     extreme = {True: 1.0, False: 0.0}
     if not 0 <= most < trials:
         assert law.mean_rule(0.37, threshold, trials) == extreme[most >= trials]
@@ -45,7 +48,7 @@ def test_the_edge_of_the_mean_rule(threshold, trials, most):
 
 @pytest.mark.parametrize("threshold", [0.2, 0.2000001, 0.7, 1 / 3])
 def test_gate_and_law_read_a_threshold_alike(threshold):
-    most = law.most_successes(threshold, 8)
+    most = law.max_successes_to_open(threshold, 8)
     for successes in range(9):
         gate = BetaGate(threshold)
         gate.observe(torch.tensor([1]), torch.tensor([successes]), torch.tensor([8]))
@@ -126,12 +129,12 @@ def test_as_the_policy_becomes_perfect_the_mean_rule_vanishes_and_a_draw_does_no
 @pytest.mark.parametrize("rate", [0.35, 0.5, 0.85, 0.9, 0.99])
 def test_in_large_groups_injection_vanishes_at_the_rates_stated(threshold, rate):
     for trials in (2, 8, 32, 128, 512):
-        assert law.mean_rule(rate, threshold, trials) <= law.mean_rate_bound(rate, threshold, trials) * (1 + 1e-9)
-        assert law.thompson_rule(rate, threshold, trials) <= law.thompson_rate_bound(rate, threshold, trials) * (
+        assert law.mean_rule(rate, threshold, trials) <= law.mean_rule_bound(rate, threshold, trials) * (1 + 1e-9)
+        assert law.thompson_rule(rate, threshold, trials) <= law.thompson_rule_bound(rate, threshold, trials) * (
             1 + 1e-9
         )
     if rate > threshold:
-        share = law.most_successes(threshold, 100_000) / 100_000
+        share = law.max_successes_to_open(threshold, 100_000) / 100_000
         assert law.kl_bernoulli(share, rate) == pytest.approx(law.kl_bernoulli(threshold, rate), rel=1e-3)
         n = 400 if law.kl_bernoulli(threshold, rate) < 1 else 60  # the exponent itself, short of underflow
         slope = np.log(law.mean_rule(rate, threshold, n) / law.mean_rule(rate, threshold, 2 * n)) / n
@@ -162,11 +165,11 @@ def test_full_history_forgets_nothing_and_is_consistent_above_the_threshold():
     prompts, draw = torch.arange(groups), np.random.default_rng(3)
     for visit in range(1, 5):
         gate.observe(prompts, torch.from_numpy(draw.binomial(4, 0.6, groups)), torch.full((groups,), 4))
-        expected = float(law.history_rule(0.6, 0.5, 4, visit))
+        expected = float(law.mean_rule(0.6, 0.5, 4 * visit))  # as without a memory, with the trials of all visits
         observed = float(gate(prompts, torch.zeros(groups, 4)).open.double().mean())
         assert abs(observed - expected) <= 5 * np.sqrt(expected * (1 - expected) / groups)
-    assert law.history_rule(0.9, 0.8, 8, 100) < 1e-8
-    assert law.history_rule(0.7, 0.8, 8, 100) > 1 - 1e-8
+    assert law.mean_rule(0.9, 0.8, 8 * 100) < 1e-8
+    assert law.mean_rule(0.7, 0.8, 8 * 100) > 1 - 1e-8
 
 
 @pytest.mark.parametrize("discount", [0.5, 0.9])
@@ -177,7 +180,7 @@ def test_a_settled_memory_injects_no_more_than_its_bound(discount, rate, thresho
     for _ in range(80):
         gate.observe(prompts, torch.from_numpy(draw.binomial(4, rate, groups)), torch.full((groups,), 4))
     observed = float(gate(prompts, torch.zeros(groups, 4)).open.double().mean())
-    bound = law.discounted_bound(rate, threshold, 4, discount)
+    bound = law.discounted_rule_bound(rate, threshold, 4, discount)
     assert observed <= bound + 5 * np.sqrt(bound * (1 - bound) / groups)
     assert (bound == 1.0) == (rate < threshold)
 
@@ -195,7 +198,7 @@ TRIALS, RIGHT = 3, 1
 
 def groups_of_a_toy_policy(probabilities, threshold):
     """Every group of three answers: its probability, and what HAPO makes of it (the teacher's answer is 1)."""
-    most = law.most_successes(threshold, TRIALS)
+    most = law.max_successes_to_open(threshold, TRIALS)
     for group in product(range(len(probabilities)), repeat=TRIALS):
         helped, rewards = list(group), [answer == RIGHT for answer in group]
         if sum(rewards) <= most:
@@ -232,7 +235,7 @@ def test_the_bias_of_the_gradient_is_at_most_2bq(probabilities, threshold):
         bias += probability * (gradient(helped) - gradient(group))
         norm = max(norm, *(float(np.linalg.norm(gradient(each))) for each in (group, helped)))
         chance += probability * injected
-    assert 0 < np.linalg.norm(bias) <= law.bias_bound(norm, chance)
+    assert 0 < np.linalg.norm(bias) <= 2 * norm * chance
 
 
 def test_the_variance_of_a_mixture_has_a_term_the_paper_leaves_out():
@@ -242,3 +245,9 @@ def test_the_variance_of_a_mixture_has_a_term_the_paper_leaves_out():
     total = rate * variances[0] + (1 - rate) * variances[1] + between
     listed = np.var([1.0, -1.0])
     assert total == listed == 1.0 > max(variances)
+
+
+def test_the_examples_of_the_theory_page_run():
+    result = doctest.testfile(str(THEORY), module_relative=False)
+    assert result.attempted > 10
+    assert result.failed == 0

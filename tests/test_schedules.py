@@ -29,7 +29,7 @@ def test_a_course_is_a_number_or_a_schedule_read_at_steps():
     assert [StepSchedule(Linear(1, 0), 4, "x")(step) for step in (0, 1, 4, 9)] == [1, 0.75, 0, 0]
     assert StepSchedule(Step(2, 1), 4, "x").values() == (2, 2, 1, 1)
     assert len(StepSchedule(Linear(1, 0), 10**6, "x").values()) == 1001
-    StepSchedule(Linear(1, 0), 4, "x").within(0, 1, "x")
+    StepSchedule(Linear(1, 0), 4, "x").check_within(0, 1, "x")
     for horizon in (None, 0, -5):
         with pytest.raises(ValueError, match="x is a schedule and needs a horizon of at least 1 step"):
             StepSchedule(Linear(1, 0), horizon, "x")

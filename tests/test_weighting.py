@@ -6,7 +6,7 @@ from support.builders import make_group
 
 from hapo_lit.protocols import TokenWeighting
 from hapo_lit.schedules import Complement, Linear
-from hapo_lit.weighting import ConstantLength, DropFlat, DropTruncated, Separate, SequenceMean, TokenMean
+from hapo_lit.weighting import ConstantLength, DropFlat, DropTruncated, SeparateMeans, SequenceMean, TokenMean
 
 WEIGHTINGS = {
     "token": TokenMean,
@@ -14,7 +14,7 @@ WEIGHTINGS = {
     "constant": lambda: ConstantLength(6),
     "drop_truncated": lambda: DropTruncated(SequenceMean()),
     "drop_flat": lambda: DropFlat(TokenMean()),
-    "separate": lambda: Separate(SequenceMean(), TokenMean()),
+    "separate": lambda: SeparateMeans(SequenceMean(), TokenMean()),
 }
 every_weighting = pytest.mark.parametrize("make", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())
 
@@ -94,9 +94,9 @@ def test_a_teacher_who_stands_alone_is_not_a_flat_group():
 
 def test_rollouts_and_teacher_rows_are_averaged_apart():
     group = make_group([[0, 1], [0, 1]], teacher=[[0, 1], [0, 0]], lengths=[[1, 2], [2, 1]])
-    weights = Separate(TokenMean(), TokenMean(), 0.25, 2.0)(group, alone, 0)
+    weights = SeparateMeans(TokenMean(), TokenMean(), 0.25, 2.0)(group, alone, 0)
     assert weights.tolist() == [[[0.0625, 0], [1, 1]], [[0.0625, 0.0625], [0.0625, 0]]]
-    scheduled = Separate(TokenMean(), SequenceMean(), Complement(Linear(0.9, 0.1)), Linear(0.9, 0.1), horizon=4)
+    scheduled = SeparateMeans(TokenMean(), SequenceMean(), Complement(Linear(0.9, 0.1)), Linear(0.9, 0.1), horizon=4)
     for step, share in ((0, 0.9), (2, 0.5), (4, 0.1), (50, 0.1)):
         weights = scheduled(group, alone, step)
         assert float(weights[group.is_teacher].sum()) == pytest.approx(share)
@@ -105,7 +105,7 @@ def test_rollouts_and_teacher_rows_are_averaged_apart():
 
 def test_without_a_teacher_the_policys_part_is_the_plain_weighting_bit_for_bit():
     group = make_group([[0, 1], [0, 0]])
-    assert torch.equal(Separate(TokenMean(), SequenceMean())(group, alone, 0), TokenMean()(group, alone, 0))
+    assert torch.equal(SeparateMeans(TokenMean(), SequenceMean())(group, alone, 0), TokenMean()(group, alone, 0))
 
 
 def test_constant_length_refuses_nonsense():

@@ -159,7 +159,7 @@ def gate_law(run: Run) -> tuple[OpenProbability | None, str]:
         return (lambda rates, *_: np.ones_like(rates)), ""
     if name == "FailureGate":
         most = int(gate.get("max_successes", 0))
-        return (lambda rates, trials, _: law.at_most(most, rates, trials)), ""
+        return (lambda rates, trials, _: law.probability_of_at_most(most, rates, trials)), ""
     if name == "ScheduledGate":
         share = _course(run, gate.get("probability"), "gate/probability")
         return (lambda rates, _, visit: np.full_like(rates, share(visit))), ""

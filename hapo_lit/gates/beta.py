@@ -1,7 +1,7 @@
 """The gate of the paper, and its relatives.
 
-It keeps a Beta belief about the success rate p of the policy on a prompt, updates it with the group at hand, and opens
-while the posterior mean is below a threshold (Wu et al., arXiv 2603.11321, Eqs. 5-6, Algorithm 1)::
+It keeps a Beta posterior over the success rate p of the policy on a prompt, updates it with the current group, and
+opens while the posterior mean is below a threshold (Wu et al., arXiv 2603.11321, Eqs. 5-6, Algorithm 1)::
 
     p ~ Beta(a0, b0)        S of n on-policy rollouts succeed
     c = (a0 + S) / (a0 + b0 + n)        open  <=>  c < γ
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from hapo_lit.gates.memory import Memory
-from hapo_lit.gates.rules import Belief, PosteriorMean, Rule
-from hapo_lit.gates.simple import must_match
+from hapo_lit.gates.rules import Posterior, PosteriorMean, Rule
+from hapo_lit.gates.simple import check_same_settings
 from hapo_lit.injection_law import Rates
 from hapo_lit.numerics.draws import uniform
 from hapo_lit.schedules import Schedule, StepSchedule
@@ -32,7 +32,7 @@ class BetaGate:
         threshold: γ in [0, 1], or a schedule of it over ``horizon`` calls of ``observe``.  Annealed to
             ``injection_law.cut_off`` or below, the mean rule ends injection for good.
         rule: :class:`PosteriorMean` (the paper), :class:`CredibleBound` or :class:`ThompsonSample`.
-        memory: what is left of a prompt's earlier visits; nothing in the paper.
+        memory: how much of a prompt's earlier visits counts; None = only the current group, as in the paper.
         prior_alpha: a0 > 0, prior successes.
         prior_beta: b0 > 0, prior failures.
         horizon: over how many calls of ``observe`` a scheduled threshold runs: the steps of the gate's own phase.
@@ -41,8 +41,8 @@ class BetaGate:
 
     ``__call__`` decides from the counts after ``observe``, so the posterior always includes the current group.  A
     prompt that was never observed is judged by the prior.  One call of ``observe`` is one visit, whatever the number
-    of ranks.  A draw is a function of (seed, prompt, number of ``observe`` calls), so a decision depends on neither
-    rank nor batch order, and asking twice gives the same answer.
+    of ranks.  A draw is a function of (seed, prompt, number of ``observe`` calls): a decision depends on neither the
+    rank nor the order of the batch, and a second call of ``__call__`` gives the same decision.
     """
 
     estimates = True
@@ -60,8 +60,8 @@ class BetaGate:
     ) -> None:
         if min(prior_alpha, prior_beta) < 1e-6:
             raise ValueError(f"gate prior must be positive (1e-6 or more), got Beta({prior_alpha}, {prior_beta})")
-        self._course = StepSchedule(threshold, horizon, "gate.threshold")
-        self._course.within(0, 1, "gate.threshold")
+        self._threshold_schedule = StepSchedule(threshold, horizon, "gate.threshold")
+        self._threshold_schedule.check_within(0, 1, "gate.threshold")
         self.rule: Rule = PosteriorMean() if rule is None else rule
         self.memory = Memory() if memory is None else memory
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
@@ -74,19 +74,22 @@ class BetaGate:
 
     @property
     def threshold(self) -> float:
-        """γ now."""
-        return self._course(max(self._visits - 1, 0))
+        """γ at the last visit."""
+        return self._threshold_schedule(max(self._visits - 1, 0))
 
     def check(self, trials: int) -> None:
-        """See the seam.  Judged over the course of the threshold, with as many trials as the memory settles at."""
-        window = self.rule.window(self.memory.length(trials), self.prior_alpha, self.prior_beta)
-        course = sorted(self._course.values())
-        if self.allow_degenerate or (course[-1] > window.low and course[0] <= window.high):
+        """Raise ``ValueError`` if no threshold of the schedule lets the gate open, or none lets it close.
+
+        Judged with as many trials as the memory settles at.
+        """
+        usable = self.rule.thresholds(self.memory.effective_trials(trials), self.prior_alpha, self.prior_beta)
+        scheduled = sorted(self._threshold_schedule.values())
+        if self.allow_degenerate or (scheduled[-1] > usable.low and scheduled[0] <= usable.high):
             return
-        if course[-1] > window.low:
-            verb, gamma, (formula, edge), nearest = "close", course[0], window.closes, window.highest
+        if scheduled[-1] > usable.low:
+            verb, gamma, (formula, edge), nearest = "close", scheduled[0], usable.never_closes, usable.highest
         else:
-            verb, gamma, (formula, edge), nearest = "open", course[-1], window.opens, window.lowest
+            verb, gamma, (formula, edge), nearest = "open", scheduled[-1], usable.never_opens, usable.lowest
         raise ValueError(
             f"gate.threshold={gamma:g} with {trials} rollouts per group could never {verb}: {formula} = {edge:.6g}; "
             f"the nearest threshold that can open and close is {nearest:.6g}. Set gate.threshold={nearest:.6g}, change "
@@ -94,10 +97,11 @@ class BetaGate:
         )
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
-        """See ``protocols.HasOpenProbability``; None with a memory, as the law then depends on what it holds."""
+        """See ``protocols.HasOpenProbability``; None with a memory, as the probability then depends on it."""
         if self.memory.discount:
             return None
-        return self.rule.open_probability(rate, self._course(visit), trials, self.prior_alpha, self.prior_beta)
+        threshold = self._threshold_schedule(visit)
+        return self.rule.open_probability(rate, threshold, trials, self.prior_alpha, self.prior_beta)
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._batch = prompt_ids.cpu().numpy()
@@ -107,37 +111,37 @@ class BetaGate:
 
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         prompts = prompt_ids.cpu().numpy()
-        belief = self._belief(prompts)
-        probability = self.rule.probability(belief, self.threshold)
+        posterior = self._posterior(prompts)
+        probability = self.rule.probability(posterior, self.threshold)
         opens = probability > (uniform("gate", self.seed, prompts, self._visits) if self.rule.draws else 0)
         return GateDecision(
             open=torch.from_numpy(opens).to(prompt_ids.device),
-            confidence=torch.from_numpy(belief.mean).float().to(prompt_ids.device),
+            confidence=torch.from_numpy(posterior.mean).float().to(prompt_ids.device),
         )
 
-    def _belief(self, prompts: np.ndarray) -> Belief:
-        counts = self.memory.of(prompts)
-        return Belief(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta)
+    def _posterior(self, prompts: np.ndarray) -> Posterior:
+        counts = self.memory.counts_of(prompts)
+        return Posterior(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta)
 
     def metrics(self) -> dict[str, float]:
         """The threshold, how many prompts are remembered, and of this step's prompts mean and spread of the posterior
-        means and, where the law is known, the mean probability that it opens at them."""
+        means and, where it is known in closed form, the mean probability that the gate opens at them."""
         now = {"prompts": float(len(self.memory)), "threshold": self.threshold}
         if not len(self._batch):
             return now
-        means = self._belief(np.unique(self._batch)).mean
+        means = self._posterior(np.unique(self._batch)).mean
         now |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
         predicted = self.open_probability(means, self._trials, self._visits - 1)
         return now if predicted is None else {**now, "predicted": float(predicted.mean())}
 
     @property
     def _settings(self) -> dict[str, Any]:
-        """What a checkpoint must have been written with."""
+        """Settings that a checkpoint and the gate that it is loaded into must have in common."""
         return {
             "prior": (self.prior_alpha, self.prior_beta),
             "discount": self.memory.discount,
             "rule": f"{type(self.rule).__name__}{vars(self.rule)}",
-            "threshold": self._course.values(),
+            "threshold": self._threshold_schedule.values(),
             "seed": self.seed,
         }
 
@@ -145,6 +149,6 @@ class BetaGate:
         return {**self._settings, **self.memory.state_dict(), "visits": self._visits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        must_match(self, self._settings, state)
+        check_same_settings(self, self._settings, state)
         self._visits = state["visits"]
         self.memory.load_state_dict(state)

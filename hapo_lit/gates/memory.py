@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 FREE = -1
-"""In the table: nothing here."""
+"""An empty place of the table."""
 
 
 class Memory:
     """Discounted counts of successes and failures, by prompt.
 
-    At a visit the counts become ``λ · old + new``.  ``discount`` λ = 0 keeps nothing but the group at hand, which is
-    the paper's gate; 1 keeps the full history; between them a prompt's memory is ``n/(1−λ)`` trials long.
+    At a visit the counts become ``λ · old + new``.  ``discount`` λ = 0 keeps only the current group, which is the
+    paper's gate; 1 keeps the full history; between them the counts settle at ``n/(1−λ)`` trials.
 
     A hash table with open addressing (linear probing, at most half full) holds positions in arrays that grow by a
     half when full.  A prompt takes 24 bytes there and 8 to 16 in the table, at most 52 with the spare room; 24 bytes
@@ -46,8 +46,8 @@ class Memory:
         """Bytes held, spare room included."""
         return self._ids.nbytes + self._counts.nbytes + self._table.nbytes
 
-    def length(self, trials: int) -> float:
-        """Trials a prompt's memory settles at, ``n`` of them a visit: ``n/(1−λ)``, and at λ = 1 a million visits."""
+    def effective_trials(self, trials: int) -> float:
+        """``n/(1−λ)``: the trials that counts settle at with ``n`` a visit; at λ = 1 those of a million visits."""
         return trials / max(1 - self.discount, 1e-6)
 
     def add(self, prompt_ids: np.ndarray, successes: np.ndarray, failures: np.ndarray) -> None:
@@ -61,7 +61,7 @@ class Memory:
         self._counts[at[known]] = self.discount * self._counts[at[known]] + new[known]
         self._append(ids[~known], new[~known])
 
-    def of(self, prompt_ids: np.ndarray) -> np.ndarray:
+    def counts_of(self, prompt_ids: np.ndarray) -> np.ndarray:
         """``[P, 2]`` successes and failures; zeros for prompts never seen."""
         at = self._find(prompt_ids)[1]
         held: np.ndarray = np.where((at == FREE)[:, None], 0.0, self._counts[at])
@@ -102,7 +102,7 @@ class Memory:
             self._table = np.full(2 ** int(np.ceil(np.log2(2 * self._size))), FREE, dtype=np.int32)
             start = 0
         waiting = np.arange(start, self._size, dtype=np.int32)
-        while len(waiting):  # all that meet at a free place write there; whoever is read back has got it
+        while len(waiting):  # of several that write to one free place, the last one has it; the others search on
             places = self._find(self._ids[waiting])[0]
             self._table[places] = waiting
             waiting = waiting[self._table[places] != waiting]

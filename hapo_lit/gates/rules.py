@@ -1,7 +1,7 @@
-"""Rules: how a belief about the success rate is compared with the threshold γ.
+"""Rules: how the posterior over the success rate is compared with the threshold γ.
 
-Each rule also knows the probability that it opens (``open_probability``) and the thresholds that make sense for it
-(``window``), both in closed form from :mod:`hapo_lit.injection_law`.
+Each rule also states, in the closed form of :mod:`hapo_lit.injection_law`, how often it opens at a known success rate
+(``open_probability``) and at which thresholds it can both open and close (``thresholds``).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from scipy import special
 from hapo_lit import injection_law as law
 
 
-class Belief(NamedTuple):
-    """What is known of ``P`` prompts: counts, and the prior they are added to."""
+class Posterior(NamedTuple):
+    """``Beta(a0 + S, b0 + n − S)`` of ``P`` prompts: counts, and the prior they are added to."""
 
     successes: np.ndarray
     failures: np.ndarray
@@ -46,40 +46,40 @@ class Belief(NamedTuple):
 
 
 class Rule(Protocol):
-    """How a belief is compared with the threshold."""
+    """How the posterior is compared with the threshold."""
 
     draws: bool
     """True = the gate opens at random, with this probability; False = the probability is 0 or 1."""
 
-    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
-        """``[P]`` probability that the gate opens."""
+    def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:
+        """``[P]`` probability that the gate opens, given the posterior of the current group."""
 
-    def window(self, trials: float, alpha: float, beta: float) -> law.Window:
+    def thresholds(self, trials: float, alpha: float, beta: float) -> law.Thresholds:
         """The thresholds at which the gate can both open and close after ``trials`` on a prompt."""
 
     def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
-        """P(open) at success rate ``rate``, for a group-local gate."""
+        """P(open) at success rate ``rate``, before the group is sampled, for a gate without a memory."""
 
 
 class PosteriorMean:
     """Opens iff the posterior mean is below γ: the paper's rule (Algorithm 1).
 
-    Compared exactly, as the decimal number γ is written as (up to six digits): in floating point 7/10 < 0.7 is a
-    matter of luck.
+    γ is taken as the decimal number it is written as (up to six digits) and compared in integers, because floating
+    point may get 7/10 < 0.7 wrong.
     """
 
     draws = False
 
-    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
-        a, b, gamma = map(law.exact, (belief.prior_alpha, belief.prior_beta, threshold))
+    def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:
+        a, b, gamma = map(law.as_fraction, (posterior.prior_alpha, posterior.prior_beta, threshold))
         unit = lcm(a.denominator, b.denominator)
-        won = unit * belief.successes + int(a * unit)
-        total = won + unit * belief.failures + int(b * unit)
+        won = unit * posterior.successes + int(a * unit)
+        total = won + unit * posterior.failures + int(b * unit)
         below: np.ndarray = won * gamma.denominator < gamma.numerator * total
         return below.astype(np.float64)
 
-    def window(self, trials: float, alpha: float, beta: float) -> law.Window:
-        return law.mean_window(trials, alpha, beta)
+    def thresholds(self, trials: float, alpha: float, beta: float) -> law.Thresholds:
+        return law.mean_rule_thresholds(trials, alpha, beta)
 
     def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.mean_rule(rate, threshold, trials, alpha, beta)
@@ -88,8 +88,9 @@ class PosteriorMean:
 class CredibleBound:
     """Opens iff the posterior mass below γ exceeds ``level``.
 
-    A small level helps unless the policy is surely above γ (lower bound), one near 1 helps only when it is surely below
-    (upper bound), one half compares the median.
+    A level near 0 compares the lower credible bound with γ: help unless the policy is almost certainly above it.  A
+    level near 1 compares the upper bound: help only if the policy is almost certainly below it.  One half compares the
+    median.
     """
 
     draws = False
@@ -99,12 +100,12 @@ class CredibleBound:
             raise ValueError(f"the level of a credible bound must be in (0, 1), got {level}")
         self.level = level
 
-    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
-        above: np.ndarray = belief.mass_below(threshold) > self.level
+    def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:
+        above: np.ndarray = posterior.mass_below(threshold) > self.level
         return above.astype(np.float64)
 
-    def window(self, trials: float, alpha: float, beta: float) -> law.Window:
-        return law.bound_window(self.level, trials, alpha, beta)
+    def thresholds(self, trials: float, alpha: float, beta: float) -> law.Thresholds:
+        return law.bound_rule_thresholds(self.level, trials, alpha, beta)
 
     def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.bound_rule(rate, threshold, trials, self.level, alpha, beta)
@@ -113,16 +114,16 @@ class CredibleBound:
 class ThompsonSample:
     """Opens iff a draw from the posterior is below γ, hence with the posterior mass below γ.
 
-    It never falls silent: even a policy that always succeeds is helped with probability ``I_γ(a0 + n, b0)``.
+    Injection never ends: even a policy that always succeeds is helped with probability ``I_γ(a0 + n, b0)``.
     """
 
     draws = True
 
-    def probability(self, belief: Belief, threshold: float) -> np.ndarray:
-        return belief.mass_below(threshold)
+    def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:
+        return posterior.mass_below(threshold)
 
-    def window(self, trials: float, alpha: float, beta: float) -> law.Window:
-        return law.thompson_window()
+    def thresholds(self, trials: float, alpha: float, beta: float) -> law.Thresholds:
+        return law.thompson_rule_thresholds()
 
     def open_probability(self, rate: law.Rates, threshold: float, trials: int, alpha: float, beta: float) -> np.ndarray:
         return law.thompson_rule(rate, threshold, trials, alpha, beta)

@@ -1,4 +1,4 @@
-"""Gates that look at nothing but the group in front of them, or not even that."""
+"""Gates without a memory: they look at the current group only, or at nothing."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import torch
 from torch import Tensor
 
 from hapo_lit.errors import ResumeError
-from hapo_lit.injection_law import Rates, at_most
+from hapo_lit.injection_law import Rates, probability_of_at_most
 from hapo_lit.numerics.draws import uniform
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import GateDecision
 
 
 class Memoryless:
-    """The empty memory of gates that remember nothing."""
+    """What a gate needs besides its decision if it remembers nothing: subclasses add ``__call__``."""
 
     estimates = False
 
     def check(self, trials: int) -> None:
-        """Always and never are what these gates are for."""
+        """Nothing to refuse: such a gate may always open or never close."""
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         """Nothing to remember."""
@@ -62,9 +62,9 @@ class AlwaysGate(Memoryless):
 
 
 class FailureGate(Memoryless):
-    """Opens when the group at hand has at most ``max_successes`` right answers (HPT, arXiv 2509.04419).
+    """Opens when the current group has at most ``max_successes`` right answers (HPT, arXiv 2509.04419).
 
-    With 0 it opens on all-wrong groups only, where GRPO has no gradient: the baseline any posterior gate must beat.
+    With 0 it opens on all-wrong groups only, where GRPO has no gradient: the baseline for gates with a posterior.
     """
 
     def __init__(self, max_successes: int = 0) -> None:
@@ -81,15 +81,14 @@ class FailureGate(Memoryless):
         return decision((rewards > 0).sum(1) <= self.max_successes)
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
-        return at_most(self.max_successes, rate, trials)
+        return probability_of_at_most(self.max_successes, rate, trials)
 
 
 class ScheduledGate:
     """Opens at random with a probability that follows a schedule, whatever the policy does.
 
-    The teacher's share of methods that mix by the clock and not by need (CHORD, arXiv 2508.11408), and the control
-    experiment for any gate that claims to choose *where* to help.  A draw is a function of (seed, prompt, number of
-    ``observe`` calls).
+    For methods whose teacher's share follows the step (CHORD, arXiv 2508.11408), and the control experiment for gates
+    that choose *where* to help.  A draw is a function of (seed, prompt, number of ``observe`` calls).
 
     Args:
         probability: in [0, 1], or a schedule of it over ``horizon`` calls of ``observe``.
@@ -101,47 +100,47 @@ class ScheduledGate:
 
     def __init__(self, probability: float | Schedule, horizon: int | None = None, seed: int = 0) -> None:
         self.probability = StepSchedule(probability, horizon, "gate.probability")
-        self.probability.within(0, 1, "gate.probability")
+        self.probability.check_within(0, 1, "gate.probability")
         self.seed = seed
         self._visits = 0
 
     def check(self, trials: int) -> None:
-        """Any share is meant."""
+        """Nothing to refuse: a probability of 0 or 1 is allowed."""
 
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._visits += 1
 
     def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
         drawn = uniform("gate", self.seed, prompt_ids.cpu().numpy(), self._visits)
-        return decision(torch.from_numpy(drawn < self._now).to(prompt_ids.device))
+        return decision(torch.from_numpy(drawn < self._current).to(prompt_ids.device))
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return np.full_like(rate, self.probability(visit))
 
     @property
-    def _now(self) -> float:
+    def _current(self) -> float:
         return self.probability(max(self._visits - 1, 0))
 
     def metrics(self) -> dict[str, float]:
-        return {"probability": self._now}
+        return {"probability": self._current}
 
     def state_dict(self) -> dict[str, Any]:
         return {"visits": self._visits, "probability": self.probability.values(), "seed": self.seed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        must_match(self, {"probability": self.probability.values(), "seed": self.seed}, state)
+        check_same_settings(self, {"probability": self.probability.values(), "seed": self.seed}, state)
         self._visits = state["visits"]
 
 
-def must_match(gate: object, mine: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raise ``ResumeError`` unless a gate's settings are those that its checkpoint was written with."""
+def check_same_settings(gate: object, settings: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Raise ``ResumeError`` unless the checkpoint of a gate was written with these settings."""
     name = type(gate).__name__
-    for key, value in mine.items():
+    for key, value in settings.items():
         if key not in state:
             raise ResumeError(f"the checkpoint holds no {name} state ({key} is missing): it had another gate")
         if state[key] != value:
-            short = "" if isinstance(value, tuple) and len(value) > 2 else f" ({state[key]} then, {value} now)"
-            raise ResumeError(f"the checkpoint was written with another {key} of {name}{short}: resume with that one")
+            both = "" if isinstance(value, tuple) and len(value) > 2 else f" ({state[key]} then, {value} now)"
+            raise ResumeError(f"the checkpoint was written with another {key} of {name}{both}: resume with that one")
 
 
 def decision(open_P: Tensor) -> GateDecision:

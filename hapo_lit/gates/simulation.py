@@ -1,4 +1,4 @@
-"""A gate before a policy that is only a table of success rates: what it would do, in seconds and without a model."""
+"""A gate simulated on prompts whose success rates are given: what it would do, in seconds and without a model."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from hapo_lit.protocols import Gate
 
 
 def simulate(gate: Gate, rates: np.ndarray, group_size: int, seed: int = 0) -> pd.DataFrame:
-    """Let a gate watch prompts over visits, each of which draws ``group_size`` answers at a known success rate.
+    """Let a gate observe prompts over visits, each of which draws ``group_size`` answers at a known success rate.
 
-    The rates are given beforehand, so nothing is learnt from an injection: what is seen is the gate alone.
+    The rates are given beforehand, so an injection teaches no policy anything.
 
     Args:
-        gate: it observes and decides as in training, and remembers.
+        gate: it observes and decides as in training, and keeps what it remembers.
         rates: ``[visits, P]`` in [0, 1].
         group_size: answers per prompt and visit.
         seed: of the answers.
@@ -36,6 +36,9 @@ def simulate(gate: Gate, rates: np.ndarray, group_size: int, seed: int = 0) -> p
         decision = gate(prompts, rewards_PG)
         opened = decision.open.int().numpy()
         columns = {"successes": won_P, "trials": group_size, "open": opened, "teacher": opened, "rate": rates_P}
-        seen = {"step": step, "prompt": prompts.numpy(), **columns, "confidence": decision.confidence.numpy()}
-        visits.append(pd.DataFrame(seen))
+        visits.append(
+            pd.DataFrame(
+                {"step": step, "prompt": prompts.numpy(), **columns, "confidence": decision.confidence.numpy()}
+            )
+        )
     return pd.concat(visits, ignore_index=True)

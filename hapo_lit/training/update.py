@@ -24,7 +24,7 @@ def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ra
     """
     rows = experience.rows()
     contributing = rows.select(loss.contributes(rows))
-    idle = rows.select(torch.zeros(1, dtype=torch.int64, device=rows.advantages.device)).silenced()
+    idle = rows.select(torch.zeros(1, dtype=torch.int64, device=rows.advantages.device)).with_zero_weight()
     own = list(contributing.split(size))
     return own + [idle] * (ranks.max(len(own)) - len(own)), contributing.size / rows.size
 

@@ -335,11 +335,11 @@ def test_memory_is_a_dictionary_of_counts():
                 new = won[ids == prompt].sum(), lost[ids == prompt].sum()
                 plain[prompt] = tuple(discount * before + now for before, now in zip(old, new, strict=True))
         assert len(memory) == len(plain)
-        assert memory.of(np.array(list(plain))).tolist() == [list(counts) for counts in plain.values()]
-        assert memory.of(np.array([1, 2])).tolist() == [[0, 0], [0, 0]]
+        assert memory.counts_of(np.array(list(plain))).tolist() == [list(counts) for counts in plain.values()]
+        assert memory.counts_of(np.array([1, 2])).tolist() == [[0, 0], [0, 0]]
         copy = Memory(discount)
         copy.load_state_dict(memory.state_dict())
-        assert copy.of(np.array(list(plain))).tolist() == memory.of(np.array(list(plain))).tolist()
+        assert copy.counts_of(np.array(list(plain))).tolist() == memory.counts_of(np.array(list(plain))).tolist()
 
 
 def test_memory_survives_ids_that_all_want_one_place():
@@ -347,7 +347,7 @@ def test_memory_survives_ids_that_all_want_one_place():
     memory = Memory(1.0)
     for part in np.split(ids, 5):
         memory.add(part, part % 7, part % 3)
-    assert memory.of(ids)[:, 0].tolist() == (ids % 7).tolist()
+    assert memory.counts_of(ids)[:, 0].tolist() == (ids % 7).tolist()
 
 
 def test_memory_takes_the_bytes_it_says():
@@ -378,7 +378,7 @@ def test_a_memory_longer_than_eternity_is_refused():
 def test_memory_always_has_a_free_place_where_a_search_can_end(count):
     memory = Memory(1.0)
     memory.add(np.arange(count), np.ones(count), np.ones(count))
-    assert memory.of(np.arange(count, 2 * count)).sum() == 0
+    assert memory.counts_of(np.arange(count, 2 * count)).sum() == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from hapo_lit.injection_law import most_successes
+from hapo_lit.injection_law import max_successes_to_open
 
 PROMPTS, GROUP, HELDOUT = 24, 4, 192
 
@@ -62,7 +62,7 @@ def write_run(
     folder.mkdir(parents=True)
     draw = np.random.default_rng(seed)
     hardness = draw.normal(0, 1.5, PROMPTS)
-    most = most_successes(threshold, GROUP, 1, beta)
+    most = max_successes_to_open(threshold, GROUP, 1, beta)
     rows: list[dict[str, float]] = [{"step": 0, "heldout/sampled": 0.03, "heldout/greedy": 0.04}]
     groups = []
     for step in range(1, (until or steps) + 1):

@@ -56,7 +56,7 @@ def test_the_gradient_does_not_depend_on_the_split_nor_on_rows_that_cannot_contr
     assert 0 < contributing.size < rows.size
     for size in (1, 3, 5, 100):
         torch.testing.assert_close(gradients(built, contributing.split(size)), whole, atol=1e-8, rtol=0)
-    silent = gradients(built, [rows.silenced(), rows])
+    silent = gradients(built, [rows.with_zero_weight(), rows])
     torch.testing.assert_close(silent, whole, atol=1e-8, rtol=0)
 
 
