@@ -49,6 +49,14 @@ class MemoryShortError(RuntimeError):
     """A step does not fit into memory; the message says which setting makes it smaller."""
 
 
+class Pruned(Exception):
+    """A sweep's pruner ended this job early; the message says when and why, ``value`` is what the job had reached."""
+
+    def __init__(self, message: str, value: float) -> None:
+        super().__init__(message)
+        self.value = value
+
+
 def cut(text: str, length: int) -> str:
     """A text, its middle left out if it is longer than that."""
     return text if len(text) <= length else f"{text[: length // 2]} ... {text[-length // 2 :]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-import hydra
 import numpy as np
 from hydra import compose
 from omegaconf import DictConfig
@@ -13,8 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hapo_lit.cli.bootstrap import config_folder
-from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.collate import TEACHER_OUTCOMES
 from hapo_lit.data.corpus import KEPT
 from hapo_lit.data.inspection import Example, Inspection, inspect, source_name
@@ -25,8 +23,6 @@ SHOWN = 10
 QUANTILES = {"5 %": 0.05, "median": 0.5, "95 %": 0.95, "99 %": 0.99, "max": 1.0}
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="inspect")
-@door
 def main(config: DictConfig) -> None:
     """Read the training data once as a run would, and say what is in it."""
     if config.model.path is None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from hapo_lit.cli.bootstrap import stop
+from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.cli.setup import quieten
 from hapo_lit.errors import ResumeError, SetupError
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target
@@ -30,17 +29,13 @@ def main(arguments: list[str]) -> None:
     )
     chosen = parser.parse_args(arguments)
     quieten()
-    try:
+    with one_line_errors(SetupError, ResumeError, OSError):
         path = checkpoint_of(chosen.run, chosen.checkpoint)
         if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
             raise SetupError(f"{chosen.out} is there already: choose another folder")
         config = OmegaConf.load(chosen.run / "config.yaml")
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         export(policy_weights(path, chosen.out.parent), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
-    except (SetupError, ResumeError, OSError) as error:
-        if os.environ.get("HAPO_TRACEBACK") == "1":
-            raise
-        stop(" ".join(str(error).split()))
     print(f"{chosen.out}: the policy of {path}")
 
 

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import hydra
 from hydra.utils import instantiate
 from lightning import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
@@ -22,18 +21,16 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.run import (
     PRECISIONS,
     RunSession,
     first_process,
     keeper_among,
-    let_twins_start,
     must_fit_lengths,
     must_record,
     one_job,
 )
-from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.sharding import shard
 from hapo_lit.rows import UncastRows
@@ -41,8 +38,6 @@ from hapo_lit.training.checkpoint_format import check_shards, load
 from hapo_lit.training.metrics import for_progress_bar
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="fabric")
-@door
 def main(config: DictConfig) -> float:
     """As ``hapo train``; returns sampled accuracy on rank 0."""
     with one_job():
@@ -51,7 +46,6 @@ def main(config: DictConfig) -> float:
 
 def run(config: DictConfig) -> float:
     """The job of one process."""
-    let_twins_start("fabric")
     fabric: Fabric = instantiate(config.fabric)
     with setting_up():
         opening = RunSession(config, first=first_process())  # what is wrong is said before others are started

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
-import hydra
 import numpy as np
 import torch
 from hydra import compose
@@ -17,10 +16,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.fabric import check_settings
 from hapo_lit.cli.run import keeper_among, must_fit_lengths, must_record
-from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.planning import plan
 from hapo_lit.planning.memory_dry_run import DryRun, Footprint
 from hapo_lit.policy.loading import has_adapter, load_policy, meta_model
@@ -42,8 +40,6 @@ REMEDIES = {
 NOT_COUNTED = "not counted: the device's context, buffers of NCCL, what the allocator cannot use; keep a tenth free"
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="plan")
-@door
 def main(config: DictConfig) -> None:
     """Compose, check, count, print."""
     with setting_up():

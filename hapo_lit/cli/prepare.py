@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from hapo_lit.cli.bootstrap import stop
+from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.pretrained import SMOLLM2, needed, smollm2_file
 from hapo_lit.storage.atomic import appearing
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="which templates, which problems (default: %(default)s)")
     options = parser.parse_args(arguments)
-    try:
+    with one_line_errors(SetupError, ImportError, ValueError, OSError):
         for name in ("train", "heldout"):
             if getattr(options, name) < 1:
                 raise SetupError(f"--{name} must be at least 1, got {getattr(options, name)}")
@@ -48,10 +48,6 @@ def main(arguments: list[str]) -> None:
         needed("reasoning_gym")
         _model(file, options.folder / MODEL)
         _data(options, options.folder / DATA)
-    except (SetupError, ImportError, ValueError, OSError) as error:
-        if os.environ.get("HAPO_TRACEBACK") == "1":
-            raise
-        stop(" ".join(str(error).split()))
     where = "" if options.folder.absolute() == cache_folder().absolute() else f" paths.cache={options.folder}"
     print(f"now: hapo train experiment=smollm_gsm{where}")
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import hydra
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import __version__
-from hapo_lit.cli.bootstrap import config_folder
-from hapo_lit.cli.setup import build, door
+from hapo_lit.cli.setup import build
 from hapo_lit.data import arithmetic
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
@@ -20,8 +18,6 @@ RECIPE = ("model", "data", "phases", "optim", "seed", "threads")
 """The parts of the configuration on which the base policy's weights depend."""
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="pretrain")
-@door
 def main(config: DictConfig) -> None:
     print(f"base policy: {base_policy(config)}")
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from hapo_lit.analysis import write_report
-from hapo_lit.cli.bootstrap import stop
+from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.errors import NoRunError
 
 
@@ -23,12 +22,8 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--out", type=Path, default=None, help="folder to write to (default: FOLDER/report)")
     chosen = parser.parse_args(arguments)
-    try:
+    with one_line_errors(NoRunError, OSError):
         report = write_report(chosen.folder, chosen.out)
-    except (NoRunError, OSError) as error:
-        if os.environ.get("HAPO_TRACEBACK") == "1":
-            raise
-        stop(" ".join(str(error).split()))
     unfinished = report.runs[report.runs["state"] != "finished"]
     for run, state, note in zip(unfinished["run"], unfinished["state"], unfinished["note"], strict=True):
         print(f"{state}: {run}: {note}")

@@ -18,13 +18,11 @@ import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from hydra.utils import to_absolute_path
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
-from hapo_lit.cli.bootstrap import PROGRAM
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.setup import setting_up
 from hapo_lit.errors import NotFiniteError, SetupError, cut
@@ -272,10 +270,6 @@ def keeper_among(callbacks: list[Any]) -> Checkpointer | None:
     return next((each for each in callbacks if isinstance(each, Checkpointer)), None)
 
 
-OF_THE_LAUNCH = tuple("hydra.run hydra.sweep hydra.mode hydra.launcher hydra/launcher hydra/sweeper hydra.job".split())
-"""Hydra's own settings that say how jobs are started, and not what one of them is."""
-
-
 @contextmanager
 def one_job() -> Iterator[None]:
     """Afterwards environment and process group are as before: a sweep may run several jobs in one process."""
@@ -311,14 +305,6 @@ def must_fit_lengths(module: Any, config: DictConfig) -> None:
     """Refuse prompts and responses that the model has no positions for."""
     with setting_up():
         check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)
-
-
-def let_twins_start(verb: str) -> None:
-    """Make ``sys.argv`` the command that Lightning's launcher starts further processes with: this very job."""
-    hydra = HydraConfig.get()
-    own = [each for each in hydra.overrides.hydra if not each.lstrip("+~").startswith(OF_THE_LAUNCH)]
-    settings = [each for each in hydra.overrides.task if not each.startswith("sweep=")]
-    sys.argv = [to_absolute_path(PROGRAM), verb, *settings, *own]
 
 
 def report_data(data: Any, facts: dict[str, float]) -> None:

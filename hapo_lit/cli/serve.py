@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import hydra
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from transformers import AutoConfig, PreTrainedConfig
 
-from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.plan import without_contents
-from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.planning.plan import RolloutBatch, rollout_batch
 from hapo_lit.policy.loading import load_policy
@@ -32,8 +30,6 @@ from hapo_lit.rollout.vllm_server import SAMPLES
 SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
-@door
 def main(config: DictConfig) -> None:
     """Become vLLM's server; it ends with Ctrl-C."""
     if find_spec("vllm") is None:

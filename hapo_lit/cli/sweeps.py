@@ -6,10 +6,12 @@ sweeper takes as it is and Optuna's as a failed trial.  So the other jobs run, u
 
 from __future__ import annotations
 
-import hashlib
 import re
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -18,21 +20,13 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from hapo_lit.numerics.hashing import stable_hash
+
 ERROR = "error.txt"
 PRUNED = "pruned.txt"
 """In which a trial that was ended early says when and why."""
 LONGEST = 120
 """Characters of a folder's name."""
-STARTED: dict[Path, dict[Path, int]] = {}
-"""Sweeps that this process has started: folder -> errors that lay there already, each with its time."""
-
-
-class Pruned(Exception):
-    """A sweep's pruner ended this job early; ``value`` is what it had reached."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__("pruned")
-        self.value = value
 
 
 def sweeping() -> bool:
@@ -41,29 +35,63 @@ def sweeping() -> bool:
 
 
 def note_failure(line: str, error: BaseException) -> None:
-    """Say why this job of a sweep failed, at once and in its folder, where the frames are too."""
+    """Say why this job of a sweep failed, at once and in its folder, where the traceback is too."""
     job = HydraConfig.get()
     print(f"hapo: error: job {job.job.num}: {line}", file=sys.stderr, flush=True)
     frames = "".join(traceback.format_exception(error))
     (Path(job.runtime.output_dir) / ERROR).write_text(f"{line}\n\n{frames}")
 
 
-def forget_end() -> None:
-    """The job is tried anew."""
+def note_pruned(line: str) -> None:
+    """Say when and why this job of a sweep was ended early."""
+    print(line, flush=True)
+    (Path(HydraConfig.get().runtime.output_dir) / PRUNED).write_text(f"{line}\n")
+
+
+def forget_outcome() -> None:
+    """The job runs once more: drop what its folder says of how it ended."""
     for name in (ERROR, PRUNED):
         (Path(HydraConfig.get().runtime.output_dir) / name).unlink(missing_ok=True)
 
 
-def report_failures() -> None:
-    """List the jobs that failed since :class:`Sweep` took note, and leave with status 1 if there are any."""
-    while STARTED:
-        folder, before = STARTED.popitem()
-        failed = [path for path, when in sorted(_errors(folder).items()) if before.get(path) != when]
-        if failed:
-            print(f"hapo: {len(failed)} of the sweep's jobs failed:", file=sys.stderr)
-            for path in failed:
-                print(f"  {path.parent}: {path.read_text().splitlines()[0]}", file=sys.stderr)
-            raise SystemExit(1)
+class FailedJobs:
+    """The jobs that failed in the sweeps of one invocation.
+
+    A sweep may go on in a folder in which jobs failed before, so that only errors that are new count.
+    """
+
+    def __init__(self) -> None:
+        self._earlier: dict[Path, dict[Path, int]] = {}
+        """Folder of a sweep -> the errors that lay there already, each with its time."""
+
+    @classmethod
+    @contextmanager
+    def watched(cls) -> Iterator[FailedJobs]:
+        """Inside, every sweep that starts is watched."""
+        failed_jobs = cls()
+        token = WATCHING.set(failed_jobs)
+        try:
+            yield failed_jobs
+        finally:
+            WATCHING.reset(token)
+
+    def watch(self, folder: Path) -> None:
+        """A sweep starts in this folder."""
+        self._earlier[folder] = _errors(folder)
+
+    def report(self) -> None:
+        """List the jobs that failed, and leave with status 1 if there are any."""
+        for folder, earlier in self._earlier.items():
+            failed = [path for path, when in sorted(_errors(folder).items()) if earlier.get(path) != when]
+            if failed:
+                print(f"hapo: {len(failed)} of the sweep's jobs failed:", file=sys.stderr)
+                for path in failed:
+                    print(f"  {path.parent}: {path.read_text().splitlines()[0]}", file=sys.stderr)
+                raise SystemExit(1)
+
+
+WATCHING: ContextVar[FailedJobs] = ContextVar("failed_jobs")
+"""Where :class:`Sweep`, which Hydra makes, finds the object that the invocation made."""
 
 
 def _errors(folder: Path) -> dict[Path, int]:
@@ -77,22 +105,23 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        STARTED[folder] = _errors(folder)
+        WATCHING.get().watch(folder)
         settings = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
-        same = ",".join(each.key_or_group for each in settings if not each.is_sweep_override())
+        same = ",".join(setting.key_or_group for setting in settings if not setting.is_sweep_override())
         with read_write(config), open_dict(config):  # every job is composed anew, with these overrides
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
 
 
 def folder_name(number: object, overrides: str) -> str:
-    """A job's folder: its number and its overrides, without what a path or a shell would take for its own, and short.
+    """A job's folder: its number and its overrides, short, and without characters that mean something in a path or a
+    shell.
 
     ``0_gate.threshold=0.4,seed=1``
     """
     name = re.sub(r"(\.\d{4})\d+", r"\1", overrides)  # what a sampler drew, to four places
     name = re.sub(r"[^\w.=,+-]", "_", name)
     if len(name) > LONGEST:
-        name = f"{name[: LONGEST - 9]}-{hashlib.blake2b(overrides.encode(), digest_size=4).hexdigest()}"
+        name = f"{name[: LONGEST - 9]}-{stable_hash(overrides, size=4).hex()}"
     return f"{number}_{name}" if name else str(number)
 
 

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import hydra
 from omegaconf import DictConfig
 
-from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.run import (
     PRECISIONS,
     RunSession,
     first_process,
     keeper_among,
-    let_twins_start,
     must_fit_lengths,
     must_record,
     one_job,
 )
-from hapo_lit.cli.setup import build, door, setting_up
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.training.checkpoint_format import is_sharded
 
 
-@hydra.main(version_base="1.3", config_path=config_folder(), config_name="train")
-@door
 def main(config: DictConfig) -> float:
     """Train, evaluate before and after, write the run's folder, print its summary; returns sampled accuracy."""
     if str(config.trainer.strategy) not in ("auto", "ddp"):
@@ -47,7 +42,6 @@ def run(config: DictConfig) -> float:
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)
     must_fit_lengths(module, config)
-    let_twins_start("train")
     keeper = keeper_among(trainer.callbacks)
     with setting_up():
         data.rank, data.world_size = trainer.global_rank, trainer.world_size

@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 from yaml import YAMLError
 
-from hapo_lit.cli.bootstrap import config_folder, stop
+from hapo_lit.cli.bootstrap import config_folder, one_line_errors, stop
 from hapo_lit.errors import SetupError, nearest, one_line
 from hapo_lit.verify import Checker, Conventions, Verdict
 from hapo_lit.verify.answers import reference
@@ -68,22 +68,19 @@ def main(arguments: Sequence[str]) -> None:
     if len(texts) != (0 if "--file" in options else 2) or ("--out" in options and "--file" not in options):
         stop("give GOLD and COMPLETION, or --file FILE (and with it perhaps --out FILE); see `hapo verify --help`")
     try:
-        settings = configuration(changes)
-        checker = _checker(settings)
-        try:
-            if "--file" in options:
-                score(Path(options["--file"]), options.get("--out"), checker, settings)
-            elif not explain(texts[0], texts[1], checker):
-                raise SystemExit(1)
-        finally:
-            checker.close()
+        with one_line_errors(SetupError, OSError, RuntimeError):  # RuntimeError: workers cannot start
+            settings = configuration(changes)
+            checker = _checker(settings)
+            try:
+                if "--file" in options:
+                    score(Path(options["--file"]), options.get("--out"), checker, settings)
+                elif not explain(texts[0], texts[1], checker):
+                    raise SystemExit(1)
+            finally:
+                checker.close()
     except KeyboardInterrupt:
         print("hapo: interrupted", file=sys.stderr)
         raise SystemExit(130) from None
-    except (SetupError, OSError, RuntimeError) as error:  # RuntimeError: workers cannot start
-        if os.environ.get("HAPO_TRACEBACK") == "1":
-            raise
-        stop(one_line(" ".join(str(error).split()), 1000))
 
 
 def _read(arguments: Sequence[str]) -> tuple[list[str], dict[str, str], list[str]]:

@@ -1,34 +1,31 @@
-"""Optuna's studies under Hydra: a trial that does worse than its predecessors did ends early, and is told as pruned.
+"""Pruning in Optuna's studies under Hydra: a trial that does worse than earlier ones ends early and counts as pruned.
 
-Hydra's sweeper hands a job numbers, not its trial, and tells the study one value per trial at its end.  So the job
-finds its trial in the study by those numbers and reports to it on the way, and the study's storage knows of a trial
-that was pruned when the sweeper tells of it as complete.
+Hydra's sweeper gives a job its settings and not its trial, and reports one value for each trial, at its end.  So the
+job finds its trial in the study by those settings and reports intermediate values itself.  When the sweeper reports a
+pruned trial as complete, the study's storage stores it as pruned.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Callback
-from omegaconf import DictConfig
 from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import Trial, TrialState
 
-from hapo_lit.cli.sweeps import PRUNED, Pruned
-from hapo_lit.errors import SetupError
+from hapo_lit.errors import Pruned, SetupError
 
 MARK = "pruned"
-"""A trial's attribute, set by its job."""
+"""The attribute of a trial that its job sets when it is pruned."""
 
 
 class Storage(_CachedStorage):
-    """A study's tables, in which a trial that its job has marked as pruned ends as pruned.
+    """A study's database, in which a trial that its job has marked as pruned ends as pruned.
 
     Args:
-        url: of the database, ``sqlite:///study.db``.
+        url: address of the database, ``sqlite:///study.db``.
     """
 
     def __init__(self, url: str) -> None:
@@ -48,59 +45,54 @@ class Prune(Callback):
 
     Args:
         pruner: Optuna's.
+        study: name of the sweep's study.
+        storage: address of its database; None = the sweep has no study in tables.
+        settings: this job's, each ``key=value``.
         metric: the held-out number that the study is about.
     """
 
-    def __init__(self, pruner: optuna.pruners.BasePruner, metric: str = "heldout/sampled") -> None:
+    def __init__(
+        self,
+        pruner: optuna.pruners.BasePruner,
+        study: str = "",
+        storage: str | None = None,
+        settings: Sequence[str] = (),
+        metric: str = "heldout/sampled",
+    ) -> None:
         self.pruner, self.metric = pruner, metric
+        self.study, self.storage, self.settings = study, storage, frozenset(settings)
         self._trial: Trial | None = None
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Raises ``SetupError`` on every rank if the job is no trial of a study in tables."""
-        address()
+        if self.storage is None:
+            raise SetupError("a pruner needs a study in tables: use sweep=gate_optuna, or leave callbacks.pruner out")
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        """Raises :class:`Pruned` on every rank."""
+        """Raises :class:`~hapo_lit.errors.Pruned` on every rank."""
         step, pruned = pl_module.step, False
         if not 0 < step < pl_module.phases.steps or self.metric not in pl_module.heldout:
             return
         value = pl_module.heldout[self.metric]
         if trainer.is_global_zero:
-            self._trial = self._trial or trial_of_this_job(self.pruner)
+            self._trial = self._trial or self._find_trial()
             self._trial.report(value, step)
             pruned = self._trial.should_prune()
             if pruned:
                 self._trial.set_user_attr(MARK, True)
-                line = f"pruned after step {step} of {pl_module.phases.steps}: {self.metric} was {value:.3f}"
-                (Path(HydraConfig.get().runtime.output_dir) / PRUNED).write_text(f"{line}\n")
-                print(line, flush=True)
         if pl_module.ranks.max(int(pruned)):
-            raise Pruned(value)
+            message = f"pruned after step {step} of {pl_module.phases.steps}: {self.metric} was {value:.3f}"
+            raise Pruned(message, value)
 
+    def _find_trial(self) -> Trial:
+        """The running trial of the study that drew this job's settings.
 
-def address() -> tuple[str, str]:
-    """Name and database of the study of this sweep.
-
-    Raises:
-        SetupError: it has none.
-    """
-    sweeper = HydraConfig.get().sweeper
-    storage = sweeper.get("storage")
-    if not isinstance(storage, DictConfig) or "url" not in storage:
-        raise SetupError("a pruner needs a study in tables: use sweep=gate_optuna, or leave callbacks.pruner out")
-    return str(sweeper.study_name), str(storage.url)
-
-
-def trial_of_this_job(pruner: optuna.pruners.BasePruner) -> Trial:
-    """The running trial of the sweep's study that drew this job's settings.
-
-    Raises:
-        SetupError: there is none.
-    """
-    (name, url), settings = address(), set(HydraConfig.get().overrides.task)
-    study = optuna.load_study(name, Storage(url), pruner=pruner)
-    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    own = [each for each in running if {f"{key}={value}" for key, value in each.params.items()} <= settings]
-    if not own:
-        raise SetupError(f"no running trial of study {name!r} in {url} has this job's settings")
-    return Trial(study, own[-1]._trial_id)
+        Raises:
+            SetupError: there is none.
+        """
+        assert self.storage is not None
+        study = optuna.load_study(self.study, Storage(self.storage), pruner=self.pruner)
+        for trial in reversed(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))):
+            if {f"{key}={value}" for key, value in trial.params.items()} <= self.settings:
+                return Trial(study, trial._trial_id)
+        raise SetupError(f"no running trial of study {self.study!r} in {self.storage} has this job's settings")

@@ -17,7 +17,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 import hapo_lit
-from hapo_lit.cli.setup import door
+from hapo_lit.cli.invocation import run_job
 from hapo_lit.errors import VerifierError
 from hapo_lit.protocols import Verifier
 from hapo_lit.verify import Checker, Conventions, verify
@@ -607,10 +607,9 @@ def test_bare_answers_are_few_words():
 
 
 def test_a_run_that_is_stopped_says_why_in_one_line(capsys):
-    @door
     def main(config):
         raise VerifierError("31 of the last 1,000 answers met a limit of the verifier")
 
     with pytest.raises(SystemExit):
-        main(None)
+        run_job(main, None)
     assert capsys.readouterr().err == "hapo: error: 31 of the last 1,000 answers met a limit of the verifier\n"
