@@ -1,1 +1,1 @@
-"""The training run: module, phases, metrics, callbacks, run state."""
+"""The training run: module and update, phases, metrics, callbacks, evaluation, checkpoints."""

@@ -1,4 +1,4 @@
-"""What a run logs, by name.  README lists the same; a test holds runs, this page and README together."""
+"""What a run logs, by name.  README has the same list; a test compares runs, this page and README."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ PERIODIC = {
 """Logged every ``eval_every``, ``callbacks.watchdog.every`` or ``consistency_every`` steps."""
 
 CLOCKED = ("time/", "rollout/tokens_per_second", "verify/p99_ms")
-"""How names begin that a run repeated on the same machine does not repeat to the bit."""
+"""How the names begin of metrics that differ when the same run is repeated on the same machine."""
 
 POSTERIOR, COMPLETIONS = "gate/posterior", "completions"
 SHOWN = {
@@ -113,11 +113,11 @@ def listed(name: str) -> str:
     Raises:
         KeyError: there is none.
     """
-    every = STEPWISE | PERIODIC
-    families = [each for each in every if "<" in each and name.startswith(each.split("<")[0])]
-    if name not in every and not families:
+    known = STEPWISE | PERIODIC
+    families = [family for family in known if "<" in family and name.startswith(family.split("<")[0])]
+    if name not in known and not families:
         raise KeyError(name)
-    return name if name in every else max(families, key=len)
+    return name if name in known else max(families, key=len)
 
 
 def page() -> str:

@@ -277,7 +277,8 @@ class HapoModule(LightningModule):
 
     def training_step(self, batch: PromptBatch, batch_index: int) -> None:
         self.run_step(batch, self.loss, getattr(self.trainer.strategy, "block_backward_sync", nullcontext))
-        self.log_dict(self.metrics, logger=False)  # a callback writes them to the loggers, under both commands alike
+        # For callbacks of Lightning's own, which look here; log_dict would take as long as the update of a small model.
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
         self.log_dict(for_progress_bar(self.metrics), prog_bar=True, logger=False)
 
     def on_validation_epoch_start(self) -> None:

@@ -1,8 +1,8 @@
 """The run state: all that a run needs to go on, bit for bit.
 
 It is taken between two steps, where no rollout is under way: every draw is a function of (seed, prompt, sample, step),
-so a batch that was cut short is sampled again as it was.  ``hapo train`` and ``hapo fabric`` write the same state, and
-each goes on from the other's.
+so a batch that was cut short is sampled again as it was.  ``hapo train`` and ``hapo fabric`` write the same
+state, and a run of one can go on with the other.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.training.interfaces import ResumableData, ResumableModule
 
 FORMAT = 2
-"""Changes whenever an older version's states could not be read."""
+"""Raised whenever run states of older versions cannot be read any more."""
 
 
 class RunState(TypedDict):

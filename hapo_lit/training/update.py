@@ -33,11 +33,11 @@ class SkipLimit:
     """Counts updates in a row that were skipped since loss or gradient was not finite; too many end the run.
 
     Args:
-        most: how many in a row may be skipped.
+        limit: how many in a row may be skipped.
     """
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.in_a_row = 0
         """Updates skipped, up to the last one; 0 = the last one was made."""
 
@@ -48,7 +48,7 @@ class SkipLimit:
     def update_skipped(self, experience: Experience, step: int) -> None:
         """Count one more, at training step ``step``; raises ``NotFiniteError`` if that is one too many."""
         self.in_a_row += 1
-        if self.in_a_row > self.most:
+        if self.in_a_row > self.limit:
             raise NotFiniteError(
                 f"in {self.in_a_row} updates in a row, up to step {step + 1}, loss or gradient was not "
                 f"finite, and none was made: lower learning_rate, bound the ratios (loss=dual_clip), or use a wider "
