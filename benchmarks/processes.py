@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from hapo_lit.analysis import read_run
+from hapo_lit.analysis import read_metrics
 
 PROMPTS, GROUP = 32, 4
 RUNS = {"one": (1, PROMPTS), "strong": (2, PROMPTS), "weak": (2, 2 * PROMPTS)}
@@ -65,7 +65,7 @@ def rows_a_second(processes: int, prompts: int, steps: int) -> float:
         settings = [f"fabric.devices={processes}", f"prompts_per_step={prompts}", f"group_size={GROUP}"]
         run = Path(folder) / "run"
         hapo("fabric", *settings, f"steps={steps}", f"eval_every={steps}", f"hydra.run.dir={run}")
-        seconds = read_run(run)["time/step"].loc[1 + WARM :]
+        seconds = read_metrics(run)["time/step"].loc[1 + WARM :]
     assert len(seconds) == steps - WARM
     return float(prompts * GROUP * len(seconds) / seconds.sum())
 

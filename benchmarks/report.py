@@ -15,7 +15,7 @@ from statistics import median
 import numpy as np
 import pandas as pd
 
-from hapo_lit.analysis import Sweep, find_runs, long_table, read_run, write_report
+from hapo_lit.analysis import Sweep, find_runs, long_table, read_metrics, write_report
 
 STEPS, COLUMNS, EVERY = 100_000, 40, 30
 
@@ -26,10 +26,10 @@ def main() -> None:
         run.mkdir()
         write(run)
         size = (run / "metrics.csv").stat().st_size
-        times = [seconds(lambda: read_run(run)) for _ in range(5)]
-        table = read_run(run)
+        times = [seconds(lambda: read_metrics(run)) for _ in range(5)]
+        table = read_metrics(run)
         print(f"{len(table):,} steps, {table.shape[1] + 1} columns, {size / 1e6:.0f} MB")
-        print(f"read_run: median {median(times):.2f} s, worst {max(times):.2f} s (limit 2 s)")
+        print(f"read_metrics: median {median(times):.2f} s, worst {max(times):.2f} s (limit 2 s)")
         print(f"long table: {seconds(lambda: long_table(Sweep(find_runs(run)))):.2f} s")
         print(f"whole report, mostly the long table as CSV: {seconds(lambda: write_report(run)):.1f} s")
 

@@ -48,7 +48,7 @@ def trained(base, tmp_path):
         before = weights(module).clone()
         trainer.fit(module, datamodule=datamodule)
         assert not torch.equal(weights(module), before)
-        return weights(module), analysis.read_run(folder)
+        return weights(module), analysis.read_metrics(folder)
 
     run.folders = []
     return run

@@ -1,4 +1,4 @@
-"""Run folders → tables, figures and a page.  Reads what runs wrote; needs neither their parts nor a framework."""
+"""Run folders → tables, figures and a page.  Needs neither torch nor the parts of the run."""
 
 from hapo_lit.analysis.figures import (
     Curve,
@@ -9,33 +9,25 @@ from hapo_lit.analysis.figures import (
     last_injection_figure,
     plot_anneal,
 )
-from hapo_lit.analysis.gate_figures import beta_densities, law_figure, lines_figure
-from hapo_lit.analysis.groups import group_table, pull_figure
+from hapo_lit.analysis.gate_figures import beta_figure, injection_figure, lines_figure
+from hapo_lit.analysis.groups import contribution_figure, group_table
 from hapo_lit.analysis.injection import (
     OpenProbability,
-    by_pass_rate,
-    gate_law,
     injection_by_pass_rate,
-    injection_of,
-    show_injection,
+    injection_of_run,
+    open_probability_of,
+    print_injection,
+    write_injection,
 )
-from hapo_lit.analysis.report import Report, injection_table, write_report
-from hapo_lit.analysis.runs import (
-    RECORDS,
-    Run,
-    carry_over,
-    find_runs,
-    load_run,
-    read_metrics,
-    read_run,
-    whole_lines,
-)
-from hapo_lit.analysis.summary import LABELS, last_injection, show, summarise, wilson
-from hapo_lit.analysis.tables import Setting, Sweep, by_setting, differing, long_table, outcome, run_table
+from hapo_lit.analysis.logs import LOG_FILES, carry_over, read_metrics
+from hapo_lit.analysis.report import Report, injection_by_setting, write_report
+from hapo_lit.analysis.runs import Run, find_runs, load_run
+from hapo_lit.analysis.summary import SUMMARY_LABELS, last_injection, print_summary, summarise, wilson
+from hapo_lit.analysis.tables import Setting, Sweep, differing_settings, long_table, outcome, run_table, setting_table
 
 __all__ = [
-    "LABELS",
-    "RECORDS",
+    "LOG_FILES",
+    "SUMMARY_LABELS",
     "Curve",
     "OpenProbability",
     "Report",
@@ -43,36 +35,34 @@ __all__ = [
     "Setting",
     "Sweep",
     "anneal_figure",
-    "beta_densities",
-    "by_pass_rate",
-    "by_setting",
+    "beta_figure",
     "carry_over",
+    "contribution_figure",
     "cost_figure",
     "curve_figure",
-    "differing",
+    "differing_settings",
     "final_figure",
     "find_runs",
-    "gate_law",
     "group_table",
     "injection_by_pass_rate",
-    "injection_of",
-    "injection_table",
+    "injection_by_setting",
+    "injection_figure",
+    "injection_of_run",
     "last_injection",
     "last_injection_figure",
-    "law_figure",
     "lines_figure",
     "load_run",
     "long_table",
+    "open_probability_of",
     "outcome",
     "plot_anneal",
-    "pull_figure",
+    "print_injection",
+    "print_summary",
     "read_metrics",
-    "read_run",
     "run_table",
-    "show",
-    "show_injection",
+    "setting_table",
     "summarise",
-    "whole_lines",
     "wilson",
+    "write_injection",
     "write_report",
 ]

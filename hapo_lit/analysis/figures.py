@@ -1,7 +1,7 @@
-"""Figures at column width, 3.3 inches: what one would put in a paper.
+"""Figures at the width of a paper's column, 3.3 inches.
 
-Colours are those of Okabe and Ito, which all eyes can tell apart; where there are more lines than colours, the stroke
-differs too.
+Colours are those of Okabe and Ito, which people with any colour vision can tell apart; where there are more lines than
+colours, the line style differs too.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hapo_lit.analysis.runs import Run, read_run
+from hapo_lit.analysis.logs import read_metrics
+from hapo_lit.analysis.runs import Run
 from hapo_lit.analysis.tables import Sweep, outcome, steps_of
 
 BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #888888".split()
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, "#000000"]
-STROKES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))]
+LINE_STYLES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))]
 WIDTH, HEIGHT = 3.3, 2.3
-POINTS = 400
-"""Of a line; more cannot be seen at this width."""
+MAX_POINTS = 400
+"""Of a line; more could not be seen at this width."""
 
 STYLE = {
     "font.size": 7.5,
@@ -50,7 +51,7 @@ STYLE = {
 
 @contextmanager
 def panel(height: float = HEIGHT, legend: int = 0) -> Iterator[tuple[Figure, Axes]]:
-    """A figure of one column in our style; on leaving, its legend is put above it.
+    """A figure of one column, in the style of this file.
 
     Args:
         height: inches, without the legend.
@@ -67,12 +68,13 @@ def legend_above(figure: Figure, handles: Sequence[Any], columns: int) -> None:
         figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.2)
 
 
-def stroke(index: int) -> dict[str, Any]:
-    return {"color": COLOURS[index % len(COLOURS)], "linestyle": STROKES[index // len(COLOURS) % len(STROKES)]}
+def line_style(index: int) -> dict[str, Any]:
+    """Colour and line style of the line of this index."""
+    return {"color": COLOURS[index % len(COLOURS)], "linestyle": LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]}
 
 
 def layout(labels: Sequence[str]) -> tuple[int, int]:
-    """Columns and lines of a legend."""
+    """The number of columns and of lines that a legend with these labels has."""
     longest = max(map(len, labels), default=0)
     columns = 3 if longest <= 12 and len(labels) > 2 else 2 if longest <= 24 else 1
     return columns, -(-len(labels) // columns)
@@ -90,71 +92,72 @@ class Curve(NamedTuple):
 
 
 def curve_figure(sweep: Sweep, curve: Curve, ylabel: str, top: float | None = None) -> Figure | None:
-    """One line per setting: the mean over its seeds, in the band between the least and the most of them.
+    """One line per setting: the mean over its seeds, in a band from the lowest of them to the highest.
 
     Runs that did not finish are thin lines of their own that end in a cross, as a mean would jump where they end.  None
     if no run logged the metric.
     """
-    drawn = [(index, each) for index, each in enumerate(sweep.grouped) if len(_seeds(each.runs, curve))]
+    drawn = [(index, setting) for index, setting in enumerate(sweep.grouped) if len(_seeds(setting.runs, curve))]
     if not drawn:
         return None
-    labels = [each.label for _, each in drawn] if len(sweep.grouped) > 1 else []
+    labels = [setting.label for _, setting in drawn] if len(sweep.grouped) > 1 else []
     columns, lines = layout(labels)
     with panel(legend=lines) as (figure, axes):
         handles = []
-        for index, each in drawn:
-            look = stroke(index)
-            handles += axes.plot([], [], label=each.label, **look)
-            _draw_band(axes, _seeds(each.finished, curve), look, "" if curve.smooth else "o")
-            for run in each.runs:
+        for index, setting in drawn:
+            style = line_style(index)
+            handles += axes.plot([], [], label=setting.label, **style)
+            _draw_band(axes, _seeds(setting.finished, curve), style, "" if curve.smooth else "o")
+            for run in setting.runs:
                 if run.state != "finished":
-                    _draw_torn(axes, _seeds([run], curve), look)
+                    _draw_unfinished(axes, _seeds([run], curve), style)
         axes.set(xlabel="training step", ylabel=ylabel, xlim=(0, None))
         axes.set_ylim(0 if top is None else -0.02 * top, top and 1.02 * top)
         legend_above(figure, handles if labels else [], columns)
     return figure
 
 
-def _draw_band(axes: Axes, seeds: pd.DataFrame, look: dict[str, Any], marker: str) -> None:
+def _draw_band(axes: Axes, seeds: pd.DataFrame, style: dict[str, Any], marker: str) -> None:
     if seeds.empty:
         return
     mean = seeds.mean(axis=1)
-    axes.plot(mean.index, mean, marker=marker, **look)
+    axes.plot(mean.index, mean, marker=marker, **style)
     if seeds.shape[1] > 1:
         low, high = seeds.min(axis=1), seeds.max(axis=1)
-        axes.fill_between(seeds.index, low, high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(seeds.index, low, high, color=style["color"], alpha=0.18, linewidth=0)
 
 
-def _draw_torn(axes: Axes, run: pd.DataFrame, look: dict[str, Any]) -> None:
+def _draw_unfinished(axes: Axes, run: pd.DataFrame, style: dict[str, Any]) -> None:
     if len(run):
-        axes.plot(run.index, run, **look | {"linewidth": 0.6})
-        axes.plot(run.index[-1:], run.iloc[-1:, 0], "x", color=look["color"], markersize=4)
+        axes.plot(run.index, run, **style | {"linewidth": 0.6})
+        axes.plot(run.index[-1:], run.iloc[-1:, 0], "x", color=style["color"], markersize=4)
 
 
 def _seeds(runs: Sequence[Run], curve: Curve) -> pd.DataFrame:
-    """One column per run, over at most :data:`POINTS` steps; between them nothing is made up."""
+    """One column per run, at no more than :data:`MAX_POINTS` of the steps that were logged."""
     longest = max((len(run.series(curve.metric)) for run in runs), default=0)
     table = steps_of(runs, curve.metric, smoothing(longest) if curve.smooth else 1)
     return curve.scale * _thinned(table)
 
 
 def smoothing(steps: int) -> int:
-    """Over how many steps a running mean goes: a fortieth of the run, at most 15 in a short one."""
+    """Over how many steps a running mean goes: a fortieth of the run."""
     return max(1, steps // 40)
 
 
 def _thinned(table: pd.DataFrame) -> pd.DataFrame:
-    if len(table) <= POINTS:
+    if len(table) <= MAX_POINTS:
         return table
-    return table.iloc[np.unique(np.linspace(0, len(table) - 1, POINTS).astype(int))]
+    return table.iloc[np.unique(np.linspace(0, len(table) - 1, MAX_POINTS).astype(int))]
 
 
 # -- accuracy against cost, and at the end ------------------------------------------------------------------------
 
 
 def cost_figure(sweep: Sweep, spent: str, unit: str, scale: float) -> Figure | None:
-    """Held-out accuracy against what it cost until then: the sum of the metric ``spent``, in ``unit``."""
-    drawn = [(index, run) for index, each in enumerate(sweep.grouped) for run in each.runs if len(_bought(run, spent))]
+    """Held-out accuracy against its cost so far: the sum of the metric ``spent``, in ``unit``."""
+    runs = [(index, run) for index, setting in enumerate(sweep.grouped) for run in setting.runs]
+    drawn = [(index, run) for index, run in runs if len(_accuracy_by_cost(run, spent))]
     if not drawn:
         return None
     shown = sorted({index for index, _ in drawn})
@@ -163,8 +166,8 @@ def cost_figure(sweep: Sweep, spent: str, unit: str, scale: float) -> Figure | N
     with panel(legend=lines) as (figure, axes):
         handles: dict[int, Any] = {}
         for index, run in drawn:
-            bought = _bought(run, spent)
-            (line,) = axes.plot(bought.index * scale, 100 * bought, **stroke(index), marker="o", markersize=2)
+            accuracy = _accuracy_by_cost(run, spent)
+            (line,) = axes.plot(accuracy.index * scale, 100 * accuracy, **line_style(index), marker="o", markersize=2)
             line.set_label(sweep.grouped[index].label)
             handles.setdefault(index, line)
         axes.set(xlabel=unit, ylabel="held-out accuracy (%)", xlim=(0, None), ylim=(-2, 102))
@@ -177,8 +180,8 @@ def accuracy_metric(run: Run) -> str:
     return "heldout/sampled" if len(run.series("heldout/sampled")) else "heldout/greedy"
 
 
-def _bought(run: Run, spent: str) -> pd.Series:
-    """Held-out accuracy by what had been spent when it was measured."""
+def _accuracy_by_cost(run: Run, spent: str) -> pd.Series:
+    """Held-out accuracy, indexed by the cost until it was measured."""
     accuracy, cost = run.series(accuracy_metric(run)), run.series(spent)
     if accuracy.empty or cost.empty:
         return pd.Series(dtype=float)
@@ -188,47 +191,52 @@ def _bought(run: Run, spent: str) -> pd.Series:
 
 def final_figure(sweep: Sweep) -> Figure | None:
     """Held-out accuracy at the end, a dot per run with its 95 % Wilson interval; open dots did not finish."""
-    found = [(index, run, outcome(run)) for index, each in enumerate(sweep.grouped) for run in each.runs]
-    name = "sampled" if any(np.isfinite(each["sampled"]) for _, _, each in found) else "greedy"
-    found = [(index, run, each) for index, run, each in found if np.isfinite(each[name])]
-    return _dots(
-        sweep,
-        [(index, run, each[name], each[f"{name}_low"], each[f"{name}_high"]) for index, run, each in found],
-        f"accuracy, {name} (%)",
-        100.0,
-        (-2, 102),
-    )
+    found = _outcomes(sweep)
+    name = "sampled" if any(np.isfinite(values["sampled"]) for _, _, values in found) else "greedy"
+    dots = [
+        Dot(index, run, values[name], values[f"{name}_low"], values[f"{name}_high"])
+        for index, run, values in found
+        if np.isfinite(values[name])
+    ]
+    return _dots(sweep, dots, f"accuracy, {name} (%)", 100.0, (-2, 102))
 
 
 def last_injection_figure(sweep: Sweep) -> Figure | None:
     """The step of the last injection, a dot per run; 0 where there was none, open dots for runs that did not finish."""
-    found = [
-        (index, run, outcome(run)["last_injection"]) for index, each in enumerate(sweep.grouped) for run in each.runs
-    ]
-    found = [each for each in found if np.isfinite(each[2])]
-    most = max((run.planned or run.steps for _, run, _ in found), default=1)
-    dots = [(index, run, step, np.nan, np.nan) for index, run, step in found]
-    return _dots(sweep, dots, "step of the last injection (0: none)", 1.0, (-0.02 * most, 1.02 * most))
+    last = [(index, run, values["last_injection"]) for index, run, values in _outcomes(sweep)]
+    dots = [Dot(index, run, step, np.nan, np.nan) for index, run, step in last if np.isfinite(step)]
+    steps = max((dot.run.planned or dot.run.steps for dot in dots), default=1)
+    return _dots(sweep, dots, "step of the last injection (0: none)", 1.0, (-0.02 * steps, 1.02 * steps))
 
 
-Dot = tuple[int, Run, float, float, float]
-"""Which setting, whose run, value, and its interval."""
+def _outcomes(sweep: Sweep) -> list[tuple[int, Run, dict[str, float]]]:
+    """Of every run the index of its setting, itself, and what came of it."""
+    return [(index, run, outcome(run)) for index, setting in enumerate(sweep.grouped) for run in setting.runs]
+
+
+class Dot(NamedTuple):
+    """A number of a run, as it is drawn."""
+
+    setting: int
+    """Index of the run's setting."""
+    run: Run
+    value: float
+    low: float
+    high: float
+    """The interval from ``low`` to ``high``; NaN = there is none."""
 
 
 def _dots(sweep: Sweep, dots: Sequence[Dot], xlabel: str, scale: float, xlim: tuple[float, float]) -> Figure | None:
     if not dots:
         return None
-    labels = [each.label for each in sweep.grouped]
+    labels = [setting.label for setting in sweep.grouped]
     with panel(height=0.55 + 0.2 * max(len(labels), 2) + 0.05 * len(dots)) as (figure, axes):
         for index in range(len(labels)):
-            mine = [dot for dot in dots if dot[0] == index]
-            for place, (_, run, value, low, high) in zip(
-                np.linspace(-0.25, 0.25, len(mine) + 2)[1:-1], mine, strict=True
-            ):
-                colour = COLOURS[index % len(COLOURS)]
-                axes.hlines(index + place, scale * low, scale * high, color=colour, linewidth=1)
-                face = colour if run.state == "finished" else "white"
-                axes.plot(scale * value, index + place, "o", color=colour, markerfacecolor=face, markersize=3.5)
+            colour, own = COLOURS[index % len(COLOURS)], [dot for dot in dots if dot.setting == index]
+            for offset, dot in zip(np.linspace(-0.25, 0.25, len(own) + 2)[1:-1], own, strict=True):
+                axes.hlines(index + offset, scale * dot.low, scale * dot.high, color=colour, linewidth=1)
+                face = colour if dot.run.state == "finished" else "white"
+                axes.plot(scale * dot.value, index + offset, "o", color=colour, markerfacecolor=face, markersize=3.5)
         axes.set_yticks(range(len(labels)), [_wrapped(label) if len(labels) > 1 else "" for label in labels])
         axes.set(xlabel=xlabel, xlim=xlim, ylim=(len(labels) - 0.5, -0.5))
         axes.grid(False, axis="y")
@@ -243,10 +251,10 @@ def _wrapped(label: str) -> str:
 
 
 def anneal_figure(table: pd.DataFrame, window: int = 15) -> Figure:
-    """Held-out accuracy, teacher use and groups without signal over steps.
+    """Held-out accuracy, teacher use and groups without signal over the steps of one run.
 
     Args:
-        table: of :func:`hapo_lit.analysis.read_run`.
+        table: of :func:`hapo_lit.analysis.read_metrics`.
         window: steps of the running mean over noisy per-step shares.
     """
     curves = {
@@ -276,5 +284,5 @@ def anneal_figure(table: pd.DataFrame, window: int = 15) -> Figure:
 def plot_anneal(run: Path | str, window: int = 15) -> Path:
     """``anneal.png`` in the run's folder; see :func:`anneal_figure`."""
     path = Path(run) / "anneal.png"
-    anneal_figure(read_run(run), window).savefig(path, dpi=160)
+    anneal_figure(read_metrics(run), window).savefig(path, dpi=160)
     return path

@@ -1,4 +1,4 @@
-"""Figures of a gate: what it believes, how often it opens, and how often it should.  Style as in ``figures``."""
+"""Figures of a gate: its posteriors, how often it opens, and how often the injection law predicts that it does."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from scipy import stats
 
-from hapo_lit.analysis.figures import GREY, layout, legend_above, panel, stroke
+from hapo_lit.analysis.figures import GREY, layout, legend_above, line_style, panel
 
 
-def law_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure | None:
-    """How often the gate opened by pass rate: dots as observed, lines as the law predicts.
+def injection_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure | None:
+    """How often the gate opened by pass rate: dots as observed, lines as predicted.
 
     Args:
-        tables: label and table as :func:`hapo_lit.analysis.by_pass_rate` gives it, one per setting.
+        tables: label and table as :func:`hapo_lit.analysis.injection_by_pass_rate` gives it, one per setting.
     """
     filled = [(index, label, table) for index, (label, table) in enumerate(tables) if len(table)]
     if not filled:
@@ -30,19 +30,17 @@ def law_figure(tables: Sequence[tuple[str, pd.DataFrame]]) -> Figure | None:
             axes.plot([], [], "o", color=GREY, label="observed")[0],
         ]
         for index, label, table in filled:
-            look = stroke(index)
-            (line,) = axes.plot(100 * table["pass_rate"], 100 * table["predicted"], label=label, **look)
-            axes.plot(100 * table["pass_rate"], 100 * table["observed"], "o", color=look["color"], markersize=3.2)
+            style = line_style(index)
+            (line,) = axes.plot(100 * table["pass_rate"], 100 * table["predicted"], label=label, **style)
+            axes.plot(100 * table["pass_rate"], 100 * table["observed"], "o", color=style["color"], markersize=3.2)
             handles += [line] if labels else []
         axes.set(xlabel="pass rate of the prompt (%)", ylabel="gate open (%)", xlim=(-2, 102), ylim=(-3, 103))
         legend_above(figure, handles, columns)
     return figure
 
 
-def beta_densities(
-    posteriors: Sequence[tuple[str, float, float]], threshold: float, rate: float | None = None
-) -> Figure:
-    """Densities of Beta(a, b) beliefs about a success rate, with the mass below the threshold γ shaded.
+def beta_figure(posteriors: Sequence[tuple[str, float, float]], threshold: float, rate: float | None = None) -> Figure:
+    """Densities of Beta(a, b) posteriors over a success rate, with the mass below the threshold γ shaded.
 
     Args:
         posteriors: label, a, b, from the earliest to the latest.
@@ -56,9 +54,9 @@ def beta_densities(
         for index, (label, a, b) in enumerate(posteriors):
             density = stats.beta.pdf(rates, a, b)
             density[~np.isfinite(density)] = np.nan
-            look = stroke(index)
-            handles += axes.plot(rates, density, label=label, **look)
-            axes.fill_between(rates, density, where=rates <= threshold, color=look["color"], alpha=0.12, linewidth=0)
+            style = line_style(index)
+            handles += axes.plot(rates, density, label=label, **style)
+            axes.fill_between(rates, density, where=rates <= threshold, color=style["color"], alpha=0.12, linewidth=0)
         axes.axvline(threshold, color="black", linewidth=0.8)
         axes.annotate(
             "γ", (threshold, 1), xycoords=("data", "axes fraction"), xytext=(2, -7), textcoords="offset points"
@@ -80,7 +78,7 @@ def lines_figure(
     with panel(legend=rows) as (figure, axes):
         handles: list[Any] = []
         for index, name in enumerate(lines):
-            handles += axes.plot(lines.index, lines[name], label=name, **stroke(index))
+            handles += axes.plot(lines.index, lines[name], label=name, **line_style(index))
         axes.set(xlabel=xlabel, ylabel=ylabel, xlim=(lines.index.min(), lines.index.max()), ylim=ylim)
         legend_above(figure, handles, columns)
     return figure

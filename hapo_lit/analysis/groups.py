@@ -1,4 +1,4 @@
-"""One group after the other, as numbers to read."""
+"""Groups as a table, a row per response, and how much each response counts in the loss."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ def group_table(group: Any, texts: Sequence[str], advantages: Any = None, token_
         group: the group.
         texts: its responses as text, those of the first prompt first.
         advantages: ``[P, G]`` tensor, for the column ``advantage``.
-        token_weights: ``[P, G, T]`` tensor, for ``token weight`` (of one token of the response) and ``pull``: advantage
-            times the weight of the whole response, which is how much the response counts in the loss.
+        token_weights: ``[P, G, T]`` tensor, for ``token weight`` (of one token of the response) and
+            ``contribution``: advantage times the weight of all its tokens, its part of the loss.
 
     Returns:
-        indexed by ``problem`` and ``row``: ``response``, ``by``, ``reward``, ``tokens`` and what was asked for.
+        indexed by ``problem`` and ``row``: ``response``, ``by``, ``reward``, ``tokens``, and the columns above for the
+        arguments that are given.
     """
     prompts, size = group.rewards.shape
     table = pd.DataFrame(
@@ -39,18 +40,18 @@ def group_table(group: Any, texts: Sequence[str], advantages: Any = None, token_
         table["advantage"] = advantages.flatten().tolist()
     if token_weights is not None:
         table["token weight"] = token_weights.amax(2).flatten().tolist()
-        table["pull"] = (advantages * token_weights.sum(2)).flatten().tolist()
+        table["contribution"] = (advantages * token_weights.sum(2)).flatten().tolist()
     return table
 
 
-def pull_figure(table: pd.DataFrame) -> Figure:
-    """How much each response of :func:`group_table` counts: towards it to the right, away from it to the left."""
+def contribution_figure(table: pd.DataFrame) -> Figure:
+    """How much each response of :func:`group_table` counts; bars to the right make it likelier, to the left less so."""
     problems = table.index.get_level_values("problem")
     places = np.arange(len(table)) + 0.8 * (problems - 1)
     with panel(height=0.5 + 0.17 * len(table)) as (figure, axes):
         for writer, colour in (("policy", BLUE), ("teacher", ORANGE)):
-            mine = (table["by"] == writer).to_numpy()
-            axes.barh(places[mine], table["pull"][mine], color=colour, height=0.7, label=writer)
+            own = (table["by"] == writer).to_numpy()
+            axes.barh(places[own], table["contribution"][own], color=colour, height=0.7, label=writer)
         names = [f"problem {problem}, row {row}" for problem, row in table.index]
         axes.set_yticks(places, names)
         axes.axvline(0, color="black", linewidth=0.6)

@@ -1,4 +1,4 @@
-"""How often the gate opened, beside what its law says."""
+"""How often the gate opened, observed and predicted by the injection law."""
 
 from __future__ import annotations
 
@@ -18,47 +18,42 @@ OpenProbability = Callable[[np.ndarray, int, int], np.ndarray | None]
 COLUMNS = ["pass_rate", "groups", "observed", "predicted"]
 
 
-def injection_by_pass_rate(
-    run: Path | str, open_probability: OpenProbability, neighbours: int = 2, bins: int = 10
-) -> pd.DataFrame:
-    """How often the gate opened, observed against predicted by its law, by the pass rate of the prompt.
-
-    See :func:`by_pass_rate`.  Also written to ``injection.csv``.
+def write_injection(run: Path | str, open_probability: OpenProbability) -> pd.DataFrame:
+    """Write ``injection.csv`` of a run, as :func:`injection_by_pass_rate` of its ``groups.csv``.
 
     Args:
-        run: the run's folder, with ``groups.csv``.
-        open_probability, neighbours, bins: as there.
+        run: the run's folder.
+        open_probability: of its gate.
 
     Returns:
-        as there; no row, and no file, if no prompt was visited twice.
+        the table; without a row, and without a file, if no prompt was visited twice.
     """
-    report = by_pass_rate(pd.read_csv(Path(run) / "groups.csv"), open_probability, neighbours, bins)
-    if len(report):
-        report.to_csv(Path(run) / "injection.csv", index=False)
-    return report
+    table = injection_by_pass_rate(pd.read_csv(Path(run) / "groups.csv"), open_probability)
+    if len(table):
+        table.to_csv(Path(run) / "injection.csv", index=False)
+    return table
 
 
-def by_pass_rate(
+def injection_by_pass_rate(
     groups: pd.DataFrame, open_probability: OpenProbability, neighbours: int = 2, bins: int = 10
 ) -> pd.DataFrame:
-    """How often the gate opened on groups, observed against predicted by its law, by the pass rate of the prompt.
+    """How often the gate opened on groups, observed and predicted, by the pass rate of the prompt.
 
-    A prompt's pass rate at a visit is not known; its visits just before and after tell.  The law is averaged over what
-    they leave open: the posterior of the rate, with a prior fitted to the run itself (the nonparametric maximum of the
-    likelihood, Kiefer and Wolfowitz 1956, by expectation-maximisation on a grid).  The group at hand is left out, as it
-    is what the gate decided from.  The prediction takes rates to stand still between neighbouring visits; where the
-    policy learns or wavers fast they do not, and observed shares are less steep over the bins than predicted ones.
+    A prompt's pass rate at a visit is estimated from the visits just before and after it.  The prediction is the open
+    probability averaged over the posterior of that rate, whose prior is fitted to the run itself (the nonparametric
+    maximum of the likelihood, Kiefer and Wolfowitz 1956, by expectation-maximisation on a grid).  The current group is
+    left out, as the gate decided from it.  The rate is taken to be the same at neighbouring visits; where it changes
+    fast, observed shares are less steep over the bins than predicted ones.
 
     Args:
         groups: one row per group, as :class:`hapo_lit.training.callbacks.groups.Groups` writes them.
-        open_probability: ``(rates, trials, visit) -> P(open)``, e.g. ``BetaGate.open_probability``; None where
-            no closed form is known.
-        neighbours: visits before and after that tell the rate; at the default 16 rollouts for groups of four.
+        open_probability: of the gate, e.g. ``BetaGate.open_probability``.
+        neighbours: visits before and after that the rate is estimated from; with groups of four, 2 are 16 rollouts.
         bins: of the pass rate.
 
     Returns:
         one row for each bin with groups in it: ``pass_rate`` (mean of the bin), ``groups``, ``observed``, ``predicted``
-        (shares in [0, 1]); no row if no prompt was visited twice.
+        (shares in [0, 1]; NaN where no closed form is known); no row if no prompt was visited twice.
     """
     groups = groups.sort_values(["prompt", "step"])
     for name in ("successes", "trials"):
@@ -71,23 +66,24 @@ def by_pass_rate(
     if groups.empty:
         return pd.DataFrame(columns=COLUMNS)
     rates = np.linspace(0, 1, 201)
-    kinds = groups.groupby(["nearby_successes", "nearby_trials"]).ngroup().to_numpy()
-    won, tried = groups[["nearby_successes", "nearby_trials"]].iloc[np.unique(kinds, return_index=True)[1]].to_numpy().T
-    posterior = _posteriors(stats.binom.pmf(won[:, None], tried[:, None], rates), np.bincount(kinds))
+    evidence = groups.groupby(["nearby_successes", "nearby_trials"]).ngroup().to_numpy()
+    counts = groups[["nearby_successes", "nearby_trials"]].iloc[np.unique(evidence, return_index=True)[1]].to_numpy()
+    likelihood = stats.binom.pmf(counts[:, :1], counts[:, 1:], rates)
+    posterior = _posteriors(likelihood, np.bincount(evidence))
 
-    def predicted(at: pd.DataFrame) -> pd.Series:
+    def predicted(step: pd.DataFrame) -> pd.Series:
         """P(open) of the groups of one step."""
-        law = open_probability(rates, int(at["trials"].iloc[0]), int(at["step"].iloc[0] - first))
-        return pd.Series(np.nan if law is None else posterior[at["kind"]] @ law, at.index)
+        at_rates = open_probability(rates, int(step["trials"].iloc[0]), int(step["step"].iloc[0] - first))
+        return pd.Series(np.nan if at_rates is None else posterior[step["evidence"]] @ at_rates, step.index)
 
-    groups["kind"] = kinds
+    groups["evidence"] = evidence
     pass_rate = groups["nearby_successes"] / groups["nearby_trials"]
     table = pd.DataFrame(
         {
             "pass_rate": pass_rate,
             "groups": 1,
             "observed": groups["open"],
-            "predicted": pd.concat([predicted(at) for _, at in groups.groupby("step")]),
+            "predicted": pd.concat([predicted(step) for _, step in groups.groupby("step")]),
         }
     )
     means: dict[str, Any] = {"pass_rate": "mean", "groups": "sum", "observed": "mean", "predicted": "mean"}
@@ -95,8 +91,13 @@ def by_pass_rate(
 
 
 def _posteriors(likelihood: np.ndarray, counts: np.ndarray, rounds: int = 200) -> np.ndarray:
-    """``[K, R]`` posteriors over a grid of rates for ``K`` kinds of evidence, seen ``counts`` times, with the prior
-    that makes all of it most likely."""
+    """``[K, R]`` posteriors over a grid of ``R`` rates, with the prior that maximises the likelihood of all evidence.
+
+    Args:
+        likelihood: ``[K, R]`` of ``K`` kinds of evidence.
+        counts: ``[K]``, how often each occurred.
+        rounds: of expectation-maximisation.
+    """
     prior = np.full(likelihood.shape[1], 1 / likelihood.shape[1])
     for _ in range(rounds):
         posterior = likelihood * prior
@@ -106,29 +107,28 @@ def _posteriors(likelihood: np.ndarray, counts: np.ndarray, rounds: int = 200) -
     return found
 
 
-def show_injection(report: pd.DataFrame) -> None:
-    """Print a report of :func:`injection_by_pass_rate` as a table."""
+def print_injection(injection: pd.DataFrame) -> None:
+    """Print a table of :func:`injection_by_pass_rate`."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title="how often the gate opened, by the prompt's pass rate around that visit")
-    for name in ("pass rate", "groups", "observed", "by its law"):
+    for name in ("pass rate", "groups", "observed", "predicted"):
         table.add_column(name, justify="right")
-    for row in report.to_dict("records"):
-        law = "" if pd.isna(row["predicted"]) else f"{row['predicted']:.1%}"
-        table.add_row(f"{row['pass_rate']:.0%}", f"{row['groups']:,.0f}", f"{row['observed']:.1%}", law)
+    for row in injection.to_dict("records"):
+        predicted = "" if pd.isna(row["predicted"]) else f"{row['predicted']:.1%}"
+        table.add_row(f"{row['pass_rate']:.0%}", f"{row['groups']:,.0f}", f"{row['observed']:.1%}", predicted)
     Console().print(table)
 
 
-# -- of a run whose gate is not at hand ---------------------------------------------------------------------------
+# -- of a run folder, without the gate itself ---------------------------------------------------------------------
 
 
-def injection_of(run: Run) -> tuple[pd.DataFrame, str]:
-    """A run's ``injection.csv``, or, if it has none, what :func:`by_pass_rate` says with the law that its configuration
-    and its metrics tell.  Nothing is written.
+def injection_of_run(run: Run) -> tuple[pd.DataFrame, str]:
+    """A run's ``injection.csv``, or, if it has none, the table computed from its other files.  Nothing is written.
 
     Returns:
-        the table, and what has to be said about it: why it is empty, or has no prediction; empty if nothing has to.
+        the table, and a remark: why it is empty or has no prediction, or that it was computed here; "" otherwise.
     """
     path = run.folder / "injection.csv"
     unread = ""
@@ -138,18 +138,18 @@ def injection_of(run: Run) -> tuple[pd.DataFrame, str]:
         except (ValueError, KeyError):
             unread = "injection.csv cannot be read; "
         else:
-            return table, "the law of this gate is not known" if table["predicted"].isna().all() else ""
+            return table, "the open probability of this gate is not known" if table["predicted"].isna().all() else ""
     if run.groups.empty:
-        return pd.DataFrame(columns=COLUMNS), f"{unread}there is no groups.csv, so what the gate saw is not known"
-    open_probability, reason = gate_law(run)
-    table = by_pass_rate(run.groups, open_probability or (lambda *_: None))
+        return pd.DataFrame(columns=COLUMNS), f"{unread}there is no groups.csv, so the gate's decisions are not known"
+    open_probability, reason = open_probability_of(run)
+    table = injection_by_pass_rate(run.groups, open_probability or (lambda *_: None))
     if table.empty:
-        return table, f"{unread}no prompt was seen twice"
+        return table, f"{unread}no prompt was visited twice"
     return table, unread + (reason or "computed for this report from groups.csv and config.yaml")
 
 
-def gate_law(run: Run) -> tuple[OpenProbability | None, str]:
-    """The law of a run's gate, as its ``config.yaml`` and the threshold that it logged tell, or why there is none."""
+def open_probability_of(run: Run) -> tuple[OpenProbability | None, str]:
+    """The open probability of a run's gate, by ``config.yaml`` and the threshold it logged; or why there is none."""
     gate = run.config.get("gate")
     gate = gate if isinstance(gate, Mapping) else {}
     name = class_name(gate)
@@ -158,34 +158,34 @@ def gate_law(run: Run) -> tuple[OpenProbability | None, str]:
     if name == "AlwaysGate":
         return (lambda rates, *_: np.ones_like(rates)), ""
     if name == "FailureGate":
-        most = int(gate.get("max_successes", 0))
-        return (lambda rates, trials, _: law.probability_of_at_most(most, rates, trials)), ""
+        successes = int(gate.get("max_successes", 0))
+        return (lambda rates, trials, _: law.probability_of_at_most(successes, rates, trials)), ""
     if name == "ScheduledGate":
-        share = _course(run, gate.get("probability"), "gate/probability")
+        share = _by_visit(run, gate.get("probability"), "gate/probability")
         return (lambda rates, _, visit: np.full_like(rates, share(visit))), ""
     if name != "BetaGate":
-        return None, f"the law of {name or 'a gate that config.yaml does not name'} is not known here"
+        return None, f"the open probability of {name or 'a gate that config.yaml does not name'} is not known"
     if float((gate.get("memory") or {}).get("discount", 0)):
-        return None, "the gate remembers earlier visits, and its law is then not known in closed form"
-    return _beta_law(run, gate)
+        return None, "the gate remembers earlier visits, so that its open probability is not known in closed form"
+    return _of_beta_gate(run, gate)
 
 
-def _beta_law(run: Run, gate: Mapping[str, Any]) -> tuple[OpenProbability | None, str]:
+def _of_beta_gate(run: Run, gate: Mapping[str, Any]) -> tuple[OpenProbability | None, str]:
     rule = gate.get("rule") or {"_target_": "PosteriorMean"}
     prior = float(gate.get("prior_alpha", 1)), float(gate.get("prior_beta", 1))
     level = float(rule.get("level", 0.5))
-    threshold = _course(run, gate.get("threshold"), "gate/threshold")
-    laws: dict[str, OpenProbability] = {
+    threshold = _by_visit(run, gate.get("threshold"), "gate/threshold")
+    rules: dict[str, OpenProbability] = {
         "PosteriorMean": lambda rates, trials, visit: law.mean_rule(rates, threshold(visit), trials, *prior),
         "CredibleBound": lambda rates, trials, visit: law.bound_rule(rates, threshold(visit), trials, level, *prior),
         "ThompsonSample": lambda rates, trials, visit: law.thompson_rule(rates, threshold(visit), trials, *prior),
     }
-    open_probability = laws.get(class_name(rule))
-    return open_probability, "" if open_probability else f"the law of the rule {class_name(rule)} is not known here"
+    name = class_name(rule)
+    return rules.get(name), "" if name in rules else f"the open probability of the rule {name} is not known"
 
 
-def _course(run: Run, value: Any, metric: str) -> Callable[[int], float]:
-    """A number of the gate by visit, from the first group on: as it was set, or, if scheduled, as it was logged."""
+def _by_visit(run: Run, value: Any, metric: str) -> Callable[[int], float]:
+    """A number of the gate by visit, counted from the first group: as it was set, or, if scheduled, as logged."""
     if isinstance(value, int | float):
         return lambda _: float(value)
     logged, first = run.series(metric), int(run.groups["step"].min())

@@ -1,4 +1,4 @@
-"""The page of a report: one file of HTML that needs no network and no script."""
+"""The page of a report: one file of HTML, without scripts and without a network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ li { overflow-wrap: anywhere; }
 summary { margin-bottom: .5rem; cursor: pointer; }
 small { color: var(--soft); font-size: .92em; }
 .warn { color: var(--warn); font-weight: 600; }
-.plates { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.25rem; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1.25rem; }
 figure { margin: 0; padding: .8rem; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
 figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: 3px; }
 figcaption { margin-top: .5rem; }
@@ -70,7 +70,7 @@ dt { font-weight: 600; font-size: .9rem; } dd { margin: 0 0 .5rem; }
 """
 
 
-class Plate(NamedTuple):
+class PageFigure(NamedTuple):
     """A figure of the page."""
 
     name: str
@@ -80,34 +80,34 @@ class Plate(NamedTuple):
     png: bytes
 
 
-def page(
+def render_page(
     name: str,
     sweep: Sweep,
     runs: pd.DataFrame,
     settings: pd.DataFrame,
-    law: pd.DataFrame,
-    plates: Sequence[Plate],
+    injection: pd.DataFrame,
+    figures: Sequence[PageFigure],
     missing: Sequence[str],
     remarks: dict[str, str],
 ) -> str:
-    """The whole page.
+    """The page as text.
 
     Args:
         name: of the folder.
-        sweep: what it is about.
-        runs, settings, law: see ``run_table``, ``by_setting`` and ``injection_table``.
-        plates: the figures, in order.
+        sweep: the runs that it is about.
+        runs, settings, injection: see ``run_table``, ``setting_table`` and ``injection_by_setting``.
+        figures: the figures, in order.
         missing: figures that could not be drawn, and why.
-        remarks: run -> what has to be said of its injection table.
+        remarks: run -> the remark on its injection table.
     """
-    parts = [f"<h1>{escape(name)}</h1>", _lead(sweep, runs), _unfinished(runs)]
+    parts = [f"<h1>{escape(name)}</h1>", _headline(sweep, runs), _unfinished(runs)]
     if len(sweep.runs) > 1:
         parts += ["<h2>By setting</h2>", _by_setting(settings)]
-    parts += ["<h2>Figures</h2>", f'<div class="plates">{"".join(map(_figure, plates))}</div>']
+    parts += ["<h2>Figures</h2>", f'<div class="figures">{"".join(map(_figure, figures))}</div>']
     if missing:
         parts.append(f'<p class="soft">Not drawn. {escape("; ".join(missing))}.</p>')
     parts += ["<h2>Runs</h2>", _runs(sweep, runs)] if len(runs) > 1 else ["<h2>The run</h2>", _one_run(runs)]
-    parts += ["<h2>Injection by pass rate</h2>", _law(law, len(sweep.grouped) > 1), _remarks(remarks)]
+    parts += ["<h2>Injection by pass rate</h2>", _injection(injection, len(sweep.grouped) > 1), _remarks(remarks)]
     words = "".join(f"<dt>{escape(word)}</dt><dd>{escape(meaning)}</dd>" for word, meaning in MEANINGS.items())
     parts += ["<h2>What the numbers mean</h2>", f"<dl>{words}</dl>"]
     body = "\n".join(filter(None, parts))
@@ -118,17 +118,17 @@ def page(
     )
 
 
-def _lead(sweep: Sweep, runs: pd.DataFrame) -> str:
+def _headline(sweep: Sweep, runs: pd.DataFrame) -> str:
     counts = runs["state"].value_counts()
-    every = ("finished", "pruned", "unfinished", "damaged", "failed")
-    states = ", ".join(f"{counts[state]} {state}" for state in every if state in counts)
-    some = f"{len(runs)} runs, {len(sweep.grouped)} settings" if len(runs) > 1 else "One run"
+    order = ("finished", "pruned", "unfinished", "damaged", "failed")
+    states = ", ".join(f"{counts[state]} {state}" for state in order if state in counts)
+    what = f"{len(runs)} runs, {len(sweep.grouped)} settings" if len(runs) > 1 else "One run"
     differ = ", ".join(map(str, sweep.settings)) or ("the seed alone" if len(runs) > 1 else "")
-    return f'<p class="soft">{some}: {states}.{f" They differ in {escape(differ)}." if differ else ""}</p>'
+    return f'<p class="soft">{what}: {states}.{f" They differ in {escape(differ)}." if differ else ""}</p>'
 
 
 def _unfinished(runs: pd.DataFrame) -> str:
-    """What did not end well, before anything else."""
+    """The runs that did not finish, which the page names first."""
     items = [
         f'<li><b>{escape(run)}</b> <span class="warn">{state}</span>: {escape(note)}</li>'
         for run, state, note in zip(runs["run"], runs["state"], runs["note"], strict=True)
@@ -137,12 +137,12 @@ def _unfinished(runs: pd.DataFrame) -> str:
     return f"<h2>Not finished</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
-def _figure(plate: Plate) -> str:
-    source = b64encode(plate.png).decode()
+def _figure(figure: PageFigure) -> str:
+    source = b64encode(figure.png).decode()
     return (
-        f'<figure id="{plate.name}"><h3>{escape(plate.title)}</h3>'
-        f'<img alt="{escape(plate.title)}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{escape(plate.caption)}</figcaption></figure>"
+        f'<figure id="{figure.name}"><h3>{escape(figure.title)}</h3>'
+        f'<img alt="{escape(figure.title)}" src="data:image/png;base64,{source}">'
+        f"<figcaption>{escape(figure.caption)}</figcaption></figure>"
     )
 
 
@@ -159,10 +159,10 @@ def _by_setting(settings: pd.DataFrame) -> str:
         return _number(name, mean) + (spread if pd.notna(mean) else "")
 
     def first(row: dict[str, Any]) -> str:
-        many = f"{row['finished']} of {row['runs']}"
-        return f"<td>{escape(str(row['setting']))}</td><td>{many}</td>"
+        finished = f"{row['finished']} of {row['runs']}"
+        return f"<td>{escape(str(row['setting']))}</td><td>{finished}</td>"
 
-    caption = "Mean over finished runs, and from the least to the most of their seeds."
+    caption = "Mean over finished runs, with the smallest and the largest value over seeds."
     return _tables(settings, "<th>setting</th><th>finished</th>", first, cell, caption)
 
 
@@ -175,13 +175,13 @@ def _one_run(runs: pd.DataFrame) -> str:
     """A single run, a line per number."""
     (row,) = _records(runs)
     known = [name for name in [*OUTCOME, *SIGNAL] if pd.notna(row[name])]
-    told = [
+    lines = [
         ("state", row["state"]),
         ("seed", "–" if pd.isna(row["seed"]) else str(row["seed"])),
         ("steps", _steps(row)),
     ]
-    told += [(RUN_COLUMNS[name][0], _with_interval(row, name)) for name in known]
-    rows = "".join(f"<tr><td>{escape(label)}</td><td>{value}</td></tr>" for label, value in told)
+    lines += [(RUN_COLUMNS[name][0], _with_interval(row, name)) for name in known]
+    rows = "".join(f"<tr><td>{escape(label)}</td><td>{value}</td></tr>" for label, value in lines)
     return f'<p class="soft">{INTERVAL}</p><div class="scroll"><table>{rows}</table></div>'
 
 
@@ -190,25 +190,25 @@ def _steps(row: dict[str, Any]) -> str:
 
 
 def _runs(sweep: Sweep, runs: pd.DataFrame) -> str:
-    named = all(overrides(run) for run in runs["run"])  # then the first column says it already
+    named = all(overrides(run) for run in runs["run"])  # the first column has them already
     names = [] if named else [str(name) for name in sweep.settings][:5]
 
     def first(row: dict[str, Any]) -> str:
-        look = "text" if row["state"] == "finished" else "text warn"
+        style = "text" if row["state"] == "finished" else "text warn"
         values = [*(row[name] for name in names), "" if pd.isna(row["seed"]) else row["seed"], _steps(row)]
-        told = "".join(f"<td>{escape(str(value))}</td>" for value in values)
-        return f'<td>{escape(row["run"])}</td><td class="{look}">{row["state"]}</td>{told}'
+        cells = "".join(f"<td>{escape(str(value))}</td>" for value in values)
+        return f'<td>{escape(row["run"])}</td><td class="{style}">{row["state"]}</td>{cells}'
 
     head = "".join(f"<th>{escape(name)}</th>" for name in [*names, "seed", "steps"])
     return _tables(runs, f'<th>run</th><th class="text">state</th>{head}', first, _with_interval, INTERVAL)
 
 
 def _tables(table: pd.DataFrame, head: str, first: Callable[[dict[str, Any]], str], cell: Cell, caption: str) -> str:
-    """Two tables, outcome and cost, so that each fits a page; columns that nothing is known of are left out."""
-    made: list[str] = []
+    """Two tables, outcome and cost, so that each fits a page; columns without a known value are left out."""
+    tables: list[str] = []
     for columns, title in ((OUTCOME, caption), (SIGNAL, "")):
         known = [name for name in columns if table[name].notna().any()]
-        if not known and made:
+        if not known and tables:
             continue
         names = "".join(f"<th>{escape(RUN_COLUMNS[name][0])}</th>" for name in known)
         rows = [
@@ -216,8 +216,8 @@ def _tables(table: pd.DataFrame, head: str, first: Callable[[dict[str, Any]], st
             for row in _records(table)
         ]
         over = f'<p class="soft">{title}</p>' if title else ""
-        made.append(f'{over}<div class="scroll"><table><tr>{head}{names}</tr>{"".join(rows)}</table></div>')
-    return "".join(made)
+        tables.append(f'{over}<div class="scroll"><table><tr>{head}{names}</tr>{"".join(rows)}</table></div>')
+    return "".join(tables)
 
 
 def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -237,35 +237,33 @@ def _spaced(text: str) -> str:
     return text.replace("%", "\u202f%")
 
 
-def _law(law: pd.DataFrame, several: bool) -> str:
-    if law.empty:
-        return "<p>No run tells how often its gate opened.</p>"
-    head = (
-        "<th>setting</th>" if several else ""
-    ) + "<th>pass rate</th><th>groups</th><th>observed</th><th>predicted</th>"
+def _injection(injection: pd.DataFrame, several: bool) -> str:
+    if injection.empty:
+        return "<p>No run logged how often its gate opened.</p>"
+    names = [*(["setting"] if several else []), "pass rate", "groups", "observed", "predicted"]
     rows = []
-    for row in _records(law):
-        predicted = "–" if pd.isna(row["predicted"]) else _spaced(f"{row['predicted']:.1%}")
-        told = [
+    for row in _records(injection):
+        cells = [
+            *([escape(str(row["setting"]))] if several else []),
             _spaced(f"{row['pass_rate']:.0%}"),
             f"{row['groups']:,.0f}",
             _spaced(f"{row['observed']:.1%}"),
-            predicted,
+            "–" if pd.isna(row["predicted"]) else _spaced(f"{row['predicted']:.1%}"),
         ]
-        label = [escape(str(row["setting"]))] if several else []
-        rows.append("<tr>" + "".join(f"<td>{value}</td>" for value in [*label, *told]) + "</tr>")
+        rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = "".join(f"<th>{name}</th>" for name in names)
     table = f'<div class="scroll"><table><tr>{head}</tr>{"".join(rows)}</table></div>'
     caption = "Share of groups on which the gate was open, by the prompt's pass rate around that visit"
     return f"<details{'' if several else ' open'}><summary>{caption}</summary>{table}</details>"
 
 
 def _remarks(remarks: dict[str, str]) -> str:
-    """Remarks, those that are the same for many runs once."""
-    said: dict[str, list[str]] = {}
+    """A line per remark, with the runs that it is about."""
+    runs_of: dict[str, list[str]] = {}
     for run, remark in remarks.items():
-        said.setdefault(remark, []).append(run)
+        runs_of.setdefault(remark, []).append(run)
     items = "".join(
         f"<li>{escape(', '.join(runs) if len(runs) <= 3 else f'{len(runs)} runs')}: {escape(remark)}</li>"
-        for remark, runs in said.items()
+        for remark, runs in runs_of.items()
     )
     return f'<ul class="soft">{items}</ul>' if items else ""

@@ -1,4 +1,4 @@
-"""A run in a few numbers, and how sure they are."""
+"""A run in a few numbers, with their intervals."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from hapo_lit.analysis.runs import read_run
+from hapo_lit.analysis.logs import read_metrics
 
 
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share of ``count`` independent trials; all of [0, 1] if there were none.
+    """Wilson's score interval (1927) of a share of ``count`` independent trials; all of [0, 1] if there were none.
 
-    Shares of 0 and 1 have a width too, which the normal approximation does not give them (Wilson 1927).
+    Unlike the normal approximation it has a width at shares of 0 and 1 too.
     """
     if not count > 0:
         return 0.0, 1.0
@@ -27,20 +27,22 @@ def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, floa
 
 
 def last_injection(teacher_rows: pd.Series) -> float:
-    """The last step with a teacher's row in its batch, 0 if there was none; NaN if nobody counted."""
+    """The last step with a teacher's row in its batch, 0 if there was none; NaN if this was not logged."""
     steps = teacher_rows.dropna()
-    taught = steps.index[steps > 0]
-    return float("nan") if steps.empty else float(taught[-1]) if len(taught) else 0.0
+    injected = steps.index[steps > 0]
+    if steps.empty:
+        return float("nan")
+    return float(injected[-1]) if len(injected) else 0.0
 
 
 def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
-    """The run in a few numbers, also written to ``summary.json``; see :data:`LABELS` for their meaning.
+    """The run in a few numbers, also written to ``summary.json``; see :data:`SUMMARY_LABELS` for their meaning.
 
     Args:
         run: the run's folder.
-        data: what the datamodule says of itself.
+        data: numbers of the datamodule, as its ``describe`` gives them.
     """
-    table = read_run(run)
+    table = read_metrics(run)
     tenth = max(1, len(table) // 10)
     steps = table.dropna(subset=["time/step"])
     summary: dict[str, float] = {}
@@ -67,7 +69,7 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
     return plain
 
 
-LABELS = {
+SUMMARY_LABELS = {
     "greedy_before": ("held-out accuracy, greedy, before", "{:.1%}"),
     "greedy_after": ("held-out accuracy, greedy, after", "{:.1%}"),
     "sampled_before": ("held-out accuracy, sampled, before", "{:.1%}"),
@@ -93,7 +95,7 @@ LABELS = {
 """Name in ``summary.json`` -> what it means, and how it is printed."""
 
 
-def show(summary: Mapping[str, float]) -> None:
+def print_summary(summary: Mapping[str, float]) -> None:
     """Print a summary as a table."""
     from rich.console import Console
     from rich.table import Table
@@ -101,7 +103,7 @@ def show(summary: Mapping[str, float]) -> None:
     table = Table(title="the run", show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    for name, (label, form) in LABELS.items():
+    for name, (label, form) in SUMMARY_LABELS.items():
         if name in summary:
             table.add_row(label, form.format(summary[name]))
     Console().print(table)

@@ -1,4 +1,4 @@
-"""Runs side by side: in which settings they differ, and what came of each."""
+"""Runs side by side: in which settings they differ, and the results of each."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import pandas as pd
 from hapo_lit.analysis.runs import Run
 from hapo_lit.analysis.summary import last_injection, wilson
 
-PLACES = ("paths", "logger", "callbacks", "hydra", "evaluators", "resume", "allow_changes")
-PLACES_INSIDE = ("trainer.logger", "trainer.callbacks", "trainer.default_root_dir", "fabric.loggers", "data.workers")
-"""Settings that say where and how a run is recorded, and nothing of what it does."""
-SAME_AS = {"horizon": "steps", "limit_train_batches": "steps", "max_new_tokens": "max_response_tokens"}
-"""Last word of a setting that is set by another one -> that one."""
+RECORDING = ("paths", "logger", "callbacks", "hydra", "evaluators", "resume", "allow_changes")
+RECORDING_INSIDE = ("trainer.logger", "trainer.callbacks", "trainer.default_root_dir", "fabric.loggers", "data.workers")
+"""Settings of where and how a run is recorded, which do not change what it learns."""
+COPIES = {"horizon": "steps", "limit_train_batches": "steps", "max_new_tokens": "max_response_tokens"}
+"""Last word of a setting that is a copy of another one -> that other one."""
 OVERRIDES = re.compile(r"(?:\d+_)?([\w.+~/@-]+=[^=]*(?:,[\w.+~/@-]+=[^=]*)*)")
 """The name of a sweep's folder: the job's number and its overrides."""
-CUT = 118
-"""A folder's name that is longer may not hold all overrides."""
+MAX_NAME = 118
+"""A folder's name of this length or more may not hold all overrides."""
 
 RUN_COLUMNS = {
     "steps": ("steps", "{:,.0f}"),
@@ -45,12 +45,12 @@ RUN_COLUMNS = {
 # -- which settings differ ----------------------------------------------------------------------------------------
 
 
-def differing(runs: list[Run]) -> pd.DataFrame:
+def differing_settings(runs: list[Run]) -> pd.DataFrame:
     """The settings that are not the same in all runs, one row per run, without the seed; "" where a run has none.
 
-    If every folder is named by its overrides (``gate.threshold=0.2,seed=0``) and these explain all that differs, they
-    are the settings.  Otherwise it is what differs in ``config.yaml``, with copies of a setting left out: the gate is
-    in there as ``gate`` and as ``algorithm.gate``.
+    If every folder is named by its overrides (``gate.threshold=0.2,seed=0``) and these explain every difference, they
+    are the settings.  Otherwise the settings are those that differ in ``config.yaml``, without copies of another one:
+    the gate is there as ``gate`` and as ``algorithm.gate``.
     """
     full = _from_configurations(runs)
     named = _from_names([run.name for run in runs])
@@ -63,7 +63,7 @@ def differing(runs: list[Run]) -> pd.DataFrame:
 
 
 def _from_names(names: list[str]) -> pd.DataFrame | None:
-    """The overrides that differ between folders; None if not all are named by theirs."""
+    """The overrides that differ between folders; None unless every folder is named by its overrides."""
     found = [overrides(name) for name in names]
     if len(names) < 2 or not all(found):
         return None
@@ -75,21 +75,21 @@ def overrides(name: str) -> dict[str, str]:
     """The overrides that a folder is named by; empty if it is not, or not by all of them."""
     last = name.rpartition("/")[2]
     match = OVERRIDES.fullmatch(last)
-    pairs = re.split(r",(?=[\w.+~/@-]+=)", match[1]) if match and len(last) < CUT else []
+    pairs = re.split(r",(?=[\w.+~/@-]+=)", match[1]) if match and len(last) < MAX_NAME else []
     return {key.lstrip("+~"): value for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
 def _from_configurations(runs: list[Run]) -> pd.DataFrame:
     flat = [_flat(run.config) for run in runs]
     known = [settings for settings in flat if settings]
-    keys = [key for key in dict.fromkeys(key for settings in known for key in settings) if _says_something(key)]
+    keys = [key for key in dict.fromkeys(key for settings in known for key in settings) if _changes_the_run(key)]
     columns = {key: [_shown(settings.get(key, "")) for settings in flat] for key in keys}
-    told = [index for index, settings in enumerate(flat) if settings]
-    columns = {key: values for key, values in columns.items() if len({values[index] for index in told}) > 1}
+    read = [index for index, settings in enumerate(flat) if settings]
+    columns = {key: values for key, values in columns.items() if len({values[index] for index in read}) > 1}
     first: dict[tuple, str] = {}
     for key in sorted(columns, key=lambda key: key.count(".")):
         first.setdefault((key.rpartition(".")[2], *columns[key]), key)
-    kept = {key for (leaf, *values), key in first.items() if (SAME_AS.get(leaf), *values) not in first}
+    kept = {key for (leaf, *values), key in first.items() if (COPIES.get(leaf), *values) not in first}
     chosen = {key.removesuffix("._target_"): columns[key] for key in columns if key in kept and key != "seed"}
     return pd.DataFrame(chosen, index=[run.name for run in runs])
 
@@ -101,8 +101,8 @@ def _flat(node: Any, where: str = "") -> dict[str, Any]:
     return {where: node} if where else {}
 
 
-def _says_something(key: str) -> bool:
-    return key.split(".")[0] not in PLACES and not key.startswith(PLACES_INSIDE)
+def _changes_the_run(key: str) -> bool:
+    return key.split(".")[0] not in RECORDING and not key.startswith(RECORDING_INSIDE)
 
 
 def _shown(value: Any) -> str:
@@ -120,7 +120,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Setting:
-    """Runs that differ in nothing but their seed."""
+    """Runs that differ only in their seed."""
 
     label: str
     runs: list[Run]
@@ -138,8 +138,8 @@ class Sweep:
 
     @cached_property
     def settings(self) -> pd.DataFrame:
-        """See :func:`differing`."""
-        return differing(self.runs)
+        """See :func:`differing_settings`."""
+        return differing_settings(self.runs)
 
     @cached_property
     def grouped(self) -> list[Setting]:
@@ -154,12 +154,12 @@ class Sweep:
         names = [str(name) for name in self.settings]
         if not names or len(values) != len(names) or (len(names) > 1 and not any(values)):
             return runs[0].name
-        said = [f"{_word(name, names)}={value}" for name, value in zip(names, values, strict=True) if value]
-        text = ", ".join(said)
-        return text if 0 < len(text) <= 60 and len(said) <= 4 else runs[0].name
+        parts = [f"{_short_name(name, names)}={value}" for name, value in zip(names, values, strict=True) if value]
+        text = ", ".join(parts)
+        return text if 0 < len(text) <= 60 and len(parts) <= 4 else runs[0].name
 
 
-def _word(name: str, names: list[str]) -> str:
+def _short_name(name: str, names: list[str]) -> str:
     """The last word of a setting, or all of it if another one ends in the same."""
     last = name.rpartition(".")[2]
     return last if sum(other.rpartition(".")[2] == last for other in names) == 1 else name
@@ -189,13 +189,13 @@ def run_table(sweep: Sweep) -> pd.DataFrame:
 
 
 def seed_of(run: Run) -> int | None:
-    """Of its configuration, or, if it did not get as far as writing one, of its folder's name."""
+    """The seed in its configuration, or, if it ended before it wrote one, in its folder's name."""
     seed = run.seed if run.seed is not None else overrides(run.name).get("seed", "")
     return int(seed) if re.fullmatch(r"\d+", str(seed)) else None
 
 
 def outcome(run: Run) -> dict[str, float]:
-    """What came of a run; NaN where it is not known.  See :func:`run_table`."""
+    """The results of a run; NaN where they are not known.  See :func:`run_table`."""
     tenth = max(1, len(run.trained) // 10)
 
     def last_tenth(metric: str) -> float:
@@ -213,8 +213,8 @@ def outcome(run: Run) -> dict[str, float]:
     for name in ("greedy", "sampled"):
         measured = run.series(f"heldout/{name}")
         share = float(measured.iloc[-1]) if len(measured) else np.nan
-        sure = len(measured) > 0 and problems > 0
-        low, high = wilson(share, problems) if sure else (np.nan, np.nan)
+        known = len(measured) > 0 and problems > 0
+        low, high = wilson(share, problems) if known else (np.nan, np.nan)
         found |= {name: share, f"{name}_low": low, f"{name}_high": high}
         found["measured_at"] = float(measured.index[-1]) if len(measured) else found["measured_at"]
     return found | {
@@ -232,7 +232,7 @@ def outcome(run: Run) -> dict[str, float]:
 
 
 def heldout_problems(run: Run) -> float:
-    """How many problems accuracy is measured on: as the run counted, or as it was to have; NaN if neither is known."""
+    """How many problems accuracy is measured on, by its summary or else its configuration; NaN if neither says so."""
     if "heldout_problems" in run.summary:
         return run.summary["heldout_problems"]
     source = run.config.get("data", {})
@@ -241,9 +241,9 @@ def heldout_problems(run: Run) -> float:
     return float(asked) if isinstance(asked, int) else np.nan
 
 
-def by_setting(sweep: Sweep) -> pd.DataFrame:
+def setting_table(sweep: Sweep) -> pd.DataFrame:
     """One row per setting over its finished runs: ``setting``, ``runs``, ``finished``, and of each number of
-    :data:`RUN_COLUMNS` its mean, ``_low`` and ``_high`` (least and most over seeds)."""
+    :data:`RUN_COLUMNS` its mean, ``_low`` and ``_high`` (smallest and largest over seeds)."""
     rows = []
     for setting in sweep.grouped:
         row: dict[str, Any] = {"setting": setting.label, "runs": len(setting.runs), "finished": len(setting.finished)}
@@ -257,7 +257,7 @@ def by_setting(sweep: Sweep) -> pd.DataFrame:
 def long_table(sweep: Sweep) -> pd.DataFrame:
     """Every logged number of every run: ``run``, the settings that differ, ``seed``, ``step``, ``metric``, ``value``.
 
-    A run without numbers is not in it, as it has none; :func:`run_table` says why.
+    A run that logged none is not in it; :func:`run_table` has a row for it.
     """
     parts = []
     for run in sweep.runs:
@@ -275,5 +275,5 @@ def long_table(sweep: Sweep) -> pd.DataFrame:
 def steps_of(runs: Iterable[Run], metric: str, window: int = 1) -> pd.DataFrame:
     """A metric over steps, one column per run that logged it, as a running mean over ``window`` logged steps."""
     logged = {run.name: run.series(metric) for run in runs}
-    smooth = {name: each.rolling(window, min_periods=1).mean() for name, each in logged.items() if len(each)}
+    smooth = {name: series.rolling(window, min_periods=1).mean() for name, series in logged.items() if len(series)}
     return pd.DataFrame(smooth)

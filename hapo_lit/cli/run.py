@@ -111,7 +111,7 @@ class RunSession:
                     f"every state in {folder.folder} is damaged ({', '.join(each.name for each in folder.damaged)}): "
                     f"begin again in another folder, or delete them to begin again here"
                 )
-        elif folder.steps() or any((chosen / name).exists() for name in analysis.RECORDS):
+        elif folder.steps() or any((chosen / name).exists() for name in analysis.LOG_FILES):
             raise SetupError(
                 f"{run} already holds a run; choose another folder with hydra.run.dir, or go on in it with resume=auto"
             )
@@ -173,12 +173,12 @@ class RunSession:
             return float("nan")
         export(weights, self.run / "model", config.model.get("lora"), self.run / "policy")
         summary = analysis.summarise(self.run, facts)
-        analysis.show(summary)
+        analysis.print_summary(summary)
         gate = getattr(module.phases.at(config.steps - 1).algorithm, "gate", None)
         if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
-            report = analysis.injection_by_pass_rate(self.run, gate.open_probability)
+            report = analysis.write_injection(self.run, gate.open_probability)
             if len(report):
-                analysis.show_injection(report)
+                analysis.print_injection(report)
         print(f"curves: {analysis.plot_anneal(self.run)}")
         print(f"run folder: {self.run} (tensorboard --logdir {self.run})")
         return summary.get("sampled_after", float("nan"))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hapo_lit import analysis
-from hapo_lit.analysis import LABELS, carry_over, plot_anneal, read_run, show, summarise
+from hapo_lit.analysis import SUMMARY_LABELS, carry_over, plot_anneal, print_summary, read_metrics, summarise
 from hapo_lit.gates import BetaGate, FailureGate, Memory, ThompsonSample
 from hapo_lit.schedules import Linear
 
@@ -61,13 +61,13 @@ def test_summary_by_hand(run, capsys):
         "seconds_step": 20.0,
         "steps": 20.0,
     }
-    assert set(summary) == set(LABELS) - {"seconds_evaluate"}
-    show(summary)
+    assert set(summary) == set(SUMMARY_LABELS) - {"seconds_evaluate"}
+    print_summary(summary)
     assert "80.0%" in capsys.readouterr().out
 
 
 def test_one_row_per_step(run):
-    table = read_run(run)
+    table = read_metrics(run)
     assert table.index.tolist() == list(range(21))
     assert table.loc[10, "heldout/greedy"] == 0.4
     assert table.loc[10, "teacher/use"] == 0.5
@@ -86,7 +86,7 @@ def test_a_resumed_run_reads_whole(run, tmp_path):
     carry_over(run, new, step=12)
     rows = pd.read_csv(run / "metrics.csv")
     rows[rows["step"] > 12].to_csv(new / "metrics.csv", index=False)
-    pd.testing.assert_frame_equal(read_run(new), read_run(run), check_like=True)
+    pd.testing.assert_frame_equal(read_metrics(new), read_metrics(run), check_like=True)
     third = tmp_path / "third"
     third.mkdir()
     carry_over(new, third, step=15)
@@ -95,7 +95,7 @@ def test_a_resumed_run_reads_whole(run, tmp_path):
 
 def test_a_folder_that_is_no_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not the folder of a run"):
-        read_run(tmp_path)
+        read_metrics(tmp_path)
 
 
 # -- the gate against its law
@@ -125,7 +125,7 @@ def groups_of_still_prompts(folder, gate, trials=4, prompts=400, visits=40, rate
 )
 def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate):
     groups_of_still_prompts(tmp_path, gate)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
+    report = analysis.write_injection(tmp_path, gate.open_probability)
     assert len(report) == 10
     assert report["groups"].sum() == 400 * 40
     assert report["pass_rate"].is_monotonic_increasing
@@ -140,7 +140,7 @@ def test_where_rates_stand_still_a_gate_opens_as_its_law_predicts(tmp_path, gate
 )
 def test_the_prediction_holds_at_the_ends_too_where_runs_begin_and_end(tmp_path, gate, rates):
     groups_of_still_prompts(tmp_path, gate, rates=rates)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
+    report = analysis.write_injection(tmp_path, gate.open_probability)
     large = report[report["groups"] > 1000]
     assert len(large)
     assert (large["observed"] - large["predicted"]).abs().max() < 0.05
@@ -149,15 +149,15 @@ def test_the_prediction_holds_at_the_ends_too_where_runs_begin_and_end(tmp_path,
 def test_a_gate_with_a_memory_has_a_report_without_a_prediction(tmp_path):
     gate = BetaGate(0.4, memory=Memory(1.0))
     groups_of_still_prompts(tmp_path, gate)
-    report = analysis.injection_by_pass_rate(tmp_path, gate.open_probability)
+    report = analysis.write_injection(tmp_path, gate.open_probability)
     assert report["predicted"].isna().all()
     assert report["observed"].iloc[0] > 0.9
-    analysis.show_injection(report)
+    analysis.print_injection(report)
 
 
 def test_prompts_seen_once_tell_nothing(tmp_path):
     groups_of_still_prompts(tmp_path, BetaGate(0.4), visits=1)
-    assert analysis.injection_by_pass_rate(tmp_path, BetaGate(0.4).open_probability).empty
+    assert analysis.write_injection(tmp_path, BetaGate(0.4).open_probability).empty
     assert not (tmp_path / "injection.csv").exists()
 
 

@@ -12,7 +12,16 @@ import pytest
 from support.made_runs import GROUP, HELDOUT, PROMPTS, config_of, fail_run, write_run
 
 from hapo_lit import analysis
-from hapo_lit.analysis import Sweep, differing, find_runs, injection_of, load_run, run_table, wilson, write_report
+from hapo_lit.analysis import (
+    Sweep,
+    differing_settings,
+    find_runs,
+    injection_of_run,
+    load_run,
+    run_table,
+    wilson,
+    write_report,
+)
 from hapo_lit.cli import main
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -240,7 +249,7 @@ def test_whole_lines_of_a_damaged_run_are_kept(broken):
     assert len(run.metrics) == len(expected) - 2
     pd.testing.assert_frame_equal(run.metrics, expected.loc[run.metrics.index], check_dtype=False)
     with pytest.raises(ValueError, match="2 broken of 67 lines"):
-        analysis.read_run(broken / "2_gate.prior_beta=4,seed=0")
+        analysis.read_metrics(broken / "2_gate.prior_beta=4,seed=0")
 
 
 def test_half_a_last_line_is_a_run_that_was_killed_and_no_damage(tmp_path):
@@ -291,15 +300,15 @@ def test_overrides_in_names_are_the_settings_unless_more_differs(tmp_path):
         write_run(
             tmp_path / f"{number}_gate.threshold=0.{2 + number},seed={seed}", seed=seed, threshold=0.2 + number / 10
         )
-    assert list(differing(find_runs(tmp_path))) == ["gate.threshold"]
+    assert list(differing_settings(find_runs(tmp_path))) == ["gate.threshold"]
     write_run(tmp_path / "2_gate.threshold=0.2,seed=1", seed=1, beta=4)  # something that its name does not say
-    assert set(differing(find_runs(tmp_path))) == {"gate.threshold", "gate.prior_beta"}
+    assert set(differing_settings(find_runs(tmp_path))) == {"gate.threshold", "gate.prior_beta"}
 
 
 def test_runs_of_different_lengths_differ_in_steps_alone(tmp_path):
     write_run(tmp_path / "0", steps=12)
     write_run(tmp_path / "1", steps=24)
-    assert differing(find_runs(tmp_path)).to_dict("list") == {"steps": ["12", "24"]}
+    assert differing_settings(find_runs(tmp_path)).to_dict("list") == {"steps": ["12", "24"]}
 
 
 def test_runs_are_found_at_any_depth_and_in_the_order_of_their_numbers(tmp_path):
@@ -312,8 +321,8 @@ def test_runs_are_found_at_any_depth_and_in_the_order_of_their_numbers(tmp_path)
     ("gate", "remark"),
     [
         ({"memory": {"discount": 0.9}}, "the gate remembers earlier visits"),
-        ({"_target_": "my.CoinGate"}, "the law of CoinGate is not known here"),
-        ({"rule": {"_target_": "my.Rule"}}, "the law of the rule Rule is not known here"),
+        ({"_target_": "my.CoinGate"}, "the open probability of CoinGate is not known"),
+        ({"rule": {"_target_": "my.Rule"}}, "the open probability of the rule Rule is not known"),
     ],
 )
 def test_a_gate_without_a_known_law_says_so(tmp_path, gate, remark):
@@ -323,7 +332,7 @@ def test_a_gate_without_a_known_law_says_so(tmp_path, gate, remark):
     config = config_of(run, 0, 60, 1.0)
     config["gate"] |= gate
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    table, said = injection_of(load_run(run))
+    table, said = injection_of_run(load_run(run))
     assert remark in said
     assert table["predicted"].isna().all()
     assert table["observed"].max() > 0.5
@@ -334,21 +343,21 @@ def test_a_scheduled_threshold_is_taken_as_it_was_logged(tmp_path):
     import yaml
 
     run = write_run(tmp_path / "run")
-    known, _ = injection_of(load_run(run))
+    known, _ = injection_of_run(load_run(run))
     config = config_of(run, 0, 60, 1.0)
     config["gate"]["threshold"] = {"_target_": "hapo_lit.schedules.Linear", "start": 0.2, "end": 0.2}
     (run / "config.yaml").write_text(yaml.safe_dump(config))
-    pd.testing.assert_frame_equal(injection_of(load_run(run))[0], known)
+    pd.testing.assert_frame_equal(injection_of_run(load_run(run))[0], known)
     metrics = pd.read_csv(run / "metrics.csv")
     metrics["gate/threshold"] = metrics["gate/threshold"] / 2  # below 1/6 the gate is off
     metrics.to_csv(run / "metrics.csv", index=False)
-    assert injection_of(load_run(run))[0]["predicted"].max() == 0
+    assert injection_of_run(load_run(run))[0]["predicted"].max() == 0
 
 
 def test_a_file_of_the_run_comes_before_a_computation(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "injection.csv").write_text("pass_rate,groups,observed,predicted\n0.25,8,0.5,0.75\n")
-    table, said = injection_of(load_run(run))
+    table, said = injection_of_run(load_run(run))
     assert table.to_numpy().tolist() == [[0.25, 8, 0.5, 0.75]]
     assert not said
 

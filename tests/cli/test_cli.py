@@ -14,7 +14,7 @@ from support.builders import write_base
 from support.commands import ARGUMENTS, SMALL, hapo
 from support.configs import composed
 
-from hapo_lit.analysis import read_run
+from hapo_lit.analysis import read_metrics
 from hapo_lit.cli import pretrain
 from hapo_lit.policy.loading import load_policy, load_tokenizer
 from hapo_lit.training.metric_names import CLOCKED
@@ -83,7 +83,7 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     through = load_policy(str(folder / "run/policy")).state_dict()
     resumed = load_policy(str(folder / "resumed/policy")).state_dict()
     assert all(torch.equal(through[name], resumed[name]) for name in through)
-    whole, again = read_run(folder / "run"), read_run(folder / "resumed")
+    whole, again = read_metrics(folder / "run"), read_metrics(folder / "resumed")
     timeless = [column for column in whole if not column.startswith(CLOCKED)]
     pd.testing.assert_frame_equal(again[timeless], whole[timeless])
     counts = [json.loads((folder / run / "summary.json").read_text())["demonstrations"] for run in ("run", "resumed")]
@@ -93,7 +93,7 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
 def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
     folder, _ = trained
     hapo(folder, "train", *ARGUMENTS, "eval_every=3", "hydra.run.dir=odd")
-    table = read_run(folder / "odd")
+    table = read_metrics(folder / "odd")
     assert table["heldout/greedy"].dropna().index.tolist() == [0, 3, 4]
     assert json.loads((folder / "odd/summary.json").read_text())["seconds_evaluate"] > 0
 

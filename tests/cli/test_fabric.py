@@ -14,7 +14,7 @@ from support.builders import write_base
 from support.commands import ARGUMENTS, hapo
 from support.ranks import CASES, STEPS, WAYS, run
 
-from hapo_lit.analysis import read_run
+from hapo_lit.analysis import read_metrics
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.training.metric_names import CLOCKED
 
@@ -122,7 +122,7 @@ def work(base, tmp_path_factory):
 
 
 def timeless(run):
-    table = read_run(run)
+    table = read_metrics(run)
     return table[[column for column in table if not column.startswith(CLOCKED)]]
 
 

@@ -22,7 +22,7 @@ import torch
 from support.builders import write_base
 from support.forked_runs import ForkedRuns
 
-from hapo_lit.analysis import read_run
+from hapo_lit.analysis import read_metrics
 from hapo_lit.training.checkpoint_format import load
 from hapo_lit.training.metric_names import CLOCKED
 
@@ -114,7 +114,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
     end, wanted = (load(states(each) / f"step-{STEPS}.ckpt") for each in (run, undisturbed))
     for part in ("module", "optimizer", "run", "data"):
         assert_equal(end[part], wanted[part], part)
-    metrics, expected = read_run(run), read_run(undisturbed)
+    metrics, expected = read_metrics(run), read_metrics(undisturbed)
     assert sorted(metrics) == sorted(expected)
     timeless = [column for column in expected if not column.startswith(CLOCKED)]
     pd.testing.assert_frame_equal(metrics[timeless], expected[timeless], check_exact=True)
@@ -124,7 +124,7 @@ def assert_same_end(run: Path, undisturbed: Path) -> None:
 
 def test_these_runs_have_something_to_lose(work):
     """The policy changes at most steps, groups differ, the gate opens sometimes and remembers, one state is best."""
-    table = read_run(work / "train").loc[1:]
+    table = read_metrics(work / "train").loc[1:]
     assert (table["update/gradient_norm"] > 0).mean() > 0.8
     assert table["reward/mean"].between(0.1, 0.9).mean() > 0.8
     assert table["gate/open_rate"].nunique() > 2

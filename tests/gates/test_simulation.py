@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hapo_lit import injection_law as law
-from hapo_lit.analysis import by_pass_rate
+from hapo_lit.analysis import injection_by_pass_rate
 from hapo_lit.gates import BetaGate, ThompsonSample
 from hapo_lit.gates.simulation import simulate
 from hapo_lit.schedules import Linear
@@ -26,7 +26,7 @@ def test_its_groups_are_those_of_a_run():
     groups = simulate(gate, rates, 4)
     assert len(groups) == 40 * 300
     assert (groups["confidence"] - (1 + groups["successes"]) / 6).abs().max() < 1e-6
-    table = by_pass_rate(groups, gate.open_probability)
+    table = injection_by_pass_rate(groups, gate.open_probability)
     assert (table["observed"] - table["predicted"]).abs().max() < 0.05
 
 

@@ -36,7 +36,7 @@ def trained(base, folder, *overrides):
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data)
     GlobalHydra.instance().clear()
-    return analysis.summarise(folder, data.describe()), analysis.read_run(folder)
+    return analysis.summarise(folder, data.describe()), analysis.read_metrics(folder)
 
 
 def test_hapo_leaves_the_collapse_and_its_teacher(base, tmp_path):
