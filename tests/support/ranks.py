@@ -1,4 +1,4 @@
-"""Runs of both doors on one process or, under torchrun, on several: ``python ranks.py OUT BASE``.
+"""Runs of ``train`` and ``fabric`` on one process or, under torchrun, on several: ``python ranks.py OUT BASE``.
 
 Not a test file: ``test_fabric.py`` starts it once on two processes for all its cases, since a start costs seconds, and
 calls :func:`run` itself for one process.
@@ -50,11 +50,11 @@ WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
 """Name -> strategy; the first is the Trainer's."""
 
 
-class Keep(Callback):
-    """Keeps what loggers would be told."""
+class Recorder(Callback):
+    """Keeps what would be logged."""
 
     def __init__(self):
-        self.told, self.rows = [], []
+        self.logged, self.rows = [], []
 
     def watch(self, module):
         """Count the rows that each rank has to run."""
@@ -66,28 +66,28 @@ class Keep(Callback):
         module.before_update_hooks.append(count)
 
     def on_train_batch_end(self, trainer, pl_module, *args):
-        self.told.append(dict(pl_module.metrics))
+        self.logged.append(dict(pl_module.metrics))
 
     def on_validation_end(self, trainer, pl_module):
-        self.told.append(dict(pl_module.heldout))
+        self.logged.append(dict(pl_module.heldout))
 
 
 def run(case: str, way: str, base: str) -> dict[str, object]:
-    """Weights, optimiser, counts and the metrics of every step, by a door's own code."""
+    """Weights, optimiser, counts and the metrics of every step, by a command's own code."""
     precision = "bf16-mixed" if case == "mixed" else "32-true"
     world = int(os.environ.get("WORLD_SIZE", 1))
     alone = [f"trainer.devices={world}", f"trainer.precision={precision}", "trainer.logger=false"]
     trainers = [*alone, "trainer.callbacks=null", "+trainer.enable_progress_bar=false"] if way == "train" else []
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_folder(), version_base="1.3"):
-        door = "train" if way == "train" else "fabric"
+        command = "train" if way == "train" else "fabric"
         settings = [f"model.path={base}", "paths.run=unused", *SMALL, *CASES[case], *trainers]
-        config = compose(door, overrides=settings)
-    kept = Keep()
+        config = compose(command, overrides=settings)
+    recorder = Recorder()
     if way == "train":
         data, module, trainer = build(config, "data", "module", "trainer")
-        trainer.callbacks.append(kept)
-        kept.watch(module)
+        trainer.callbacks.append(recorder)
+        recorder.watch(module)
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
@@ -96,15 +96,20 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         data, module = build(config, "data", "module")
         data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
-        kept.watch(module)
-        train(FabricTrainerAdapter(fabric, [], [kept]), set_up(fabric, module, data), data, STEPS, config.eval_every)
+        recorder.watch(module)
+        trainer = FabricTrainerAdapter(fabric, [], [recorder])
+        train(trainer, set_up(fabric, module, data), data, STEPS, config.eval_every)
     return {
         "weights": full_state_dict(module.policy.state_dict(), keep=True),
         "optimizer": full_state_dict(module.optimizer_state(), keep=True),
         "run": module.run_state(),
-        "rows": kept.rows,
-        "log": [{name: value for name, value in each.items() if not name.startswith(CLOCKED)} for each in kept.told],
+        "rows": recorder.rows,
+        "log": [_timeless(metrics) for metrics in recorder.logged],
     }
+
+
+def _timeless(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if not name.startswith(CLOCKED)}
 
 
 def main(out: str, base: str) -> None:

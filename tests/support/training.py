@@ -26,7 +26,7 @@ from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.verify.exact import ExactVerifier
 from hapo_lit.weighting import TokenMean
 
-STEPS = 6
+STEPS = 4
 
 
 class LikesSevens:
@@ -61,13 +61,13 @@ def phase(algorithm, teacher=None, steps=None, kl=0.0, fresh=True):
     return Phase(algorithm, loss, Linear(1e-2, 1e-3), steps, fresh)
 
 
-def module(policy, tokenizer, *phases, **settings):
+def module(policy, tokenizer, *phases, steps=STEPS, **settings):
     named = {str(index): value for index, value in enumerate(phases)}
     settings = {"max_grad_norm": 1.0, **settings}
     return HapoModule(
         policy,
         tokenizer,
-        Phases(STEPS, named),
+        Phases(steps, named),
         partial(torch.optim.AdamW, lr=0.1, betas=(0.9, 0.95), weight_decay=0.0),
         {"greedy": Evaluator(HFEngine(12, 0.0), LikesSevens())},
         **settings,

@@ -1,4 +1,4 @@
-"""The list of what a run logs, held against runs and README."""
+"""The list of what a run logs, compared with runs and README."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from pathlib import Path
 import pytest
 from lightning.pytorch.callbacks import Callback
 from support.configs import train
-from support.ranks import SMALL
 
 from hapo_lit.cli.setup import build
 from hapo_lit.training.metric_names import CONDITIONAL, PERIODIC, STEPWISE, listed, page
 
 ROOT = Path(__file__).parents[2]
+SMALL = [
+    "steps=3",
+    "eval_every=3",
+    "data.source.train_size=8",
+    "data.source.heldout_size=2",
+    *(f"data.source.levels.{level}.{field}" for level in (0, 1) for field in ("digits=1", "operation=+")),
+    "teacher_errors=none",
+    "prompts_per_step=4",
+    "max_response_tokens=16",
+    "callbacks=bare",
+]
 RUNS = {
     "hapo": ["experiment=hapo"],
     "grpo": ["experiment=grpo"],
@@ -24,7 +34,7 @@ NOT_RUN = {"loss/correction", "loss/engine_gap"}
 """They need an engine that is not the trainer; ``test_losses.py`` has them."""
 
 
-class Keep(Callback):
+class Recorder(Callback):
     def __init__(self):
         self.steps, self.heldout = [], {}
 
@@ -43,7 +53,7 @@ def logged(base, tmp_path_factory):
         small = [*SMALL, "trainer.logger=false", "+trainer.enable_progress_bar=false", "trainer.callbacks=null"]
         config = train(base, tmp_path_factory.mktemp(name), *small, *settings)
         data, module, trainer = build(config, "data", "module", "trainer")
-        kept[name] = Keep()
+        kept[name] = Recorder()
         trainer.callbacks.append(kept[name])
         trainer.fit(module, datamodule=data)
     return kept

@@ -7,7 +7,7 @@ from hapo_lit.algorithm import Hapo, Supervised
 from hapo_lit.gates import FailureGate
 from hapo_lit.injectors import ReplaceWorst
 from hapo_lit.protocols import ALONE
-from hapo_lit.training.metrics import anneal_tallies, over_ranks, reward_tallies, tallied
+from hapo_lit.training.metrics import anneal_tallies, gradient_share, over_ranks, reward_tallies, tallied
 from hapo_lit.weighting import TokenMean
 
 
@@ -63,7 +63,7 @@ def test_a_supervised_step_has_no_rollout_metrics():
 
 def test_tallies_become_means_totals_and_empty_ones_zero():
     tallies = {"mean": [3.0, 2.0], "empty": [0.0, 0.0], "total": [7.0, 0.0]}
-    numbers = over_ranks({name: torch.tensor(each) for name, each in tallies.items()}, ALONE, torch.device("cpu"))
+    numbers = over_ranks({name: torch.tensor(value) for name, value in tallies.items()}, ALONE, torch.device("cpu"))
     assert numbers == {"mean": 1.5, "empty": 0.0, "total": 7.0}
     assert over_ranks({}, ALONE, torch.device("cpu")) == {}
 
@@ -72,7 +72,7 @@ def test_over_ranks_means_are_weighted_and_totals_add_up():
     """Two ranks, the other one with three prompts of which one counts."""
     mine = {"share": torch.tensor([1.0, 1.0])} | tallied({"rollout/tokens": 5.0, "time/step": 2.0})
     other = {"share": torch.tensor([1.0, 3.0])} | tallied({"rollout/tokens": 7.0, "time/step": 4.0})
-    theirs = torch.stack([each.double() for each in other.values()])
+    theirs = torch.stack([tally.double() for tally in other.values()])
     ranks = ALONE._replace(gather=lambda own: torch.cat([own, theirs]))
     assert over_ranks(mine, ranks, torch.device("cpu")) == {"share": 0.5, "rollout/tokens": 12.0, "time/step": 3.0}
 
@@ -85,7 +85,7 @@ def test_rewards_by_difficulty_are_of_rollouts_and_add_up_over_ranks():
     experience = collect(Hapo(2, *parts, TokenMean()), make_prompts(group, [1, 1, 1]))
     labels = ("4-digit", "5-digit", "Number Theory")
     tallies = reward_tallies(experience, ("4-digit", "4-digit", "5-digit"), labels)
-    assert [each.tolist() for each in tallies.values()] == [[1, 4], [2, 2], [0, 0]]
+    assert [tally.tolist() for tally in tallies.values()] == [[1, 4], [2, 2], [0, 0]]
     alone = over_ranks(tallies, ALONE, torch.device("cpu"))
     assert alone == {"reward/4-digit": 0.25, "reward/5-digit": 1.0}  # 0 of nothing is not 0
     theirs = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0]], dtype=torch.float64)
@@ -98,3 +98,13 @@ def test_rewards_by_difficulty_are_of_rollouts_and_add_up_over_ranks():
 def test_a_supervised_step_has_no_reward_by_difficulty():
     prompts = make_prompts(make_group([[0], [0]]), [1, 1])
     assert reward_tallies(collect(Supervised(TokenMean()), prompts), ("a", "b"), ("a", "b")) == {}
+
+
+def test_gradient_share_by_hand():
+    """∂loss/∂log π = 2, −1 on the policy's row and 3, 0 on the teacher's: 3 of 6."""
+    logprobs = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
+    loss = (logprobs * torch.tensor([[2.0, -1.0], [3.0, 0.0]])).sum()
+    assert gradient_share(loss, logprobs, torch.tensor([False, True])).tolist() == [3, 6]
+    loss.backward()  # the graph is still there
+    assert logprobs.grad.tolist() == [[2, -1], [3, 0]]
+    assert gradient_share(loss.detach(), logprobs, torch.tensor([False, True])).tolist() == [0, 0]

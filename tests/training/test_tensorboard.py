@@ -6,8 +6,9 @@ import html
 import json
 
 import pytest
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from support.training import data, fit, hapo, module, phase
+from support.training import STEPS, data, fit, hapo, module, phase
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hapo_lit.gates import AlwaysGate
@@ -75,7 +76,7 @@ def test_a_run_shows_posteriors_and_completions_where_they_are_due(make_policy, 
     show(built, tokenizer, logger, tmp_path, every)
     events = EventAccumulator(str(tmp_path), {"histograms": 0, "tensors": 0})
     events.Reload()
-    steps = list(range(1, 7, every))
+    steps = list(range(1, STEPS + 1, every))
     histograms = events.Histograms("gate/posterior")
     assert [event.step for event in histograms] == steps
     assert {event.histogram_value.num for event in histograms} == {4.0}  # one for each prompt
@@ -91,7 +92,6 @@ def test_a_run_shows_posteriors_and_completions_where_they_are_due(make_policy, 
 
 def show(built, tokenizer, logger, folder, every):
     """A run with these two callbacks."""
-    from lightning.pytorch.callbacks import Callback
 
     class Both(Callback):
         parts = (Posterior(every), Completions(str(folder / "completions.jsonl"), every))
