@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hapo_lit.data import arithmetic
 from hapo_lit.data.arithmetic import (
     HELDOUT_SHARE,
     Arithmetic,
@@ -88,7 +89,8 @@ def test_a_teachers_mistakes_do_not_depend_on_the_order_of_problems():
     assert all(right(heldout))
 
 
-def test_too_few_distinct_problems_is_an_error_and_not_a_hang():
+def test_too_few_distinct_problems_is_an_error_and_not_a_hang(monkeypatch):
+    monkeypatch.setattr(arithmetic, "TRIES", 2)
     with pytest.raises(ValueError, match="no 500 distinct problems"):
         Arithmetic([Level("+", 1)], 500, 0, NoErrors(), seed=0).train()
 

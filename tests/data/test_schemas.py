@@ -47,7 +47,7 @@ LUFFY = {
 PLAIN = {"problem": "What is 6+7?", "solution": r"\boxed{13}", "answer": "13"}
 
 SCHEMAS = [(NuminaCoT(), COT), (Numina15(), NUMINA15), (OpenR1(), OPENR1), (Luffy(), LUFFY), (Plain(), PLAIN)]
-each = pytest.mark.parametrize(("schema", "row"), SCHEMAS, ids=lambda value: type(value).__name__)
+every_schema = pytest.mark.parametrize(("schema", "row"), SCHEMAS, ids=lambda value: type(value).__name__)
 
 
 def without(row, *columns):
@@ -85,20 +85,20 @@ def test_a_good_row(schema, row, candidate):
     assert schema(row) == candidate
 
 
-@each
+@every_schema
 def test_a_missing_column_is_named(schema, row):
     for column in schema.columns:
         with pytest.raises(BadRow, match=f"'{column}'"):
             schema(without(row, column))
 
 
-@each
+@every_schema
 def test_columns_that_are_not_listed_may_be_missing(schema, row):
     optional = without(row, *schema.columns, "solution", "answer")
     assert schema(without(row, *optional)).problem == schema(row).problem
 
 
-@each
+@every_schema
 @pytest.mark.parametrize("value", [7, 1.5, True, ["a"], {"a": 1}, b"a"], ids=repr)
 def test_a_value_of_the_wrong_type_is_named_with_its_type(schema, row, value):
     for column in schema.columns:
@@ -109,7 +109,7 @@ def test_a_value_of_the_wrong_type_is_named_with_its_type(schema, row, value):
         schema({**row, schema.columns[0]: value})
 
 
-@each
+@every_schema
 @pytest.mark.parametrize("value", ["", " \n", None, math.nan], ids=repr)
 def test_a_blank_problem_is_refused(schema, row, value):
     if schema.columns[0] == "prompt":
@@ -316,7 +316,7 @@ def anything(draw, depth=0):
     return draw.choice(atoms)
 
 
-@each
+@every_schema
 def test_random_rows_give_a_candidate_or_a_bad_row(schema, row):
     draw = random.Random(0)
     messages, read = [], 0
