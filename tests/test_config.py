@@ -263,7 +263,7 @@ def test_every_yaml_is_short():
         ("teacher=confidence gate=always", "there is none: set gate=beta or another teacher"),
         ("experiment=sft teacher=confidence", "there is none: set gate=beta or another teacher"),
         ("gate=scheduled gate.horizon=-5", "gate.probability is a schedule and needs a horizon of at least 1 step"),
-        ("resume=gone.ckpt", "state 'gone.ckpt' does not exist; set resume=auto or RUN/checkpoints/last.ckpt"),
+        ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume=auto or RUN/checkpoints/last.ckpt"),
         ("save_minutes=0", "save_minutes must be above 0, or null for never, got 0"),
         ("callbacks.checkpointer.keep=0", "callbacks.checkpointer.keep must be at least 1, or -1 for all, got 0"),
         ("module.max_skipped=-1", "module.max_skipped must be at least 0, got -1"),
@@ -290,7 +290,7 @@ def test_every_yaml_is_short():
         ("group_size=3", "gate.threshold=0.2 with 3 rollouts per group could never open: γ ≤ a0/(a0+b0+n) = 0.2"),
         ("injector=replace_group", "set teacher=nll or another injector"),
         ("trainer=bare", "keep a CSVLogger in logger"),
-        ("trainer.strategy=fsdp", "trainer.strategy=fsdp is not for this door: set auto or ddp, or use `hapo fabric`"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp is not supported: set auto or ddp, or use `hapo fabric`"),
         ("seed=[", "no viable alternative"),
     ],
 )
@@ -309,7 +309,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
         ("fabric.sharded_checkpoints=true", "needs fabric.strategy=fsdp"),
         ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
         ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
-        ("resume=gone.ckpt", "state 'gone.ckpt' does not exist"),
+        ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist"),
     ],
 )
 def test_mistakes_at_the_fabric_door_too(says, base, override, message):

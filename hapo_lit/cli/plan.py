@@ -16,8 +16,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from hapo_lit.cli.fabric import check_settings
-from hapo_lit.cli.run import keeper_among, must_fit_lengths, must_record
+from hapo_lit.cli.checks import check_lengths, checkpointer_in, require_records
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.planning import plan
 from hapo_lit.planning.memory_dry_run import DryRun, Footprint
@@ -27,6 +26,7 @@ from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.vllm import VLLMEngine, cache_bytes
 from hapo_lit.rollout.vllm_server import VLLMServerEngine
+from hapo_lit.training.fabric_setup import check_settings
 
 GIB = 2**30
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -47,8 +47,8 @@ def main(config: DictConfig) -> None:
         check_settings(config.fabric.strategy, config.fabric.precision, config.fabric.sharded_checkpoints)
         without_contents(config)
     module, data, loggers, callbacks = build(config, "module", "data", "logger", "callbacks")
-    must_record(config, processes, loggers, callbacks)
-    must_fit_lengths(module, config)
+    require_records(config, processes, loggers, callbacks)
+    check_lengths(module, config)
     with setting_up():
         lengths = (config.max_prompt_tokens, config.max_response_tokens)
         phases = plan.phase_plans(module, data.prompts_per_step, processes, *lengths)
@@ -57,13 +57,13 @@ def main(config: DictConfig) -> None:
     weights = plan.weights_of(module)
     show_model(console, config, module, weights)
     for (phase, _), each in zip(module.phases.with_steps(), phases, strict=True):
-        show_batch(console, config, phase, each, keeper_among(callbacks))
+        show_batch(console, config, phase, each, checkpointer_in(callbacks))
     passing, notes = transient_memory(module, phases, config.fabric.precision == "bf16-mixed")
     several = {"ddp": False, "fsdp": True} if processes > 1 else {"one process": False}
     memories = {name: plan.memory(weights, passing, processes, sharded) for name, sharded in several.items()}
     chosen = "one process" if processes == 1 else "fsdp" if config.fabric.strategy == "fsdp" else "ddp"
     show_memory(console, memories, chosen, processes)
-    for line in [*notes, *host_and_disk(config, weights, passing, processes, keeper_among(callbacks)), NOT_COUNTED]:
+    for line in [*notes, *host_and_disk(config, weights, passing, processes, checkpointer_in(callbacks)), NOT_COUNTED]:
         console.print(line, soft_wrap=True)
     warn(config.memory_gib, memories, chosen)
 

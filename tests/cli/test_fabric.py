@@ -164,7 +164,7 @@ def test_sharded_checkpoints_go_on_to_the_bit_and_are_exported_whole(work):
     assert_near(work / "sharded/policy", work / "resharded/policy", 0.0)
     done = hapo(work, "fabric", *ARGUMENTS, f"resume={state}", "hydra.run.dir=unsharded", check=False)
     assert done.returncode == 2
-    assert "is a sharded state: go on from it with fabric.strategy=fsdp" in done.stderr
+    assert "is a sharded checkpoint: resume it with fabric.strategy=fsdp" in done.stderr
     done = hapo(work, "export", "resharded", "exported")
     assert_near(work / "sharded/policy", work / "exported", 0.0)
     text = "from transformers import AutoModelForCausalLM as A; print(A.from_pretrained('exported').num_parameters())"

@@ -344,7 +344,7 @@ def test_a_run_whose_states_are_all_damaged_is_left_as_it_is(doors, work):
     for _ in range(2):  # the second time they have been set aside
         done = doors.run(work, "fabric", *RUN, ALL, "hydra.run.dir=hopeless", "resume=auto")
         assert done.status == 2
-        assert "every state in hopeless/checkpoints is damaged" in done.stderr.replace(f"{work}/", "")
+        assert "every checkpoint in hopeless/checkpoints is damaged" in done.stderr.replace(f"{work}/", "")
     for name in ("metrics.csv", "groups.csv", "completions.jsonl", "policy/model.safetensors"):
         assert (work / "hopeless" / name).read_bytes() == (work / "train" / name).read_bytes()
 
@@ -370,8 +370,8 @@ def test_only_one_process_trains_in_a_folder(doors, work):
 HOLD = """
 import sys
 from pathlib import Path
-from hapo_lit.cli.run import alone_in
-lock = alone_in(Path(sys.argv[1]))
+from hapo_lit.cli.run_folder import lock_folder
+lock = lock_folder(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """

@@ -17,9 +17,10 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback
 
 from hapo_lit.cli.bootstrap import config_folder
-from hapo_lit.cli.fabric import FabricTrainerAdapter, open_fabric, set_up, train
 from hapo_lit.cli.setup import build
 from hapo_lit.policy.sharding import full_state_dict
+from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
+from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.metric_names import CLOCKED
 
 STEPS = 4

@@ -9,12 +9,12 @@ import torch
 from support.training import STEPS, LikesNothing, data, fit, hapo, module, phase, weights
 
 from hapo_lit.algorithm import Supervised
-from hapo_lit.cli.fabric import open_fabric, set_up
 from hapo_lit.gates import AlwaysGate, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import k3
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.teacher import NegativeLogLikelihood
+from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.weighting import TokenMean
 
 

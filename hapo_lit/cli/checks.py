@@ -1,0 +1,45 @@
+"""What ``hapo train``, ``hapo fabric`` and ``hapo plan`` refuse before a run begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning.pytorch.loggers import CSVLogger
+from omegaconf import DictConfig
+
+from hapo_lit.cli.setup import setting_up
+from hapo_lit.errors import SetupError
+from hapo_lit.policy import model_config
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.callbacks.log_metrics import LogMetrics
+from hapo_lit.training.module import HapoModule
+
+
+def checkpointer_in(callbacks: Sequence[object]) -> Checkpointer | None:
+    """The callback that saves checkpoints, if there is one."""
+    return next((callback for callback in callbacks if isinstance(callback, Checkpointer)), None)
+
+
+def require_records(
+    config: DictConfig, world_size: int, loggers: Sequence[object], callbacks: Sequence[object]
+) -> None:
+    """Refuse settings under which a run would end without its summary, or measure something else than they say."""
+    if not any(isinstance(logger, CSVLogger) for logger in loggers):
+        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
+    if not any(isinstance(callback, LogMetrics) for callback in callbacks):
+        raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
+    checkpointer = checkpointer_in(callbacks)
+    measured = sorted(f"heldout/{name}" for name in config.evaluators)
+    if checkpointer is not None and checkpointer.best not in (None, *measured):
+        raise SetupError(
+            f"callbacks.checkpointer.best={checkpointer.best} is not measured; there are: {', '.join(measured)} "
+            f"and null"
+        )
+    if config.consistency_every is not None and world_size > 1:
+        raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
+
+
+def check_lengths(module: HapoModule, config: DictConfig) -> None:
+    """Refuse prompts and responses that the model has no positions for."""
+    with setting_up():
+        model_config.check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)

@@ -1,0 +1,28 @@
+"""What a run prints of its data before it trains on them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from hapo_lit.errors import one_line
+from hapo_lit.training.interfaces import RunData
+
+DATA_LINE = (
+    "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
+    "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
+)
+
+
+def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
+    """Print sizes, what became of the teachers, and one example; ``facts`` are those of ``data.describe()``."""
+    judged = sum(facts[f"teacher_{outcome}"] for outcome in ("usable", "rejected", "too_long", "absent"))
+    size = f"{facts['train_problems']:,.0f} problems" if facts["train_problems"] else "a stream of problems"
+    part = "" if judged == facts["train_problems"] else f" of {judged} looked at"
+    print(DATA_LINE.format(size=size, of=part, **facts))
+    if dropped := data.dropped():
+        print(f"rows: {dropped}")
+    if not facts["teacher_usable"]:
+        print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
+    prompt, teacher = data.sample()
+    print(f"a prompt: {one_line(prompt)}\nits teacher: {one_line(teacher)}")

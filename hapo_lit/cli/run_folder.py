@@ -1,0 +1,38 @@
+"""The folder of a run: which one it is, and that one process alone writes to it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+from pathlib import Path
+from typing import IO
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+
+from hapo_lit.errors import SetupError
+
+
+def folder_to_resume(run: Path) -> Path:
+    """``run`` itself if the user chose it; otherwise the newest folder that an earlier run of the experiment left."""
+    hydra = HydraConfig.get()
+    settings = [setting.lstrip("+~") for setting in hydra.overrides.hydra]
+    chosen = any(setting.startswith("hydra.run.dir=") for setting in settings) or hydra.mode != RunMode.RUN
+    if chosen or run != Path(hydra.runtime.output_dir) or not run.parent.is_dir():
+        return run
+    earlier = [folder for folder in run.parent.iterdir() if folder != run and (folder / "config.yaml").is_file()]
+    return max(earlier, default=run)
+
+
+def lock_folder(run: Path) -> IO[bytes]:
+    """A lock on a run's folder, to be kept: it ends with the process, however that ends."""
+    run.mkdir(parents=True, exist_ok=True)
+    file = (run / ".lock").open("wb")
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise SetupError(f"another process is training in {run}: wait for it, or choose another folder") from error
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):  # a file system without locks
+            raise
+    return file

@@ -1,0 +1,217 @@
+"""What ``hapo train`` and ``hapo fabric`` do before and after the steps: choose the folder, resume, report, export."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from hapo_lit import analysis
+from hapo_lit.cli.data_report import print_data_report
+from hapo_lit.cli.pretrain import cached_base_policy
+from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
+from hapo_lit.cli.settings import lasting_settings
+from hapo_lit.errors import NotFiniteError, SetupError
+from hapo_lit.policy.sharding import full_state_dict
+from hapo_lit.protocols import HasOpenProbability
+from hapo_lit.storage.atomic import appearing
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.callbacks.stop_signals import Stopped
+from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
+from hapo_lit.training.checkpoint_format import load, load_checked
+from hapo_lit.training.export import export
+from hapo_lit.training.interfaces import RunData
+from hapo_lit.training.module import HapoModule
+from hapo_lit.training.run_state import restore
+
+CHOICE = "HAPO_RUN"
+"""Environment variable in which rank 0 tells the processes that it starts its own process id, the run's folder and the
+checkpoint to resume."""
+
+
+class RunSession:
+    """Where a run lies, and the checkpoint that it resumes.
+
+    Args:
+        config: of the entry point; ``paths.run`` and ``model.path`` are set in it.
+        is_rank_0: this process is rank 0, which alone writes.
+    """
+
+    def __init__(self, config: DictConfig, is_rank_0: bool) -> None:
+        self.config, self.is_rank_0 = config, is_rank_0
+        self.settings = lasting_settings(config)
+        if not isinstance(config.resume, str | None):
+            raise SetupError(f"resume={config.resume} is no checkpoint: set resume=auto or RUN/checkpoints/last.ckpt")
+        choice = json.loads(os.environ.get(CHOICE, "null"))
+        if is_rank_0:
+            run, checkpoint = self._open_folder(Path(config.paths.run))
+            os.environ[CHOICE] = json.dumps([os.getpid(), str(run), checkpoint and str(checkpoint)])
+        elif choice and choice[0] == os.getppid():
+            run, checkpoint = Path(choice[1]), choice[2] and Path(choice[2])
+        else:
+            run, checkpoint = self._named_in_settings(Path(config.paths.run))
+        self._set(run, checkpoint)
+        if config.model.path is None:
+            config.model.path = str(cached_base_policy())
+
+    def follow_rank_0(self, broadcast: Callable[[Any], Any]) -> None:
+        """Take rank 0's folder and checkpoint; a launcher outside has let each rank name a folder of its own."""
+        run, checkpoint = broadcast((str(self.run), self.checkpoint and str(self.checkpoint)))
+        self._set(Path(run), checkpoint and Path(checkpoint))
+
+    def _set(self, run: Path, checkpoint: Path | None) -> None:
+        self.run, self.checkpoint = run, checkpoint
+        self.config.paths.run = str(run)
+        if self.config.resume == "auto":  # steps after the checkpoint will be logged once more
+            for logger in self.config.logger:
+                if "purge_step" in logger:
+                    logger.purge_step = 0 if checkpoint is None else step_of(checkpoint) + 1
+
+    def _open_folder(self, run: Path) -> tuple[Path, Path | None]:
+        """For rank 0: the folder, locked, and the checkpoint to resume; prints which ones were passed over."""
+        chosen, checkpoint = self._named_in_settings(run)
+        self._lock = lock_folder(chosen)
+        folder = CheckpointFolder(chosen / "checkpoints")
+        if self.config.resume == "auto":
+            if chosen != run and run.is_dir() and not any(run.iterdir()):
+                run.rmdir()  # Hydra has made it already
+            checkpoint, passed_over = folder.tidy() if folder.folder.is_dir() else (None, [])
+            for line in passed_over:
+                print(line, file=sys.stderr)
+            if checkpoint is None and folder.damaged:
+                raise SetupError(
+                    f"every checkpoint in {folder.folder} is damaged ({', '.join(path.name for path in folder.damaged)}"
+                    f"): begin again in another folder, or delete them to begin again here"
+                )
+        elif folder.steps() or any((chosen / name).exists() for name in analysis.LOG_FILES):
+            raise SetupError(
+                f"{run} already holds a run; choose another folder with hydra.run.dir, or resume it with resume=auto"
+            )
+        return chosen, checkpoint
+
+    def _named_in_settings(self, run: Path) -> tuple[Path, Path | None]:
+        """The folder and the checkpoint that the settings name."""
+        resume = self.config.resume
+        if resume == "auto":
+            run = folder_to_resume(run)
+            return run, CheckpointFolder(run / "checkpoints").newest()[0] if not self.is_rank_0 else None
+        if resume is not None and not Path(resume).exists():
+            raise SetupError(f"checkpoint {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
+        return run, None if resume is None else link_target(Path(resume).absolute())
+
+    def restore(self, module: HapoModule, data: RunData, checkpointer: Checkpointer | None) -> None:
+        """Put module and data where the checkpoint says, and let the run's records end there."""
+        in_its_folder = self.config.resume == "auto"
+        if checkpointer is not None:
+            checkpointer.settings = self.settings
+        if self.checkpoint is None:
+            if self.is_rank_0 and in_its_folder:
+                analysis.carry_over(self.run, self.run, 0)
+                print(f"no checkpoint in {self.run}: beginning at step 0")
+            return
+        state = load(self.checkpoint) if in_its_folder else load_checked(self.checkpoint)
+        restore(state, module, data, None if self.config.allow_changes else self.settings)
+        if module.step == self.config.steps and not in_its_folder:
+            raise SetupError(
+                f"that run is finished (step {module.step} of {self.config.steps}): to train its policy further, start "
+                f"a new run with model.path=RUN/policy"
+            )
+        if checkpointer is not None and in_its_folder:
+            checkpointer.resume(state, self.is_rank_0)
+        if self.is_rank_0:
+            analysis.carry_over(self.checkpoint.parent.parent, self.run, module.step)
+            if not in_its_folder:
+                CheckpointFolder(self.run / "checkpoints").adopt(self.checkpoint)
+            by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
+            print(f"going on after step {module.step} of {self.config.steps} from {self.checkpoint}{by}")
+
+    def begin(self, module: HapoModule, data: RunData) -> dict[str, float]:
+        """Report the data and write down what runs; returns the facts on the data."""
+        facts = data.describe()
+        if self.is_rank_0:
+            print_data_report(data, facts)
+            OmegaConf.save(self.config, self.run / "config.yaml")
+            module.policy.config.save_pretrained(self.run / "model")
+            if module.policy.generation_config is not None:
+                module.policy.generation_config.save_pretrained(self.run / "model")
+            module.tokenizer.save_pretrained(self.run / "model")
+        return facts
+
+    @contextmanager
+    def training(self, verb: str, module: HapoModule, checkpointer: Checkpointer | None) -> Iterator[None]:
+        """Inside, signals stop the run after a checkpoint; whatever ends it early is reported with the way on."""
+        if checkpointer is not None:
+            checkpointer.signals.catch()
+        try:
+            yield
+        except Stopped as stopped:
+            self._exit(stopped, verb)
+        except NotFiniteError as error:
+            path = self.run / f"not_finite-{module.data.rank}.pt"
+            with appearing(path) as draft:
+                torch.save({"experience": error.experience, "message": str(error)}, draft)
+            module.ranks.barrier()  # a rank that leaves ends the others, so all write first
+            raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
+        finally:
+            if checkpointer is not None:
+                checkpointer.signals.restore()
+
+    def _exit(self, stopped: Stopped, verb: str) -> NoReturn:
+        if self.is_rank_0 and stopped.path is None:
+            print(f"stopped by {stopped} before the first step: start it again as you did", flush=True)
+        elif self.is_rank_0 and stopped.path is not None:
+            folder = f"hydra.run.dir={self.run}"
+            if re.search(r"[^\w./=-]", folder):
+                folder = shlex.quote(f"hydra.run.dir='{self.run}'")
+            where = f"the checkpoint is {stopped.path}"
+            command = f"hapo {verb} resume=auto {folder} and the same settings"
+            print(f"stopped after step {step_of(stopped.path)} by {stopped}, {where}; to go on: {command}", flush=True)
+        raise SystemExit(stopped.status)
+
+    def finish(self, module: HapoModule, facts: dict[str, float]) -> float:
+        """Export the policy and print the summary; returns sampled accuracy, on rank 0.  Every rank must call it."""
+        weights = full_state_dict(module.policy.state_dict(), keep=self.is_rank_0)
+        if not self.is_rank_0:
+            return float("nan")
+        export(weights, self.run / "model", self.config.model.get("lora"), self.run / "policy")
+        summary = analysis.summarise(self.run, facts)
+        analysis.print_summary(summary)
+        gate = getattr(module.phases.at(self.config.steps - 1).algorithm, "gate", None)
+        if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
+            report = analysis.write_injection(self.run, gate.open_probability)
+            if len(report):
+                analysis.print_injection(report)
+        print(f"curves: {analysis.plot_anneal(self.run)}")
+        print(f"run folder: {self.run} (tensorboard --logdir {self.run})")
+        return summary.get("sampled_after", float("nan"))
+
+
+def is_rank_0() -> bool:
+    """Whether this process is rank 0, as the environment says, before any process group exists."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+@contextmanager
+def isolated_job() -> Iterator[None]:
+    """Afterwards environment and process group are as before: a sweep may run several jobs in one process."""
+    before = dict(os.environ)
+    try:
+        yield
+        if "hapo_lit.rollout.vllm" in sys.modules:  # whose engine is in that group
+            sys.modules["hapo_lit.rollout.vllm"].close()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
