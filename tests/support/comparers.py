@@ -39,19 +39,16 @@ def spin_without_a_timer() -> None:
     spin()
 
 
+def work(seconds: float = 0.2) -> None:
+    """Use so much CPU time."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
+
+
 def linger() -> None:
-    """Leaves half a second of work to a thread."""
-
-    def work() -> None:
-        end = time.process_time() + 0.5
-        while time.process_time() < end:
-            pass
-
-    threading.Thread(target=work, daemon=True).start()
-
-
-def work() -> None:
-    sum(range(10_000_000))
+    """Leaves work to a thread, more than the limit of 0.3 s."""
+    threading.Thread(target=work, args=[0.4], daemon=True).start()
 
 
 ACTS = {
