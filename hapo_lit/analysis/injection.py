@@ -55,12 +55,10 @@ def injection_by_pass_rate(
         one row for each bin with groups in it: ``pass_rate`` (mean of the bin), ``groups``, ``observed``, ``predicted``
         (shares in [0, 1]; NaN where no closed form is known); no row if no prompt was visited twice.
     """
-    groups = groups.sort_values(["prompt", "step"])
+    groups = groups.sort_values(["prompt", "step"], ignore_index=True)
     for name in ("successes", "trials"):
-        visits = groups.groupby("prompt")[name]
-        groups[f"nearby_{name}"] = visits.transform(
-            lambda own: own.rolling(2 * neighbours + 1, center=True, min_periods=1).sum() - own
-        )
+        visits = groups.groupby("prompt")[name].rolling(2 * neighbours + 1, center=True, min_periods=1)
+        groups[f"nearby_{name}"] = visits.sum().to_numpy() - groups[name]
     first = groups["step"].min()
     groups = groups[groups["nearby_trials"] > 0].copy()
     if groups.empty:
