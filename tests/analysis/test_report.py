@@ -128,7 +128,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, capsys, name, error):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """One run of each kind, and its report: finished, unfinished, damaged, failed, empty, unreadable, of another gate."""
+    """The report of one run of each kind: finished, unfinished, damaged, failed, empty, without a configuration."""
     folder = tmp_path_factory.mktemp("broken")
     write_run(folder / "0_gate.prior_beta=1,seed=0")
     write_run(folder / "1_gate.prior_beta=1,seed=1", seed=1, until=30)
@@ -183,11 +183,16 @@ def test_remarks_on_injection_are_on_the_page(broken):
     assert "the open probability of a gate that config.yaml does not name is not known" in text
 
 
-def test_a_report_of_runs_that_logged_nothing(tmp_path):
-    fail_run(tmp_path / "0", "no memory")
-    fail_run(tmp_path / "1", "")
-    report = write_report(tmp_path)
-    assert report.runs["note"].tolist() == ["no memory", "it failed, and error.txt does not say why"]
-    assert report.runs["sampled"].isna().all()
-    assert not report.figures
-    Page(report.page.read_text())
+def test_the_command_reports_runs_that_logged_nothing_into_another_folder(tmp_path, capsys):
+    fail_run(tmp_path / "runs" / "0", "no memory")
+    fail_run(tmp_path / "runs" / "1", "")
+    main(["report", str(tmp_path / "runs"), "--out", str(tmp_path / "out")])
+    notes = ["no memory", "it failed, and error.txt does not say why"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [f"failed: {number}: {note}" for number, note in enumerate(notes)]
+    assert "report.html: 2 runs, 0 of them finished" in " ".join(lines)
+    runs = pd.read_csv(tmp_path / "out" / "runs.csv")
+    assert runs["note"].tolist() == notes
+    assert runs["sampled"].isna().all()
+    assert not list((tmp_path / "out").glob("*.png"))
+    Page((tmp_path / "out" / "report.html").read_text())
