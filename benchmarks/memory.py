@@ -24,7 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from hapo_lit.algorithm import Supervised
 from hapo_lit.losses import Surrogate
-from hapo_lit.planning.memory_dry_run import DryRun, blank_rows, gradient
+from hapo_lit.planning.memory_dry_run import DryRun, blank_rows, track_gradient
 from hapo_lit.policy.loading import meta_model
 from hapo_lit.rows import Rows
 from hapo_lit.schedules import Constant
@@ -82,7 +82,7 @@ def allocated(made: HapoModule, mixed: bool) -> int:
         path = Path(folder) / "trace.json"
         seen.export_chrome_trace(str(path))
         events = json.loads(path.read_text())["traceEvents"]
-    steps = sorted((each["ts"], each["args"]["Bytes"]) for each in events if each.get("name") == "[memory]")
+    steps = sorted((event["ts"], event["args"]["Bytes"]) for event in events if event.get("name") == "[memory]")
     now = peak = 0
     for _, size in steps:
         now += size
@@ -94,7 +94,7 @@ def measure(name: str, checkpointing: bool, mixed: bool) -> dict[str, int]:
     dry = DryRun(module(meta_model("none", shape(name), gradient_checkpointing=checkpointing)), mixed)
     found = {"planned": dry.gradient(ROWS, PROMPT, RESPONSE).peak.total()}
     made = real(name, checkpointing)
-    found["tensors"] = gradient(made, rows(made), mixed).peak.total()
+    found["tensors"] = track_gradient(made, rows(made), mixed).peak.total()
     found["allocator"] = allocated(made, mixed)
     alone = [sys.executable, __file__, name, str(int(checkpointing)), str(int(mixed))]
     at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # what is freed is given back
@@ -104,8 +104,8 @@ def measure(name: str, checkpointing: bool, mixed: bool) -> dict[str, int]:
 
 def resident(name: str, checkpointing: bool, mixed: bool) -> int:
     made = real(name, checkpointing)
-    for each in made.policy.parameters():
-        each.grad = torch.zeros_like(each)
+    for parameter in made.policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
     one_pass(made, mixed, response=8)  # libraries, threads, and pages of the gradients
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
@@ -115,7 +115,7 @@ def resident(name: str, checkpointing: bool, mixed: bool) -> int:
 
 def status(name: str) -> int:
     """Bytes, as the kernel states them."""
-    line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith(name))
+    line = next(row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(name))
     return int(line.split()[1]) * 1024
 
 

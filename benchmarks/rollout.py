@@ -110,7 +110,7 @@ def cell(size: str, engine: str, lengths: str, rounds: int) -> dict[str, float]:
         syncs.append(time.process_time() - cpu)
     synced = min(syncs, default=0.0)
     return {
-        "parameters": sum(each.numel() for each in model.parameters()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "tokens": int(best["tokens"]),
         "speed": best["tokens"] / best["wall"],
         "cpu": best["cpu"],
@@ -127,9 +127,9 @@ def update(model, prompts, tokens) -> None:
     from hapo_lit.policy.scoring import token_logprobs
     from hapo_lit.rows import Text
 
-    lengths = torch.tensor([len(each) for each in tokens])
+    lengths = torch.tensor([len(response) for response in tokens])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
-    flat = torch.tensor([token for each in tokens for token in each])
+    flat = torch.tensor([token for response in tokens for token in response])
     padded = torch.zeros(mask.shape, dtype=torch.int64).masked_scatter(mask, flat)
     repeated = prompts.repeat_interleave(SAMPLES, 0)
     text = Text(repeated, torch.ones_like(repeated, dtype=torch.bool), padded, mask)
@@ -221,7 +221,7 @@ def generate_batch(model, prompts, stops):
             progress_bar=False,
         )
         model.set_attn_implementation(implementation)
-        return [each.generated_tokens for each in out.values()]
+        return [answer.generated_tokens for answer in out.values()]
 
     return sample, None
 

@@ -1,7 +1,7 @@
 """The algorithm, one page.
 
 :class:`Hapo` is Algorithm 1 of "Hindsight-Anchored Policy Optimization" (Wu et al., arXiv 2603.11321) from sampling to
-credit; the gradient is in ``module.py``.  GRPO, LUFFY and others are the same page with other parts plugged in.
+credit; the gradient is in ``training/module.py``.  GRPO, LUFFY and others are the same page with other parts.
 
 Kept from the paper: all rollouts first, the gate after them and from the current group, one verified solution in the
 place of the worst rollout, advantages recomputed on the augmented group.  Left out: its convergence theorems, which do
@@ -62,6 +62,10 @@ class Hapo:
         self.advantage, self.weighting = advantage, weighting
 
     @property
+    def rollouts_per_prompt(self) -> int:
+        return self.injector.rollouts(self.group_size)
+
+    @property
     def teacher_stands_alone(self) -> bool:
         return self.injector.teacher_stands_alone
 
@@ -77,7 +81,7 @@ class Hapo:
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
         """Algorithm 1: turn prompts into credited experience."""
         # fmt: off
-        size = self.injector.rollouts(self.group_size)
+        size = self.rollouts_per_prompt
         rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
         verdicts = self.verifier(decode(rollouts), prompts.answers_repeated(size))
         rollouts = rollouts.with_rewards(verdicts.to(rollouts.rewards))                # 2  r ∈ {0, 1}
@@ -116,8 +120,12 @@ class Hapo:
         self.engine.sync(policy)
 
     def sleep(self) -> None:
-        """Let the engine free what the update can use."""
+        """Let the engine free the memory that the update can use."""
         self.engine.sleep()
+
+    def close(self) -> None:
+        """Let the engine end what it has started."""
+        self.engine.close()
 
     def metrics(self) -> dict[str, float]:
         gate = {f"gate/{name}": value for name, value in self.gate.metrics().items()}
@@ -133,8 +141,12 @@ class Hapo:
 
 
 class Supervised:
-    """Supervised fine-tuning on verified teachers: groups of one row, which nobody sampled, with advantage 1."""
+    """Supervised fine-tuning on verified teachers: groups of one row, which is the teacher's, with advantage 1."""
 
+    engine: None = None
+    gate: None = None
+    injector: None = None
+    rollouts_per_prompt = 0
     teacher_stands_alone = False
     estimates = False
     samples_from_policy = False
@@ -166,13 +178,16 @@ class Supervised:
         )
 
     def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> None:
-        """Nothing is left of a supervised step without its teachers."""
+        """None: a supervised step has no rows but those of its teachers."""
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Nothing samples here."""
+        """Without an engine there is nothing to sync."""
 
     def sleep(self) -> None:
-        """Nothing samples here, so there is no memory to free."""
+        """Without an engine there is no memory to free."""
+
+    def close(self) -> None:
+        """Without an engine there is nothing to end."""
 
     def metrics(self) -> dict[str, float]:
         return {}

@@ -1,6 +1,6 @@
-"""The seams: where one part meets another.  A part is any object that fits; none needs a base class.
+"""The interfaces between parts.  A part is any object that fits; none needs a base class.
 
-Swapping a part is naming another class in YAML: the import path is the registry, the constructor the schema.
+To swap a part, name another class in YAML.  The import path is the registry, the constructor the schema.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Gate(Protocol):
 
 @runtime_checkable
 class HasOpenProbability(Protocol):
-    """A gate whose law is known, which makes a prediction that a run can be held against."""
+    """A gate whose probability of opening is known in closed form, so that a run can be compared with it."""
 
     def open_probability(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:
         """P(open) at its ``visit``-th call of ``observe``, counted from 0, on prompts of these success rates after a
@@ -155,6 +155,35 @@ class PolicyLoss(Protocol):
         """The loss for ``[N, T]`` current log-probabilities of the rows' tokens, and the entropies there."""
 
 
+class RolloutBatch(NamedTuple):
+    """What one process samples at once: so many sequences, each with at most so many tokens.
+
+    Example:
+        ``RolloutBatch(sequences=16 * 8, prompt=1024, response=8192)`` for 16 prompts with 8 responses each.
+    """
+
+    sequences: int
+    prompt: int
+    response: int
+
+    @property
+    def tokens(self) -> int:
+        """Of one sequence, at most."""
+        return self.prompt + self.response
+
+    @classmethod
+    def largest(cls, prompts: int, processes: int, rollouts: int, prompt: int, response: int) -> RolloutBatch:
+        """The batch of the process that has most.
+
+        Args:
+            prompts: of a step, over all processes.
+            processes: that share them.
+            rollouts: of each prompt.
+            prompt, response: tokens of each, at most.
+        """
+        return cls(-(-prompts // processes) * rollouts, prompt, response)
+
+
 @runtime_checkable
 class RolloutEngine(Protocol):
     """Samples responses."""
@@ -175,7 +204,17 @@ class RolloutEngine(Protocol):
         """
 
     def sleep(self) -> None:
-        """Free what the update can use, until the next ``sync``."""
+        """Free the memory that the update can use, until the next ``sync``."""
+
+    def close(self) -> None:
+        """End what this engine has started; of what it shares with others, the last to close ends it."""
+
+    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
+        """Bytes on the policy's device while all responses of a batch are at full length, besides the policy; by kind.
+
+        ``policy`` may be a model of fake tensors, which have shapes and no contents.  A context of autocast is that of
+        the run.
+        """
 
     def metrics(self) -> dict[str, float]:
         """Time and tokens of the last call."""
@@ -197,6 +236,22 @@ class Algorithm(Protocol):
     """Turns prompts into credited experience."""
 
     @property
+    def engine(self) -> RolloutEngine | None:
+        """What samples; None = nothing does."""
+
+    @property
+    def gate(self) -> Gate | None:
+        """What decides whether the teacher helps; None = nothing does."""
+
+    @property
+    def injector(self) -> Injector | None:
+        """What places the teacher; None = nothing does, and groups are the teacher alone."""
+
+    @property
+    def rollouts_per_prompt(self) -> int:
+        """How many responses the policy samples for each prompt; 0 = none."""
+
+    @property
     def teacher_stands_alone(self) -> bool:
         """True = teacher rows come without an advantage."""
 
@@ -208,9 +263,14 @@ class Algorithm(Protocol):
     def samples_from_policy(self) -> bool:
         """True = sampling makes passes of the policy itself, of which ranks may make different numbers."""
 
-    def sync(self, policy: torch.nn.Module) -> None: ...
+    def sync(self, policy: torch.nn.Module) -> None:
+        """Let the engine sample from these weights.  Every rank must ask."""
 
-    def sleep(self) -> None: ...
+    def sleep(self) -> None:
+        """Let the engine free the memory that the update can use."""
+
+    def close(self) -> None:
+        """Let the engine end what it has started."""
 
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
 

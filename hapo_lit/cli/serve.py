@@ -1,11 +1,10 @@
 """``hapo serve``: starts the vLLM server that a run with ``rollout=vllm_server`` samples from.
 
-It takes the settings of the run, so that both agree on the model, its limits and what log-probabilities mean.
+It takes the settings of the run, so that both have the same model and limits, and log-probabilities of the same kind.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 from importlib.util import find_spec
@@ -20,18 +19,20 @@ from transformers import AutoConfig, PreTrainedConfig
 from hapo_lit.cli.plan import without_contents
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
-from hapo_lit.planning.plan import RolloutBatch, rollout_batch
+from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.model_config import widened
+from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
-from hapo_lit.rollout.vllm import ENVIRONMENT, INSTALL, LOGPROBS, MOST, cache_bytes
-from hapo_lit.rollout.vllm_server import SAMPLES
+from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
+from hapo_lit.rollout.vllm_process import ENVIRONMENT, INSTALL
+from hapo_lit.rollout.vllm_server import SAMPLES, VLLMServerEngine
 
 SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
 
 
 def main(config: DictConfig) -> None:
-    """Become vLLM's server; it ends with Ctrl-C."""
+    """Turn this process into vLLM's server; Ctrl-C ends it."""
     if find_spec("vllm") is None:
         raise SetupError(f"`hapo serve` needs vLLM; {INSTALL}")
     if config.rollout._target_ != SERVER:
@@ -40,7 +41,7 @@ def main(config: DictConfig) -> None:
     (engine,) = build(config, "rollout")
     with setting_up():
         served = served_config(configuration(config))
-        name = hashlib.blake2b(served.to_json_string().encode(), digest_size=8).hexdigest()
+        name = stable_hash(served.to_json_string()).hex()
         folder = Path(config.paths.cache, "served", name)
         served.save_pretrained(folder)
     command = arguments(config, engine, served, folder)
@@ -54,7 +55,7 @@ def main(config: DictConfig) -> None:
 
 
 def configuration(config: DictConfig) -> PreTrainedConfig:
-    """That of the policy, of which no weights are loaded."""
+    """The policy's configuration; no weights are loaded for it."""
     model = config.model
     named = get_object(model.policy._target_) is load_policy and model.path is not None
     if named and not Path(model.path).is_dir() and model.get("shape") is None:  # on a hub
@@ -64,17 +65,17 @@ def configuration(config: DictConfig) -> PreTrainedConfig:
     return instantiate(model.policy, _convert_="all").config  # type: ignore[no-any-return]
 
 
-def arguments(config: DictConfig, engine: Any, model: PreTrainedConfig, folder: Path) -> list[str]:
+def arguments(config: DictConfig, engine: VLLMServerEngine, model: PreTrainedConfig, folder: Path) -> list[str]:
     """The command line of vLLM's server."""
     import torch
 
     address = urlsplit(engine.servers[0].url)
     computed = "bfloat16" if config.precision == "bf16-mixed" else str(model.dtype).removeprefix("torch.")
     dtype = engine.dtype or computed
-    batch = rollout_batch(
+    batch = RolloutBatch.largest(
         config.prompts_per_step, 1, config.group_size, config.max_prompt_tokens, config.max_response_tokens
     )
-    sequences = max(SAMPLES, min(MOST, batch.sequences))
+    sequences = max(SAMPLES, min(MAX_SEQUENCES, batch.sequences))
     settings: dict[str, Any] = {
         "model": folder,
         "host": address.hostname,
@@ -92,7 +93,7 @@ def arguments(config: DictConfig, engine: Any, model: PreTrainedConfig, folder: 
     flags = ["tokens-only", "disable-log-stats"]
     if not torch.cuda.is_available():
         flags.append("enforce-eager")
-        settings["kv-cache-memory-bytes"] = cache_bytes(model, dtype, RolloutBatch(sequences, batch.tokens))
+        settings["kv-cache-memory-bytes"] = cache_bytes(model, dtype, sequences, batch.tokens)
     words = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
     words += [f"--{name}" for name in flags] + list(engine.options)
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *words]

@@ -155,6 +155,7 @@ class RunSession:
             checkpointer.signals.catch()
         try:
             yield
+            close_engines(module)
         except Stopped as stopped:
             self._exit(stopped, verb)
         except NotFiniteError as error:
@@ -187,7 +188,7 @@ class RunSession:
         export(weights, self.run / "model", self.config.model.get("lora"), self.run / "policy")
         summary = analysis.summarise(self.run, facts)
         analysis.print_summary(summary)
-        gate = getattr(module.phases.at(self.config.steps - 1).algorithm, "gate", None)
+        gate = module.phases.at(self.config.steps - 1).algorithm.gate
         if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
             report = analysis.write_injection(self.run, gate.open_probability)
             if len(report):
@@ -195,6 +196,14 @@ class RunSession:
         print(f"curves: {analysis.plot_anneal(self.run)}")
         print(f"run folder: {self.run} (tensorboard --logdir {self.run})")
         return summary.get("sampled_after", float("nan"))
+
+
+def close_engines(module: HapoModule) -> None:
+    """End what a run's engines have started, which may use the process group."""
+    for phase in module.phases:
+        phase.algorithm.close()
+    for evaluator in module.evaluation.evaluators.values():
+        evaluator.engine.close()
 
 
 def is_rank_0() -> bool:
@@ -208,8 +217,6 @@ def isolated_job() -> Iterator[None]:
     before = dict(os.environ)
     try:
         yield
-        if "hapo_lit.rollout.vllm" in sys.modules:  # whose engine is in that group
-            sys.modules["hapo_lit.rollout.vllm"].close()
         if dist.is_initialized():
             dist.destroy_process_group()
     finally:

@@ -1,17 +1,13 @@
-"""Policies: loading one, making one, and its adapter."""
+"""Policies: loading one with its tokenizer, or making one."""
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -25,15 +21,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.model_config import check_heads, widened
-
-LORA: Mapping[str, Any] = {"rank": None, "alpha": 32, "dropout": 0.0, "targets": "all-linear", "seed": 0}
-"""What ``lora`` may name, and what holds where it is silent.
-
-``rank`` None = no adapter, all weights are trained; ``alpha``: the adapter's product counts ``alpha / rank`` times;
-``dropout`` must be 0; ``targets``: ``all-linear`` = every linear layer but the output head, or names of linear layers
-(``[q_proj, v_proj]``); ``seed``: of the initialisation.
-"""
 
 
 def load_policy(
@@ -54,7 +43,7 @@ def load_policy(
         path: folder or hub id.
         dtype: parameter dtype, ``float32`` or ``bfloat16``.
         attention: ``sdpa`` or ``eager``.
-        lora: the adapter, see :data:`LORA`; None = none.
+        lora: the adapter, see :data:`hapo_lit.policy.adapters.LORA`; None = none.
         gradient_checkpointing: True = a layer's activations are computed again in the backward pass instead of kept.
         positions: tokens of prompt and response together that the model takes; None = as its configuration says.
         rope_theta: base of the rotary embedding; None = as its configuration says.
@@ -63,7 +52,7 @@ def load_policy(
         ValueError: ``lora`` names what cannot be, peft is not installed, the model has no such rotary embedding, or it
             changes its logits after its output head.
     """
-    adapter = _adapter_settings(lora)
+    adapter = adapter_settings(lora)
     _must_exist(path)
     config = widened(AutoConfig.from_pretrained(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
@@ -92,7 +81,7 @@ def meta_model(
     Raises:
         ValueError: nothing says what shape the model has, or its attention heads do not fit.
     """
-    adapter = _adapter_settings(lora)
+    adapter = adapter_settings(lora)
     if Path(path).expanduser().is_dir():
         config = AutoConfig.from_pretrained(path)
     elif shape is not None:
@@ -115,7 +104,7 @@ def _trainable(
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # transformers hooks the embeddings for reentrant checkpoints, which lose gradients where no input has one
         model.disable_input_require_grads()
-    return _with_adapter(_without_dropout(model), adapter).train()
+    return with_adapter(_without_dropout(model), adapter).train()
 
 
 def policy_like(folder: str, lora: Mapping[str, Any] | None = None) -> PreTrainedModel:
@@ -125,14 +114,14 @@ def policy_like(folder: str, lora: Mapping[str, Any] | None = None) -> PreTraine
         folder: holds ``config.json``, whose dtype the model takes, and maybe ``generation_config.json``; no weights.
         lora: the policy's, as :func:`load_policy` took it.
     """
-    adapter = _adapter_settings(lora)
+    adapter = adapter_settings(lora)
     _must_exist(folder)
     with no_init_weights():
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     model.tie_weights()
     if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    return _with_adapter(_without_dropout(model), adapter)
+    return with_adapter(_without_dropout(model), adapter)
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
@@ -168,74 +157,10 @@ def new_policy(
         eos_token_id=tokenizer.eos_token_id,
         **sizes,
     )
-    with _seeded(seed):
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return _without_dropout(model)
-
-
-def has_adapter(model: PreTrainedModel) -> bool:
-    """Whether the model carries a LoRA adapter."""
-    return bool(getattr(model, "peft_config", None))
-
-
-@contextmanager
-def without_adapter(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model computes as its base does: the reference policy of a run that trains an adapter.
-
-    Neither weights nor their ``requires_grad`` are touched, so whatever hangs on parameters never notices.
-
-    Raises:
-        ValueError: the model has no adapter.
-    """
-    if not has_adapter(model):
-        raise ValueError("the model has no adapter to leave out; set model.lora.rank, or keep a copy as the reference")
-    layers = list(_adapter_layers(model).values())
-    off = [layer.disable_adapters for layer in layers]
-    try:
-        for layer in layers:
-            layer._disable_adapters = True  # peft's own enable_adapters(False) would clear requires_grad as well
-        yield
-    finally:
-        for layer, was_off in zip(layers, off, strict=True):
-            layer._disable_adapters = was_off
-
-
-def merged(model: PreTrainedModel) -> PreTrainedModel:
-    """The policy as a plain model: a copy with the adapter added to its weights, or the model itself if it has none.
-
-    The copy is of the same class, has the names of an ordinary checkpoint and is trained as a whole.  In bfloat16 the
-    sums are rounded, so that it is only close to the adapted model.
-    """
-    if not has_adapter(model):
-        return model
-    plain = copy.deepcopy(model)
-    for name, layer in _adapter_layers(plain).items():
-        layer.merge()
-        plain.set_submodule(name, layer.get_base_layer())
-    del plain.peft_config
-    plain._hf_peft_config_loaded = False  # what save_pretrained goes by: it would write the adapter only
-    return plain.requires_grad_(True)
-
-
-@torch.no_grad()
-def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
-    """Name and weight of everything in an ordinary checkpoint of the policy, one at a time.
-
-    An adapter is added to the weights it belongs to, without changing them; shards are gathered, for which every rank
-    must ask; weights that are tied come once.  What needs no work is the parameter itself and not a copy.
-    """
-    layers = _adapter_layers(model) if has_adapter(model) else {}
-    for name, parameter in model.named_parameters():
-        value = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter.detach()
-        owner, base, field = name.rpartition(".base_layer.")
-        if base and owner in layers:
-            if field == "weight":
-                with torch.autocast(value.device.type, enabled=False):
-                    for adapter in layers[owner].active_adapters:
-                        value = value + layers[owner].get_delta_weight(adapter).to(value.dtype)
-            yield f"{owner}.{field}", value
-        elif not any(name.startswith(f"{each}.") for each in layers):
-            yield name, value
 
 
 @torch.no_grad()
@@ -265,75 +190,6 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
             if "drop" in name and isinstance(value, float):
                 setattr(holder, name, 0.0)
     return model
-
-
-def _adapter_settings(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """``lora`` with nothing left out; None where no adapter is wanted."""
-    settings = {**LORA, **(lora or {})}
-    if unknown := sorted(set(settings) - set(LORA)):
-        raise ValueError(f"there is no key model.lora.{unknown[0]}; there are: {', '.join(LORA)}")
-    rank, alpha, dropout = settings["rank"], settings["alpha"], settings["dropout"]
-    if rank is None:
-        return None
-    if type(rank) is not int or rank < 1:
-        raise ValueError(
-            f"model.lora.rank must be a whole number of at least 1, or null to train all weights, got {rank!r}"
-        )
-    if type(alpha) not in (int, float) or not 0 < alpha < math.inf:
-        raise ValueError(f"model.lora.alpha must be a number above 0, got {alpha!r}")
-    if dropout != 0:
-        raise ValueError(
-            f"model.lora.dropout must be 0, got {dropout!r}: with dropout π_θ and π_old differ at the same weights"
-        )
-    return settings
-
-
-def _with_adapter(model: PreTrainedModel, settings: Mapping[str, Any] | None) -> PreTrainedModel:
-    """The model with a fresh adapter, the only thing with a gradient; unchanged without settings."""
-    if settings is None:
-        return model
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise ValueError(
-            f"model.lora.rank={settings['rank']} needs peft ({error}): pip install 'hapo_lit[lora]'"
-        ) from None
-    config = LoraConfig(
-        r=settings["rank"], lora_alpha=settings["alpha"], target_modules=_targets(model, settings["targets"])
-    )
-    with _seeded(settings["seed"]):
-        model.add_adapter(config)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
-    return model
-
-
-def _targets(model: PreTrainedModel, targets: Any) -> str | list[str]:
-    """``targets`` as peft takes them; a name matches the end of a layer's full name, as there."""
-    if targets == "all-linear":
-        return "all-linear"
-    wanted = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Sequence) else []
-    linear = [name for name, module in model.get_decoder().named_modules() if isinstance(module, nn.Linear)]
-    if not wanted or not all(any(f".{name}".endswith(f".{each}") for name in linear) for each in wanted):
-        known = sorted({name.rpartition(".")[2] for name in linear})
-        raise ValueError(f"model.lora.targets must be all-linear or some of [{', '.join(known)}], got {targets!r}")
-    return wanted
-
-
-def _adapter_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """The adapted layers by their names."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Inside, what draws from the global generator of the CPU draws by ``seed``; afterwards that is as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield
 
 
 def _must_exist(path: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from transformers import PreTrainedConfig
 
 
@@ -38,7 +39,7 @@ def widened(config: PreTrainedConfig, positions: int | None, rope_theta: float |
 
 
 def check_heads(config: PreTrainedConfig) -> None:
-    """Raise ``ValueError`` at a shape that no attention can have."""
+    """Raise ``ValueError`` if the attention heads do not divide the hidden size, or one another."""
     size, heads = config.hidden_size, config.num_attention_heads
     pairs = getattr(config, "num_key_value_heads", None) or heads
     if getattr(config, "head_dim", None) is None and size % heads:
@@ -61,10 +62,16 @@ def check_lengths(config: PreTrainedConfig, prompt: int, response: int) -> None:
 
 
 def kv_shape(config: PreTrainedConfig) -> tuple[int, int, int]:
-    """Layers, heads per layer and numbers per head of which a token's key, and value, consist."""
+    """Layers, heads per layer and numbers per head of a token's key; of its value they are the same."""
     text = config.get_text_config()
     if getattr(text, "kv_lora_rank", None) is not None:
-        raise ValueError(f"{config.model_type} models keep no keys and values but what they are made of: not supported")
+        raise ValueError(f"{config.model_type} models keep compressed keys and values, which is not supported")
     heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
     size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     return text.num_hidden_layers, heads, size
+
+
+def kv_bytes_per_token(config: PreTrainedConfig, dtype: torch.dtype) -> int:
+    """Bytes of the keys and values of one token in all layers; layers with a limited window count as full ones."""
+    layers, heads, size = kv_shape(config)
+    return 2 * layers * heads * size * dtype.itemsize

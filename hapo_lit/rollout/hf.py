@@ -1,22 +1,25 @@
 """The reference engine: samples from the very model that is trained, through transformers.
 
-Each prompt is prefilled once and its key-value cache repeated for the ``G`` samples; rows that have ended leave the
-batch; the next token is drawn by inverting the cumulative distribution in float64, which is exact in the tails and
-many times cheaper than ``torch.multinomial`` on a CPU with a large vocabulary.
+Each prompt is prefilled once and its cache of keys and values is repeated for the ``G`` samples.  Rows that have ended
+leave the batch.  The next token is drawn by inverting the cumulative distribution in float64, which is exact in the
+tails and many times cheaper than ``torch.multinomial`` on a CPU with a large vocabulary.
 """
 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
 from hapo_lit.policy.scoring import positions
+from hapo_lit.protocols import RolloutBatch
+from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
 from hapo_lit.rollout.sampling import Sampling, rollout_group, stops_of
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -24,8 +27,9 @@ from hapo_lit.types import PromptBatch, RolloutGroup
 class HFEngine(Sampling):
     """Samples with a transformers model in process; for its settings see :class:`Sampling`.
 
-    It is the trainer itself: what it reports needs no correction, and serves to break ties and to be looked at.
-    Log-probabilities are those of the distribution sampled from (at temperature 0: of the model's own, temperature 1).
+    It samples from the trainer's own model, so its log-probabilities need no correction; they serve to break ties and
+    to be looked at.  They are those of the distribution sampled from (at temperature 0: of the model's own, temperature
+    1).
     """
 
     is_trainer = True
@@ -47,8 +51,40 @@ class HFEngine(Sampling):
         tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
         self._policy.train(was_training)
 
-        self.tell(float(lengths.sum()), time.perf_counter() - started)
+        self.record(float(lengths.sum()), time.perf_counter() - started)
         return rollout_group(prompts, group_size, tokens, logprobs, lengths, finished)
+
+    @torch.no_grad()
+    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
+        """Keys and values with their spare room, and what is computed to draw the last token of each response."""
+        assert isinstance(policy, PreTrainedModel)
+        was_training = policy.training
+        policy.eval()  # in training there is no cache beside gradient checkpoints
+        sequences, device = batch.sequences, policy.device
+        token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # it is always 0
+            first = policy(input_ids=token, past_key_values=growing_cache(policy), use_cache=True)
+            torch.clear_autocast_cache()  # so that casts of the weights are counted below
+            # in mixed precision keys, which have met the rotary embedding, are wider than values
+            layer = first.past_key_values.layers[0]
+            dtypes = layer.keys.dtype, layer.values.dtype
+            cache = full_cache(policy, sequences, batch.prompt, batch.tokens - 1, dtypes)
+            mask = torch.ones(sequences, batch.prompt, dtype=torch.bool, device=device)
+            bias = _attention_bias(mask, batch.response, first.logits.dtype)
+            others = [*policy.buffers(), *cache_tensors(cache)]
+            vocabulary = policy.get_output_embeddings().weight.shape[0]
+            with MemoryTracker(policy.parameters(), others, vocabulary) as tracker:
+                logits = policy(
+                    input_ids=token,
+                    attention_mask=bias[..., : batch.tokens],  # by the slice the bias is counted too
+                    position_ids=token,
+                    past_key_values=cache,
+                    use_cache=True,
+                ).logits[:, -1]
+                self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device))
+        policy.train(was_training)
+        return {"keys and values": storage_bytes(cache_tensors(cache)), **tracker.peak}
 
     def _sample(
         self, policy: PreTrainedModel, prompts: PromptBatch, group_size: int, step: int
@@ -63,7 +99,7 @@ class HFEngine(Sampling):
         lengths = torch.full((count,), limit, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
 
-        cache = _growing_cache(policy)
+        cache = growing_cache(policy)
         output = policy(
             input_ids=prompts.tokens,
             attention_mask=prompts.mask.long(),
@@ -128,41 +164,6 @@ class HFEngine(Sampling):
                 for sample in range(group_size)
             ]
         )
-
-
-class _GrowingLayer(DynamicLayer):
-    """A cache layer that writes into spare room instead of copying all keys and values at each token."""
-
-    _room: tuple[Tensor, Tensor] | None = None
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: object, **kwargs: object
-    ) -> tuple[Tensor, Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states, value_states
-            return self.keys, self.values
-        length = self.keys.shape[-2]
-        total = length + key_states.shape[-2]
-        moved = self._room is None or self.keys.data_ptr() != self._room[0].data_ptr()
-        if moved or total > self._room[0].shape[-2]:  # type: ignore[index]
-            self._room = self._grown(self.keys, total), self._grown(self.values, total)
-        keys, values = self._room  # type: ignore[misc]
-        keys[..., length:total, :], values[..., length:total, :] = key_states, value_states
-        self.keys, self.values = keys[..., :total, :], values[..., :total, :]
-        return self.keys, self.values
-
-    @staticmethod
-    def _grown(held: Tensor, total: int) -> Tensor:
-        room = held.new_empty(*held.shape[:-2], total + max(64, total // 2), held.shape[-1])
-        room[..., : held.shape[-2], :] = held
-        return room
-
-
-def _growing_cache(policy: PreTrainedModel) -> Cache:
-    cache = DynamicCache(config=policy.config)
-    cache.layers = [_GrowingLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
-    return cache
 
 
 def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tensor:

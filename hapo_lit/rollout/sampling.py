@@ -1,22 +1,23 @@
-"""What all engines share: how they are set, how a request is seeded, and the group that comes of it."""
+"""What all engines share: their settings, how a request is seeded, and how a group is made of responses."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
-from hapo_lit.errors import EngineError
+from hapo_lit.errors import EngineError, cut
+from hapo_lit.numerics.hashing import stable_int
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 Engine = TypeVar("Engine", bound="Sampling")
 DTYPES = ("float32", "bfloat16", "float16")
-"""Of the weights of an engine that has its own."""
+"""What the weights of an engine that has its own may be."""
 
 
 class Sampling:
@@ -41,7 +42,7 @@ class Sampling:
         self._metrics: dict[str, float] = {}
 
     def with_temperature(self: Engine, temperature: float) -> Engine:
-        """The same engine at another temperature."""
+        """The same engine at another temperature; both use the same model, vLLM or server."""
         other = copy.copy(self)
         Sampling.__init__(other, self.max_new_tokens, temperature, self.stop_ids, self.seed)
         return other
@@ -49,10 +50,13 @@ class Sampling:
     def sleep(self) -> None:
         """An engine that holds no memory of its own has none to free."""
 
+    def close(self) -> None:
+        """An engine that has started nothing has nothing to end."""
+
     def metrics(self) -> dict[str, float]:
         return self._metrics
 
-    def tell(self, tokens: float, seconds: float) -> None:
+    def record(self, tokens: float, seconds: float) -> None:
         """Set ``metrics`` to those of a call."""
         self._metrics = {
             "time/rollout": seconds,
@@ -63,10 +67,9 @@ class Sampling:
     def request_seed(self, prompt: int, step: int) -> int:
         """The seed of a prompt's request; the engine adds the index of the sample.
 
-        A hash, so that neighbours in seed, prompt and step do not share draws: 62 bits, below what engines take.
+        It is a hash, so that neighbours in seed, prompt and step share no draws, of 62 bits, which engines accept.
         """
-        text = f"{self.seed} {prompt} {step}".encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()) >> 2
+        return stable_int(f"{self.seed} {prompt} {step}") >> 2
 
 
 def rollout_group(
@@ -108,21 +111,21 @@ def group_of_lists(
     Raises:
         EngineError: a response ended before the limit and without a stop.
     """
-    for each in tokens:
-        if not each or (each[-1] not in stops and len(each) < limit):
+    for response in tokens:
+        if not response or (response[-1] not in stops and len(response) < limit):
             raise EngineError(
-                f"a response was cut off after {len(each)} tokens, before max_response_tokens={limit}: the engine's "
-                f"own limit is shorter; start it with the settings of the run, and go on with resume=auto"
+                f"a response was cut off after {len(response)} tokens, before max_response_tokens={limit}: the limit "
+                f"of the engine is shorter; start it with the settings of the run, and go on with resume=auto"
             )
     device = prompts.tokens.device
-    lengths = torch.tensor([len(each) for each in tokens])
+    lengths = torch.tensor([len(response) for response in tokens])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
 
     def padded(lists: Sequence[Sequence[Any]], dtype: torch.dtype) -> Tensor:
-        flat = torch.tensor([value for each in lists for value in each], dtype=dtype)
+        flat = torch.tensor([value for row in lists for value in row], dtype=dtype)
         return torch.zeros(mask.shape, dtype=dtype).masked_scatter(mask, flat).to(device)
 
-    ended = torch.tensor([each[-1] in stops for each in tokens], device=device)
+    ended = torch.tensor([response[-1] in stops for response in tokens], device=device)
     return rollout_group(
         prompts, group_size, padded(tokens, torch.int64), padded(logprobs, torch.float32), lengths.to(device), ended
     )
@@ -133,7 +136,7 @@ def prompt_lists(prompts: PromptBatch) -> list[list[int]]:
     return [tokens[mask].tolist() for tokens, mask in zip(prompts.tokens.cpu(), prompts.mask.cpu(), strict=True)]
 
 
-def stops_of(policy: Any, stop_ids: Sequence[int]) -> list[int]:
+def stops_of(policy: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
     """The token ids that end a response: those that were set, or the model's own.
 
     Raises:
@@ -149,19 +152,19 @@ def stops_of(policy: Any, stop_ids: Sequence[int]) -> list[int]:
 
 
 def check_dtype(dtype: str | None) -> None:
-    """Raise ``ValueError`` unless an engine's weights can be of that kind; None = it is found later."""
+    """Raise ``ValueError`` unless an engine's weights can have that dtype; None = the engine chooses it later."""
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"rollout.dtype must be null or one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
 @contextmanager
-def failing(engine: str, doing: str, knobs: str) -> Iterator[None]:
+def failing(engine: str, doing: str, advice: str) -> Iterator[None]:
     """Inside, whatever goes wrong is an :class:`EngineError` that names the engine and says how to go on.
 
     Args:
         engine: as ``rollout`` names it.
         doing: what it was doing.
-        knobs: settings that it may need otherwise.
+        advice: where to look, and which settings to change.
     """
     try:
         yield
@@ -171,8 +174,9 @@ def failing(engine: str, doing: str, knobs: str) -> Iterator[None]:
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        said = " ".join(str(cause).split())[:400]
+        message = cut(" ".join(str(cause).split()), 400)
         raise EngineError(
-            f"the rollout engine {engine} failed while {doing} ({type(cause).__name__}: {said}): see {knobs}; the "
-            f"run's states are whole: go on with resume=auto, or without it with rollout=hf allow_changes=true as well"
+            f"the rollout engine {engine} failed while {doing} ({type(cause).__name__}: {message}): see {advice}; the "
+            f"run's checkpoints are whole: go on with resume=auto, or without this engine by adding rollout=hf "
+            f"allow_changes=true"
         ) from error

@@ -1,17 +1,17 @@
-"""What runs inside vLLM: putting the trainer's weights in place of those it has.
+"""What runs inside vLLM: replacing its weights by the trainer's.
 
-Two traps are closed here.  vLLM's CPU backend packs linear layers and drops the originals, so that weights go through
-its layerwise reload; and a head that is tied to the embeddings gets none in that, and would go on with its old packed
-copy without an error.  So it is tied and packed again, and a weight that did not arrive is an error.
+vLLM's CPU backend packs linear layers and drops the originals, so that new weights must go through its layerwise
+reload.  An output head that is tied to the embeddings gets no weights in that reload, and would silently keep its old
+packed copy; so it is tied and packed again here.  A parameter that gets no weight is an error.
 
-vLLM finds :func:`register` by an entry point of this package in each of its processes.
+vLLM calls :func:`register` in each of its processes; it finds it by an entry point of this package.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import safe_open
@@ -26,17 +26,22 @@ from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngin
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
+    from vllm.model_executor.models.interfaces_base import VllmModelForTextGeneration as VllmModel
+    from vllm.v1.worker.worker_base import WorkerBase
 
-def load_into_worker(worker: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Give an in-process worker all weights of the model, under the names of an ordinary checkpoint."""
+
+def load_into_worker(worker: WorkerBase, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a worker of this process all weights of the model, under the names of an ordinary checkpoint."""
     runner = worker.model_runner
     with set_current_vllm_config(worker.vllm_config):
         load(runner.get_model(), runner.model_config, weights)
 
 
 @torch.no_grad()
-def load(model: Any, model_config: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
-    """As :func:`load_into_worker`, given the model.
+def load(model: VllmModel, model_config: ModelConfig, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Give a model all its weights, under the names of an ordinary checkpoint.
 
     Raises:
         RuntimeError: a parameter of the model got no weight.
@@ -47,21 +52,21 @@ def load(model: Any, model_config: Any, weights: Iterable[tuple[str, Tensor]]) -
     finish(model, model_config, expected, loaded)
 
 
-def finish(model: Any, model_config: Any, expected: set[str], loaded: set[str] | None) -> None:
-    """End a layerwise reload, with a tied head tied again."""
+def finish(model: VllmModel, model_config: ModelConfig, expected: set[str], loaded: set[str] | None) -> None:
+    """End a layerwise reload, tie a tied head again, and check that every parameter got a weight."""
     finalize_layerwise_reload(model, model_config)
     tied = _tie(model) if model_config.hf_text_config.tie_word_embeddings else set()
     if loaded is not None and (missing := expected - loaded - tied):
         raise RuntimeError(f"the engine's parameters {', '.join(sorted(missing))} got no weights from the policy")
 
 
-def _tie(model: Any) -> set[str]:
+def _tie(model: VllmModel) -> set[str]:
     """Tie every output head to the embeddings and pack it anew; returns the names of their parameters."""
-    heads = {name: each for name, each in model.named_modules() if isinstance(each, ParallelLMHead)}
+    heads = {name: module for name, module in model.named_modules() if isinstance(module, ParallelLMHead)}
     embeddings = [
-        each
-        for each in model.modules()
-        if isinstance(each, VocabParallelEmbedding) and not isinstance(each, ParallelLMHead)
+        module
+        for module in model.modules()
+        if isinstance(module, VocabParallelEmbedding) and not isinstance(module, ParallelLMHead)
     ]
     if heads and len(embeddings) != 1:
         raise RuntimeError(f"a tied head needs one embedding to be tied to, and the model has {len(embeddings)}")
@@ -73,7 +78,7 @@ def _tie(model: Any) -> set[str]:
 
 @dataclass
 class FileInit(WeightTransferInitInfo):
-    """Nothing has to be agreed on."""
+    """Trainer and server need no setting in common."""
 
 
 @dataclass
@@ -93,13 +98,13 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
     update_info_cls = FileUpdate
 
     def init_transfer_engine(self, init_info: FileInit) -> None:
-        """Nothing to set up."""
+        """There is no connection to set up."""
 
     def start_weight_update(self) -> None:
-        """A whole update comes in one piece."""
+        """Nothing to prepare: an update comes in one piece."""
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Not the base's: that waits for an accelerator, and a CPU is none."""
+        """As the base class does, but without an accelerator on a CPU, where there is none to wait for."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
@@ -109,16 +114,16 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
             load(self.model, self.model_config, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
 
     def finish_weight_update(self) -> None:
-        """Done already."""
+        """:meth:`receive_weights` has finished the update."""
 
     def shutdown(self) -> None:
-        """Nothing is held."""
+        """There is nothing to free."""
 
 
 class NcclTransfer(NCCLWeightTransferEngine):
     """vLLM's transfer by NCCL, with a tied head tied again, and an error if a weight is missing."""
 
-    model: Any
+    model: VllmModel
 
     def start_weight_update(self) -> None:
         self.expected = {name for name, _ in self.model.named_parameters()}
@@ -127,7 +132,7 @@ class NcclTransfer(NCCLWeightTransferEngine):
 
     def receive_weights(self, update_info: Any) -> None:
         model = self.model
-        self.model = _Noting(model, self.loaded)
+        self.model = _RecordingLoads(model, self.loaded)
         try:
             super().receive_weights(update_info)
         finally:
@@ -137,10 +142,10 @@ class NcclTransfer(NCCLWeightTransferEngine):
         finish(self.model, self.model_config, self.expected, self.loaded)
 
 
-class _Noting:
-    """A model of which is noted what it loads."""
+class _RecordingLoads:
+    """A model that records the names of the weights it loads."""
 
-    def __init__(self, model: Any, loaded: set[str]) -> None:
+    def __init__(self, model: VllmModel, loaded: set[str]) -> None:
         self.model, self.loaded = model, loaded
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:

@@ -1,27 +1,23 @@
-"""vLLM in other processes, on this machine or others: the same requests over HTTP, weights by vLLM's own transfer API.
+"""Sampling with vLLM in other processes, on this machine or others.
 
-Every update of the weights has a version, which servers keep.  It is asked for before and after sampling, so that
-weights that are stale, or that somebody else has put there, are an error and never a worse gradient.
+Requests are those of :mod:`hapo_lit.rollout.vllm`, sent over HTTP, and weights travel by vLLM's own transfer API.
+Every update of the weights has a version, which the server keeps.  It is asked for its version before and after
+sampling.  If that is not the version that was sent last, the weights are old or were sent by another run, and the run
+ends with an error.
 
-With several trainer processes rank 0 sends the weights, to all servers, and each rank asks the server
+With several trainer processes rank 0 sends the weights to all servers, and each rank samples from the server
 ``urls[rank % len(urls)]``.
 """
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
-import json
 import os
 import shutil
 import tempfile
 import time
-import urllib.error
-import urllib.request
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -32,23 +28,21 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import EngineError
-from hapo_lit.policy.loading import plain_weights
+from hapo_lit.policy.adapters import plain_weights
+from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
 from hapo_lit.rollout.vllm import request
+from hapo_lit.rollout.vllm_client import Server, loopback, shared_server
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 TRANSFERS = ("file", "nccl")
-LEFT = "hapo-weights-"
-"""How folders for weights begin; the number of their process follows."""
-KNOBS = "what the server printed, rollout.urls, rollout.exchange (where the file of weights goes) and rollout.timeout"
-_SENDERS: dict[str, Any] = {}
-"""Server -> its client and the sender that holds the connection to it."""
-_SENT: dict[str, str] = {}
-"""Server -> the version that this run has sent last, whichever of its engines did."""
+FOLDER_PREFIX = "hapo-weights-"
+"""How names of folders for weights begin; the number of their process follows."""
+ADVICE = "what the server printed, rollout.urls, rollout.exchange (where the file of weights goes) and rollout.timeout"
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLES = 16
-"""Of a prompt in one request; a server takes no more than it samples at once."""
+"""Of a prompt in one request; a server refuses more than it samples at once."""
 
 
 class VLLMServerEngine(Sampling):
@@ -59,10 +53,10 @@ class VLLMServerEngine(Sampling):
         anywhere: True = they may be on other machines; anyone who reaches such a server can use and change it.
         dtype: of the server's weights; None = what the policy computes in, as ``precision`` says.
         options: more of its command line: ``["--tensor-parallel-size=2"]``.
-        transfer: how weights travel: ``file`` (shared memory, or ``exchange``) or ``nccl`` (between GPUs).
+        transfer: how weights travel: ``file`` (in shared memory, or in ``exchange``) or ``nccl`` (between GPUs).
         exchange: a folder that trainer and servers both see; None = shared memory of this machine.
         timeout: seconds to wait for an answer.
-        port: of this machine, for NCCL to meet; servers after the first take the next ones.
+        port: of this machine, where NCCL connects the first server; further servers take the ports after it.
     """
 
     is_trainer = False
@@ -94,13 +88,13 @@ class VLLMServerEngine(Sampling):
                 raise ValueError(f"rollout.urls holds {url!r}, which is no address: write http://host:port")
             if not anywhere and not loopback(parts.hostname):
                 raise ValueError(f"rollout.urls names {parts.hostname}, not this machine: set rollout.anywhere=true")
-        self.servers = [Server(url, timeout) for url in urls]
+        self.servers = [shared_server(url.rstrip("/"), timeout) for url in urls]
         self.dtype, self.options = dtype, list(options)
         self.transfer, self.exchange, self.port, self.anywhere = transfer, exchange, port, anywhere
         self._stops: list[int] = []
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Send the policy's weights to all servers, under a new version; every rank must ask."""
+        """Send the policy's weights to all servers, with a new version; every rank must ask."""
         assert isinstance(policy, PreTrainedModel)
         self._stops = stops_of(policy, self.stop_ids)
         several = dist.is_initialized() and dist.get_world_size() > 1
@@ -109,17 +103,17 @@ class VLLMServerEngine(Sampling):
         sent: list[Any] = [uuid.uuid4().hex, None]
         send = self._send_file if self.transfer == "file" else self._send_nccl
         try:
-            plainly = torch.autocast(policy.device.type, enabled=False)
-            with failing("vllm_server", "taking over weights", KNOBS), torch.no_grad(), plainly:
+            uncast = torch.autocast(policy.device.type, enabled=False)
+            with failing("vllm_server", "taking over weights", ADVICE), torch.no_grad(), uncast:
                 send(policy, sent[0])
         except EngineError as error:
             sent[1] = str(error)
         if several:
-            dist.broadcast_object_list(sent)  # and nobody samples before it is there
+            dist.broadcast_object_list(sent)  # no rank samples before the weights are there
         if sent[1]:
             raise EngineError(sent[1])
         for server in self.servers:
-            _SENT[server.url] = sent[0]
+            server.sent_version = sent[0]
 
     @torch.no_grad()
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
@@ -127,14 +121,18 @@ class VLLMServerEngine(Sampling):
         if not self._stops:
             raise RuntimeError("VLLMServerEngine.generate was called before sync(policy)")
         started = time.perf_counter()
-        with failing("vllm_server", "sampling", KNOBS):
+        with failing("vllm_server", "sampling", ADVICE):
             group = self._sampled(prompts, group_size, step)
-        self.tell(float(group.mask.sum()), time.perf_counter() - started)
+        self.record(float(group.mask.sum()), time.perf_counter() - started)
         return group
+
+    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
+        """None on the policy's device: the servers have their own."""
+        return {}
 
     def _sampled(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         server = self.servers[_rank() % len(self.servers)]
-        self._must_have(server, "before sampling")
+        self._check_version(server, "before sampling")
         bodies = []
         for prompt, tokens in zip(prompts.prompt_ids.tolist(), prompt_lists(prompts), strict=True):
             for first in range(0, group_size, SAMPLES):
@@ -142,31 +140,32 @@ class VLLMServerEngine(Sampling):
                 bodies.append({"token_ids": tokens, "sampling_params": settings | {"seed": settings["seed"] + first}})
         with ThreadPoolExecutor(min(64, len(bodies))) as pool:
             answers = list(pool.map(lambda body: server.post("/inference/v1/generate", body), bodies))
-        self._must_have(server, "after sampling")
-        samples = [choice for answer in answers for choice in sorted(answer["choices"], key=lambda each: each["index"])]
+        self._check_version(server, "after sampling")
+        by_index = (sorted(answer["choices"], key=lambda choice: choice["index"]) for answer in answers)
+        samples = [choice for choices in by_index for choice in choices]
         responses = [choice["token_ids"] for choice in samples]
-        logprobs = [[each["logprob"] for each in choice["logprobs"]["content"]] for choice in samples]
+        logprobs = [[token["logprob"] for token in choice["logprobs"]["content"]] for choice in samples]
         return group_of_lists(prompts, group_size, responses, logprobs, self._stops, self.max_new_tokens)
 
-    def _must_have(self, server: Server, when: str) -> None:
+    def _check_version(self, server: Server, when: str) -> None:
         version = server.get("/weight_info")["weight_version"]
-        sent = _SENT[server.url]
-        if version != sent:
+        if version != server.sent_version:
             raise EngineError(
-                f"{server.url} has weights of version {version!r} {when}, and not {sent!r}, which it was sent: does "
-                f"another run use it, or was it started again? Give each run its own server; go on with resume=auto"
+                f"{server.url} has weights of version {version!r} {when}, and not {server.sent_version!r}, which it "
+                f"was sent: does another run use it, or was it started again? Give each run its own server; go on with "
+                f"resume=auto"
             )
 
     def _send_file(self, policy: PreTrainedModel, version: str) -> None:
         place = self.exchange or (str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None)
         weights = served_weights(policy.config, plain_weights(policy))
         if _rank():
-            for _ in weights:  # shards are gathered by all
+            for _ in weights:  # all ranks gather shards together
                 pass
             return
         if place == str(SHARED_MEMORY):
-            sweep_up()
-        with tempfile.TemporaryDirectory(prefix=f"{LEFT}{os.getpid()}-", dir=place) as folder:
+            remove_leftovers()
+        with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=place) as folder:
             path = Path(folder, "policy.safetensors")
             save_file({name: weight.contiguous().cpu() for name, weight in weights}, path)
             for server in self.servers:
@@ -175,107 +174,17 @@ class VLLMServerEngine(Sampling):
                 server.finish_weight_update(version)
 
     def _send_nccl(self, policy: PreTrainedModel, version: str) -> None:
-        """By vLLM's own sender; needs vLLM here too, and a GPU on both sides."""
-        from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
-        from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactory
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-        from vllm.utils.network_utils import get_ip
+        """Through vLLM's own sender; needs vLLM in this process too, and a GPU on both sides."""
+        from hapo_lit.rollout.nccl_sender import send_weights
 
-        class Source(WeightSource):
-            known: list[ParamMeta] | None = None
-
-            def metadata(self) -> list[ParamMeta]:
-                if self.known is None:  # gathers and merges all weights once
-                    self.known = [ParamMeta(name, each.dtype, tuple(each.shape)) for name, each in self]
-                return self.known
-
-            def __iter__(self) -> Any:
-                return iter(served_weights(policy.config, plain_weights(policy)))
-
-        here = get_ip() if self.anywhere else "127.0.0.1"
         for index, server in enumerate(self.servers):
-            if server.url not in _SENDERS:  # one for all engines of the run: it listens at a port of its own
-                workers = server.get("/get_world_size")["world_size"]
-                info = NCCLTrainerInitInfo(here, self.port + index, 1 + workers, rank=_rank())
-                sender = WeightTransferTrainerFactory.trainer_init(info, client=server, source=Source())
-                _SENDERS[server.url] = server, sender
-            client, sender = _SENDERS[server.url]
-            client.version = version
-            sender.send_weights()
+            send_weights(server, policy, version, _rank(), self.port + index, reachable=self.anywhere)
 
 
-class Server:
-    """A vLLM server, with the four calls that vLLM's senders make of a client."""
-
-    def __init__(self, url: str, timeout: float) -> None:
-        self.url, self.timeout = url.rstrip("/"), timeout
-        self.version = ""
-        """The next update's, where the sender does not name it."""
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self.post("/init_weight_transfer_engine", {"init_info": init_info})
-
-    def start_weight_update(self) -> None:
-        self.post("/pause", {}, query="?mode=wait&clear_cache=true")
-        self.post("/start_weight_update", {})
-
-    def update_weights(self, update_info: Any) -> None:
-        self.post("/update_weights", {"update_info": update_info})
-
-    def finish_weight_update(self, weight_version: str | None = None) -> None:
-        self.post("/finish_weight_update", {"weight_version": weight_version or self.version})
-        if self.post("/reset_prefix_cache", {}).get("success") is False:
-            raise EngineError(f"{self.url} did not empty its prefix cache, which holds what the old weights computed")
-        self.post("/resume", {})
-
-    def get(self, route: str) -> dict[str, Any]:
-        return self._call(route, None)
-
-    def post(self, route: str, body: Mapping[str, Any], query: str = "") -> dict[str, Any]:
-        return self._call(route + query, json.dumps(body).encode())
-
-    def _call(self, route: str, body: bytes | None) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        call = urllib.request.Request(self.url + route, body, headers)
-        try:
-            with self._opener.open(call, timeout=self.timeout) as answer:
-                text = answer.read()
-        except urllib.error.HTTPError as error:
-            said = " ".join(error.read().decode(errors="replace").split())[:300]
-            raise EngineError(
-                f"the rollout engine vllm_server at {self.url} answered {error.code} to {route} "
-                f"({said or error.reason}): see what it printed, start it anew with `hapo serve`, and go on with "
-                f"resume=auto"
-            ) from error
-        except TimeoutError as error:
-            raise EngineError(
-                f"the rollout engine vllm_server at {self.url} took more than rollout.timeout={self.timeout:g} s for "
-                f"{route}: make that longer, or prompts_per_step smaller, and go on with resume=auto"
-            ) from error
-        except (OSError, http.client.HTTPException) as error:
-            raise EngineError(
-                f"the rollout engine vllm_server at {self.url} does not answer ({error}): start it with `hapo serve` "
-                f"and the same settings, or set rollout.urls; the run's states are whole, go on with resume=auto"
-            ) from error
-        with suppress(ValueError):
-            parsed = json.loads(text)
-            return parsed if isinstance(parsed, dict) else {"value": parsed}
-        return {}
-
-
-def loopback(host: str) -> bool:
-    """Whether a host is this machine and no other can reach it by that name."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def sweep_up() -> None:
-    """Remove weights that processes which have been killed left in shared memory."""
-    for folder in SHARED_MEMORY.glob(f"{LEFT}*"):
-        number = folder.name.removeprefix(LEFT).partition("-")[0]
+def remove_leftovers() -> None:
+    """Remove files of weights that killed processes left in shared memory."""
+    for folder in SHARED_MEMORY.glob(f"{FOLDER_PREFIX}*"):
+        number = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if number.isdigit() and not Path("/proc", number).exists():
             shutil.rmtree(folder, ignore_errors=True)
 

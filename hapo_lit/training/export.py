@@ -11,7 +11,8 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from hapo_lit.errors import ResumeError
-from hapo_lit.policy.loading import load_tokenizer, merged, policy_like
+from hapo_lit.policy.adapters import merged
+from hapo_lit.policy.loading import load_tokenizer, policy_like
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.training.checkpoint_format import load_checked
 

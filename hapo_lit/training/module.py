@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.tallies import accumulate, tally
-from hapo_lit.policy.loading import has_adapter, without_adapter
+from hapo_lit.policy.adapters import has_adapter, without_adapter
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
 from hapo_lit.protocols import ALONE, Ranks

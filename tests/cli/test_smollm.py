@@ -289,7 +289,7 @@ def test_three_steps_of_an_adapter(cache, run, tmp_path):
 def test_both_engines_read_the_same_model(cache, engine):
     """Greedy tokens and their log-probabilities, from prompts of the experiment; and after an update."""
     from hapo_lit.rollout.hf import HFEngine
-    from hapo_lit.rollout.vllm import VLLMEngine, close
+    from hapo_lit.rollout.vllm import VLLMEngine
 
     policy = load_policy(str(cache / prepare.MODEL))
     tokenizer = load_tokenizer(str(cache / prepare.MODEL))
@@ -319,4 +319,4 @@ def test_both_engines_read_the_same_model(cache, engine):
         with torch.no_grad():
             for parameter in policy.parameters():
                 parameter.mul_(1.02)
-    close()
+    other.close()

@@ -14,7 +14,8 @@ from support.engines import engine, prompt_batch
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.cli.bootstrap import config_folder
-from hapo_lit.policy.loading import has_adapter, load_policy, merged, plain_weights, policy_like, without_adapter
+from hapo_lit.policy.adapters import has_adapter, merged, plain_weights, without_adapter
+from hapo_lit.policy.loading import load_policy, policy_like
 from hapo_lit.policy.scoring import token_logprobs
 
 both_kinds = pytest.mark.parametrize(

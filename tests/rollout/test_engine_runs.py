@@ -60,7 +60,7 @@ def stale_vllm():
         is_trainer = False
 
         def sync(self, policy):
-            if self._held is None:
+            if self._vllm is None:
                 super().sync(policy)
 
     return StaleVLLM(12, 30, 4, 4, seed=3)
@@ -75,9 +75,7 @@ def test_stale_weights_raise_the_alarm(make_policy, tokenizer, kind):
         fit(built, data(tokenizer), watch=Watchdog(every=1, max_gap=0.05))
     assert 1 <= built.step < 6  # the first step's weights were the policy's
     if kind == "vllm":
-        from hapo_lit.rollout.vllm import close
-
-        close()
+        part.close()
 
 
 def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):

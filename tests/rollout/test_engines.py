@@ -18,7 +18,8 @@ from support.servers import NEEDS_VLLM, serving
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.errors import EngineError
-from hapo_lit.policy.loading import load_policy, merged, new_policy
+from hapo_lit.policy.adapters import merged
+from hapo_lit.policy.loading import load_policy, new_policy
 from hapo_lit.policy.scoring import positions, token_logprobs
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
@@ -88,9 +89,9 @@ def make(request, servers):
 @pytest.fixture(scope="module", autouse=True)
 def _close():
     yield
-    from hapo_lit.rollout.vllm import close
+    from hapo_lit.rollout.vllm_process import ProcessVLLM
 
-    close()
+    ProcessVLLM.end()
 
 
 def synced(engine, policy):
@@ -260,7 +261,7 @@ def test_it_fits_its_seam_and_says_how_fast_it_was(make):
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
 def test_weights_that_somebody_else_has_put_there_are_an_error(make):
-    from hapo_lit.rollout.vllm_server import Server
+    from hapo_lit.rollout.vllm_client import Server
 
     policy, prompts = policy_of(), prompt_batch(4, width=PROMPT)
     ours = synced(make(policy), policy)
@@ -302,7 +303,7 @@ def test_weights_that_a_killed_process_left_behind_are_swept_up(tmp_path, monkey
     gone.wait()
     for number in (gone.pid, os.getpid()):
         (tmp_path / f"hapo-weights-{number}-abc").mkdir()
-    vllm_server.sweep_up()
+    vllm_server.remove_leftovers()
     assert [path.name for path in tmp_path.iterdir()] == [f"hapo-weights-{os.getpid()}-abc"]
 
 
@@ -318,7 +319,7 @@ def test_too_little_memory_is_an_error_that_names_the_setting(make):
 
 @pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
 def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
-    from hapo_lit.rollout import vllm
+    from hapo_lit.rollout import vllm_process
 
     policy = policy_of()
     engine = synced(make(policy), policy)
@@ -326,7 +327,7 @@ def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
     def without_one(model):
         return ((name, each) for name, each in policy.named_parameters() if name != "model.norm.weight")
 
-    monkeypatch.setattr(vllm, "plain_weights", without_one)
+    monkeypatch.setattr(vllm_process, "plain_weights", without_one)
     with pytest.raises(EngineError, match=r"parameters model.norm.weight got no weights from the policy"):
         engine.sync(policy)
 
@@ -347,22 +348,28 @@ def test_nothing_of_a_long_prompt_is_kept_over_new_weights(width):
 
 @pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
 def test_engines_of_a_process_share_one_vllm(make):
-    from hapo_lit.rollout.vllm import _OPEN
+    from hapo_lit.rollout.vllm_process import ProcessVLLM
 
-    policy = policy_of()
-    engines = [synced(make(policy, seed=seed), policy) for seed in (0, 1)]
-    assert engines[0]._held is engines[1]._held
-    assert len(_OPEN) == 1
+    policy, prompts = policy_of(), prompt_batch(4, width=PROMPT)
+    first, second = (synced(make(policy, seed=seed), policy) for seed in (0, 1))
+    assert first._vllm is second._vllm is ProcessVLLM.running
+    first.close()
+    second.generate(prompts, 2, 0)  # the last to close ends it
+    second.close()
+    assert ProcessVLLM.running is None
+    for engine in (first, second):
+        with pytest.raises(RuntimeError, match="before sync"):
+            engine.generate(prompts, 2, 0)
 
 
 @pytest.mark.parametrize("lora", [pytest.param(None, marks=NEEDS_VLLM), pytest.param({"rank": 3}, marks=NEEDS_VLLM)])
 def test_an_exported_policy_is_an_ordinary_folder_to_vllm(tmp_path, lora):
     import vllm
 
-    from hapo_lit.rollout.vllm import close, undisturbed
+    from hapo_lit.rollout.vllm_process import ProcessVLLM, undisturbed
     from hapo_lit.training.export import export
 
-    close()
+    ProcessVLLM.end()
     policy_of().save_pretrained(tmp_path / "model")
     arithmetic_tokenizer().save_pretrained(tmp_path / "model")
     policy = load_policy(str(tmp_path / "model"), lora=lora)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy.loading import new_policy
+from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rows import Rows, Text
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -124,6 +125,12 @@ class ScriptedEngine:
 
     def sleep(self) -> None:
         self.asleep = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
+        return {}
 
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         group = self.group

@@ -1,0 +1,113 @@
+"""Planned bytes are those of real weights, gradients, optimisers, checkpoints and shards."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.distributed as dist
+from support.shapes import SHAPE, module_of, real_policy, shapes_of_policy
+from support.training import data
+
+from hapo_lit.planning.memory_dry_run import DryRun, blank_rows
+from hapo_lit.planning.memory_plan import (
+    GRADIENT,
+    SAMPLING,
+    STEP,
+    ModelWeights,
+    TransientMemory,
+    checkpoint_bytes,
+    memory_plan,
+)
+from hapo_lit.policy.loading import meta_model
+from hapo_lit.policy.sharding import shard
+from hapo_lit.training.checkpoint_folder import CheckpointFolder
+from hapo_lit.training.run_state import capture
+
+NOTHING = TransientMemory({}, {}, 0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+def test_weights_gradients_moments_and_checkpoints_are_those_of_a_real_run(tokenizer, tmp_path, tied, kl):
+    sizes = {"tie_word_embeddings": tied, "vocab_size": len(tokenizer)}
+    real, shapes = (module_of(make(**sizes), tokenizer, kl) for make in (real_policy, shapes_of_policy))
+    weights = ModelWeights.of(shapes)
+    optimizer_state, _ = DryRun(shapes, mixed=False).optimizer()
+    memory = memory_plan(weights, optimizer_state, NOTHING)
+
+    real.optimizer = optimizer = real.configure_optimizers()
+    real.loss(blank_rows(real, 2, 3, 4)).loss.backward()
+    optimizer.step()
+    trained = list(real.policy.parameters())
+    assert memory.lasting["weights"] == sum(parameter.nbytes for parameter in trained)
+    assert memory.lasting["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    assert memory.lasting["optimiser"] == sum(moment.nbytes for moment in moments)
+    assert memory.lasting.get("reference", 0) == (memory.lasting["weights"] if kl else 0)
+
+    real.data = problems = data(tokenizer)
+    problems.setup()
+    state = capture(real, problems, {})
+    saved = [value for moments in state["optimizer"]["state"].values() for value in moments.values()]
+    size = checkpoint_bytes(weights, optimizer_state)
+    assert size == sum(tensor.nbytes for tensor in (*state["module"].values(), *saved))
+    file = CheckpointFolder(tmp_path).write(1, state).stat().st_size
+    assert size < file < size + 64 * 1024  # names, generators and the archive's directory
+    real.policy.save_pretrained(tmp_path / "policy")
+    file = (tmp_path / "policy" / "model.safetensors").stat().st_size
+    assert weights.export_bytes < file < weights.export_bytes + 8192
+
+
+def test_an_adapter_alone_has_gradients_and_moments():
+    shapes = module_of(meta_model("none", SHAPE, lora={"rank": 3}))
+    weights = ModelWeights.of(shapes)
+    optimizer_state, _ = DryRun(shapes, mixed=False).optimizer()
+    memory = memory_plan(weights, optimizer_state, NOTHING)
+    # rank 3 times (in + out) of q, k, v, o, gate, up, down in two layers
+    count = 2 * 3 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 2 * (32 + 48) + (48 + 32))
+    assert weights.trained_count == count
+    assert memory.lasting["gradients"] == 4 * count
+    assert memory.lasting["optimiser"] == 2 * 4 * count + 4 * 2 * 2 * 7
+    assert memory.lasting["weights"] == weights.export_bytes + 4 * count
+    assert weights.export_bytes == 4 * sum(parameter.numel() for parameter in shapes_of_policy().parameters())
+
+
+def test_other_optimisers_keep_what_they_keep():
+    shapes = module_of(shapes_of_policy(), optimizer=partial(torch.optim.SGD, lr=0.1))
+    assert DryRun(shapes, mixed=False).optimizer() == ([], 0)
+
+
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_a_shard_is_as_large_as_fsdp2_makes_it(processes, tokenizer):
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    module = module_of(real_policy(vocab_size=len(tokenizer)), tokenizer, kl=0.1)
+    memory = memory_plan(ModelWeights.of(module), [], NOTHING, processes, sharded=True)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        shard(module, dist.device_mesh.init_device_mesh("cpu", (processes,)))
+        sizes = [
+            sum(parameter._local_tensor.untyped_storage().nbytes() for parameter in model.parameters())
+            for model in (module.policy, module.reference)
+        ]
+    finally:
+        dist.destroy_process_group()
+    assert [memory.lasting["weights"], memory.lasting["reference"]] == sizes
+    assert memory.lasting["gradients"] == sizes[0]
+
+
+def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
+    weights = ModelWeights.of(module_of(shapes_of_policy()))
+    transient = TransientMemory({"keys and values": 1000}, {"activations": 500}, 800)
+    ways = ((1, False), (4, False), (4, True))
+    alone, ddp, fsdp = (memory_plan(weights, [], transient, processes, sharded) for processes, sharded in ways)
+    whole = 4 * weights.count
+    assert ddp.peak - alone.peak == ddp.lasting["buckets of ddp"] == whole
+    assert whole / 4 <= fsdp.lasting["weights"] < 1.02 * whole / 4
+    assert fsdp.transient[SAMPLING]["gathered weights"] == whole
+    root = 4 * (97 * 32 + 32)
+    assert fsdp.transient[GRADIENT]["gathered weights"] == 2 * root + 3 * (whole - root) // 2
+    assert fsdp.transient[STEP]["temporaries"] == 200
+    assert alone.worst_moment == SAMPLING

@@ -1,0 +1,57 @@
+"""What a step consists of, from the settings of the presets."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.shapes import planned
+
+from hapo_lit.planning.memory_plan import ModelWeights
+from hapo_lit.planning.phase_plan import phase_plans
+from hapo_lit.protocols import RolloutBatch
+
+PARAMETERS = {"qwen_math_numina": 1_543_714_304, "qwen_math_numina_7b": 7_615_616_512}
+"""Of the public models."""
+
+
+@pytest.mark.parametrize("preset", PARAMETERS)
+def test_the_presets_have_the_sizes_of_the_public_models(preset):
+    module, data = planned(f"experiment={preset}")
+    weights = ModelWeights.of(module)
+    assert weights.count == PARAMETERS[preset]
+    assert {parameter.device.type for parameter in weights.policy} == {"meta"}
+    config = module.policy.config
+    assert (config.max_position_embeddings, config.rope_parameters["rope_theta"]) == (16384, 40000.0)
+    assert module.policy.is_gradient_checkpointing
+    (plan,) = phase_plans(module, data.prompts_per_step, 8, 1024, 8192)
+    assert (plan.steps, plan.prompts, plan.prompts_per_process, plan.rollouts) == (500, 128, 16, 8)
+    assert (plan.rows, plan.teachers, plan.micro_batches, plan.updates) == (8, 1, 128, 1)
+    assert (plan.sampled_tokens, plan.trained_tokens) == (128 * 8 * 8192, 128 * 8 * 9216)
+    assert plan.rollout_batch == RolloutBatch(16 * 8, 1024, 8192)
+    assert module.phases.learning_rate(0) == module.phases.learning_rate(499) == 1e-6
+    optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert [optimizer.defaults[name] for name in ("betas", "weight_decay")] == [(0.9, 0.999), 0.01]
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [  # of each phase: steps, rollouts, rows, teachers
+        ("hapo", [(600, 4, 4, 1)]),
+        ("grpo", [(600, 4, 4, 0)]),
+        ("luffy", [(600, 7, 8, 1)]),
+        ("relift", [(600, 8, 9, 1)]),
+        ("hpt", [(600, 8, 8, 1)]),
+        ("sft_then_hapo", [(200, 0, 1, 1), (400, 4, 4, 1)]),
+    ],
+)
+def test_rows_are_those_that_the_injector_makes(preset, expected):
+    module, data = planned(f"experiment={preset}", command="train")
+    plans = phase_plans(module, data.prompts_per_step, 1, 64, 72)
+    assert [(plan.steps, plan.rollouts, plan.rows, plan.teachers) for plan in plans] == expected
+    assert [plan.supervised for plan in plans] == [plan.rollouts == 0 for plan in plans]
+
+
+def test_a_rollout_batch_is_that_of_the_process_with_most():
+    assert RolloutBatch.largest(128, 8, 7, 1024, 8192) == (16 * 7, 1024, 8192)
+    assert RolloutBatch.largest(10, 4, 2, 1, 1) == (3 * 2, 1, 1)
+    assert RolloutBatch(6, 1024, 8192).tokens == 9216
