@@ -54,9 +54,9 @@ def find(
     if unfinished_thought_fails and text.rfind(THOUGHT) > thought_end:
         return Found(None, "none")
     begin = max(thought_end + len(THOUGHT_END) if thought_end >= 0 else 0, len(text) - TAIL)
-    behind = max(thought_end, 0)
-    if (start := max(text.rfind(box, behind) for box in BOXES)) >= 0:
-        return Found(_joined(text[behind:]) if join_boxes else _box(text[start : start + TAIL], 0), "box")
+    after = max(thought_end, 0)
+    if (start := max(text.rfind(box, after) for box in BOXES)) >= 0:
+        return Found(_joined(text[after:]) if join_boxes else _box(text[start : start + TAIL], 0), "box")
     tail = text[begin:]
     if "tag" in fallbacks and (answer := _tagged(tail)) is not None:
         return Found(answer or None, "tag")

@@ -26,10 +26,10 @@ from hapo_lit.verify.workers.messages import Code
 from hapo_lit.verify.workers.pool import Pool
 
 RULES = 1
-"""Counts up when a rule changes, so that verdicts kept on disk are not mixed."""
+"""Version of the rules; raised when one changes, so that verdicts on disk are not mixed."""
 
 MAX_GOLD = 2000
-"""Longer references are equal to themselves and cannot be compared with anything else."""
+"""Longer references equal their own text only."""
 
 REASONS = (
     "string",
@@ -64,7 +64,11 @@ class Verdict:
         reason: what decided, or why nothing could: one of :data:`REASONS`.
         extracted: the answer that was found in the response, None if there was none.
         route: how it was found: ``box``, a fallback, or ``none``.
-        seconds: how long the decision took by the wall clock; 0 if it was remembered.
+        seconds: how long the decision took by the wall clock.
+
+    Example:
+        >>> Verdict(correct=True, reason="number", extracted="0.5", route="box", seconds=2e-5).correct
+        True
     """
 
     correct: bool
@@ -221,6 +225,7 @@ def _unreduced(answer: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _default() -> Checker:
+    """The checker of :func:`verify`, kept for the process: its workers take most of a second to start."""
     return Checker()
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 ROUTES = ("tag", "phrase", "bare")
 """Where an answer is looked for when the response has no box."""
 LOOSE_ROUTES = ("formula", "number")
-"""Where other graders look as well, and where a guess is as good as an answer."""
+"""Where other graders look as well: what is found there may be no answer."""
 
 
 @dataclass(frozen=True)

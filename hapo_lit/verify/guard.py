@@ -1,4 +1,4 @@
-"""Answers that are not worth the risk of a parser: refused before anything is parsed."""
+"""Answers that a parser could choke on are refused before anything is parsed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ MAX_TERMS = 60
 """Most operators in one answer."""
 
 MAX_MARKS = 8
-"""Most bars and most primes, and half the most indices, over which the grammar has to guess."""
+"""Most bars, most primes, and half of the most indices: the grammar has to guess at each of them."""
 
-_TOO_DEAR = re.compile(
+_TOO_EXPENSIVE = re.compile(
     r"\\(?:i*int|oint|lim|limsup|liminf|prod|coprod|gcd|lcm|det|rank|frac\{d\}|partial|operatorname)(?![a-zA-Z])"
 )
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
@@ -42,7 +42,7 @@ def refusal(answer: str) -> str | None:
         return "nested too deeply"
     if _DIGIT_RUN.search(answer):
         return "too many digits"
-    if _TOO_DEAR.search(answer):
+    if _TOO_EXPENSIVE.search(answer):
         return "integrals, limits and the like"
     if _POWER.search(answer) or _TOWER.search(answer) or _BIG_SUM_POWER.search(answer):
         return "a power too high"

@@ -25,14 +25,14 @@ def test_no_hostile_row_is_right_and_none_leaves_a_file(checker, worker_folder, 
     assert list(tmp_path.iterdir()) == list(worker_folder.iterdir()) == []  # no payload has left its mark
 
 
-DEAR = ("expand_bomb", "trig_log", "hard_calculus", "radical_sum")
+EXPENSIVE = ("expand_bomb", "trig_log", "hard_calculus", "radical_sum")
 """The categories that take two thirds of the time of all hostile rows."""
 
 
 @pytest.mark.slow
-def test_dear_rows_are_answered_soon_although_other_processes_keep_the_cores_busy():
+def test_expensive_rows_are_answered_soon_although_other_processes_keep_the_cores_busy():
     """On two cores that two other processes keep busy: each in less than 2.5 s."""
-    rows = [row for row in HOSTILE if row["category"] in DEAR][::2]
+    rows = [row for row in HOSTILE if row["category"] in EXPENSIVE][::2]
     assert len(rows) > 50
     checker = Checker(workers=1)
     checker(["x+1"], [BOX % "1+x"])  # starts the worker

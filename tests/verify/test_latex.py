@@ -73,5 +73,5 @@ def test_one_spelling_is_stable(row):
         (r"\frac{1}{1+\frac{1}{2}}", False),
     ],
 )
-def test_the_guard_refuses_what_is_dear(answer, refused):
+def test_the_guard_refuses_what_is_expensive(answer, refused):
     assert (refusal(answer) is not None) is refused

@@ -132,7 +132,7 @@ def _repeated(tree: sympy.Sum | sympy.Product, point: Mapping[str, Fraction]) ->
 
 
 def _unknown(name: str, values: list[Any]) -> Any:
-    """A value for a function nobody defined: any, as long as equal arguments give the same."""
+    """A value for a function that is not defined, such as ``f(2)``: the same for equal names and arguments."""
     with mpmath.workdps(15):
         seed = mpmath.mpf(sum((place + 3) * ord(letter) for place, letter in enumerate(name)))
         mixed = mpmath.fsum((place + 1) * mpmath.mpf("1.37") * +mpmath.re(value) for place, value in enumerate(values))

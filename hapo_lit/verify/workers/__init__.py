@@ -1,4 +1,4 @@
-"""Killable worker processes that compare answers which nobody has checked.
+"""Killable worker processes that compare untrusted answers.
 
 A single answer can hold an interpreter for hours inside C code, where no alarm and no watchdog thread reaches it; it
 can also fill the memory or crash.  So answers are compared in processes of their own, under limits that the kernel

@@ -27,7 +27,7 @@ ENVIRONMENT = {
 
 
 class ForkServer:
-    """Starts at once, and ends with :meth:`close` or when nobody holds it any more.
+    """Starts at once, and ends with :meth:`close` or when the last reference to it is gone.
 
     Args:
         comparer: what its workers do.
@@ -82,7 +82,7 @@ class ForkServer:
 
 
 def _close(process: subprocess.Popen[bytes], control: socket.socket, owner: int) -> None:
-    """At close, at exit, or when the object is garbage: the process ends when nobody holds the other end."""
+    """At close, at exit, or when the object is garbage: the process ends when the other end of its socket is closed."""
     control.close()
     if os.getpid() != owner:
         process.returncode = 0  # not this process's to wait for

@@ -1,4 +1,4 @@
-"""A pool of killable worker processes that compare answers which nobody has checked."""
+"""A pool of killable worker processes that compare untrusted answers."""
 
 from __future__ import annotations
 
