@@ -17,8 +17,16 @@ torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest tests first, so that no process waits for them at the end."""
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="also what is marked exhaustive: more cases of the same claims")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The longest tests first, so that no process waits for them at the end; without ``--all`` fewer cases."""
+    if not config.getoption("--all"):
+        more = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=more)
+        items[:] = [item for item in items if item not in more]
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 

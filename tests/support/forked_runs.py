@@ -1,37 +1,59 @@
-"""Runs of the doors that start at once: each is forked from a process in which everything has been imported.
+"""Runs of the `hapo` command that start at once: each is forked from a process in which everything is imported.
 
-    with ForkedRuns() as doors:
-        done = doors.run(folder, "train", "resume=auto", "hydra.run.dir=run", signal=SIGKILL, after=0.7)
+    done = forked_runs().run(folder, "train", "resume=auto", "hydra.run.dir=run", signal=SIGKILL, after=0.7)
 
-The process that forks is a separate one, of a single thread: ``python tests/support/forked_runs.py``.  It takes a job
-per line on its standard input and answers with a line, both in JSON.
+A start costs some hundredths of a CPU second in place of five or six.  The process that forks is a separate one, of a
+single thread: ``python tests/support/forked_runs.py``.  It takes a job per line on its standard input and answers with
+a line, both in JSON.
 """
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
+import importlib.util
 import json
 import os
+import pkgutil
 import subprocess
 import sys
+import threading
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from signal import SIGKILL
-from typing import Any
+from typing import Any, NoReturn
 
-LIMIT = 120.0
+LIMIT = 300.0
 """Seconds after which a run is taken for stuck and killed."""
+MODULES = (
+    *("hydra._internal.hydra", "hydra.experimental.callback", "hydra._internal.logging_config", "scipy.stats"),
+    *("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "pandas.io.formats.csvs", "pyarrow.pandas_compat"),
+    *("PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
+)
+"""What a run imports on its way, besides this package."""
+ELSEWHERE = ("hapo_lit.__main__", "hapo_lit.rollout.vllm", "hapo_lit.rollout.transfer", "hapo_lit.cli.serve")
+"""Modules of this package that are not imported before a run, as they import vLLM or start a run."""
+VLLM = ("hapo_lit.rollout.vllm", "vllm", "vllm.v1.worker.cpu_worker")
+"""What a run with vLLM needs on top: four CPU seconds."""
+
+
+@cache
+def forked_runs(*modules: str) -> ForkedRuns:
+    """This test process's own, with ``modules`` imported on top; it starts when first asked for."""
+    return ForkedRuns(*modules)
 
 
 @dataclass(frozen=True)
 class Done:
     """What became of a run."""
 
-    status: int
-    """As a shell's, but negative if a signal ended the process: -9 for SIGKILL."""
+    returncode: int
+    """As :mod:`subprocess` has it: -9 if SIGKILL ended the process."""
     stdout: str
     stderr: str
     seconds: float
@@ -40,24 +62,39 @@ class Done:
 
 
 class ForkedRuns:
-    """Starts runs, one at a time, and signals them.  A context: leaving it ends the process that forks."""
+    """Starts runs and signals them; its process ends with the one that made it."""
 
-    def __enter__(self) -> ForkedRuns:
-        alone = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-        environment = {**os.environ, **alone, "HF_HUB_OFFLINE": "1", "COLUMNS": "100"}
+    def __init__(self, *modules: str) -> None:
+        alone = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false", "HF_HUB_OFFLINE": "1"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.server = subprocess.Popen([sys.executable, __file__], env=environment, text=True, **pipes)
-        return self
+        command = [sys.executable, __file__, *modules]
+        self.server = subprocess.Popen(command, env=os.environ | alone, text=True, **pipes)
+        atexit.register(self.close)
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """End the process that forks."""
         self.server.stdin.close()
         self.server.wait()
         self.server.stdout.close()
+
+    def start(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        seen: str | None = None,
+        dies_at: str | None = None,
+    ) -> Running:
+        """``hapo ARGUMENTS`` in ``folder``, which goes on meanwhile; for the settings see :meth:`run`."""
+        variables = {**os.environ, "COLUMNS": "100", **(environment or {})}
+        job = {"folder": str(folder), "arguments": arguments, "environment": variables}
+        return Running(self, self.ask("start", **job, seen=seen, dies_at=dies_at))
 
     def run(
         self,
         folder: Path,
         *arguments: str,
+        environment: Mapping[str, str] | None = None,
         signal: int | None = None,
         after: float = 0.0,
         seen: str | None = None,
@@ -67,50 +104,156 @@ class ForkedRuns:
         """``hapo ARGUMENTS`` in ``folder``, until it ends.
 
         Args:
+            environment: variables besides those of this process.
             signal: sent to it, unless it ends before; None = never.
             after: seconds from its start, or from the sight of a file, to the signal.
             seen: a pattern in ``folder``: the signal waits for a file of such a name that was not there before.
             again: seconds to a second signal.
             dies_at: a change to a file in whose place it kills itself, see :func:`_die_at`.
         """
-        job = {"folder": str(folder), "arguments": arguments, "signal": signal, "after": after}
-        self.server.stdin.write(json.dumps(job | {"seen": seen, "again": again, "dies_at": dies_at}) + "\n")
+        running = self.start(folder, *arguments, environment=environment, seen=seen, dies_at=dies_at)
+        return running.wait(signal, after, again)
+
+    def ask(self, what: str, **job: object) -> Any:
+        """The answer of the process that forks."""
+        self.server.stdin.write(json.dumps({"what": what, **job}) + "\n")
         self.server.stdin.flush()
-        return Done(**json.loads(self.server.stdout.readline()))
+        return json.loads(self.server.stdout.readline())
+
+
+class Running:
+    """A run that goes on; it leads a process group of its own."""
+
+    def __init__(self, runs: ForkedRuns, pid: int) -> None:
+        self.runs, self.pid = runs, pid
+
+    def ended(self) -> bool:
+        return bool(self.runs.ask("ended", pid=self.pid))
+
+    def wait(self, signal: int | None = None, after: float = 0.0, again: float | None = None) -> Done:
+        """Until it ends."""
+        return Done(**self.runs.ask("wait", pid=self.pid, signal=signal, after=after, again=again))
+
+    def kill(self) -> None:
+        """Kill it and all its children."""
+        os.killpg(self.pid, SIGKILL)
 
 
 # -- in the process that forks -----------------------------------------------------------------------------------------
 
 
-def serve() -> None:
+@dataclass
+class _Run:
+    """A child, what it says, and which files were there before it."""
+
+    pid: int
+    started: float
+    folder: Path
+    seen: str | None
+    before: set[tuple[str, int]]
+    outputs: tuple[int, int]
+    returncode: int | None = None
+
+
+RUNS: dict[int, _Run] = {}
+
+
+def serve(modules: list[str]) -> None:
     """Do the jobs."""
-    for name in ("hapo_lit.cli.train", "hapo_lit.cli.fabric", "matplotlib.figure", "scipy.stats"):
+    from hydra.core.plugins import Plugins
+
+    (found,) = importlib.util.find_spec("hapo_lit").submodule_search_locations
+    sys.argv = [str(Path(found) / "__main__.py")]  # as under `python -m hapo_lit`
+    ours = (module.name for module in pkgutil.walk_packages([found], "hapo_lit."))
+    for name in (*MODULES, *(name for name in ours if not name.startswith(ELSEWHERE)), *modules):
         importlib.import_module(name)
+    Plugins.instance()  # Hydra's imports all of its own
+    gc.collect()
     gc.freeze()  # a child that collects garbage would copy all memory
     assert len(os.listdir("/proc/self/task")) == 1, "other threads would not survive a fork"
     for line in sys.stdin:
         job = json.loads(line)
-        folder = Path(job["folder"])
-        before, started = _stamps(folder, job["seen"]), time.monotonic()
-        child = os.fork()
-        if not child:
-            _become(folder, job["arguments"], job["dies_at"])
-        status, signalled = _watch(child, job, before, started)
-        answer = {"status": status, "seconds": time.monotonic() - started, "signalled": signalled}
-        answer |= {name: (folder / f"{name}.txt").read_text() for name in ("stdout", "stderr")}
+        answer = {"start": _start, "wait": _wait, "ended": _ended}[job.pop("what")](**job)
         print(json.dumps(answer), flush=True)
 
 
-def _become(folder: Path, arguments: list[str], dies_at: str | None) -> None:
-    """Be ``hapo ARGUMENTS``; does not return."""
+def _start(
+    folder: str, arguments: list[str], environment: dict[str, str], seen: str | None, dies_at: str | None
+) -> int:
+    before, started = _stamps(Path(folder), seen), time.monotonic()
+    outputs = os.memfd_create("stdout"), os.memfd_create("stderr")
+    child = os.fork()
+    if not child:
+        _become(folder, arguments, environment, outputs, dies_at)
+    RUNS[child] = _Run(child, started, Path(folder), seen, before, outputs)
+    return child
+
+
+def _ended(pid: int) -> bool:
+    run = RUNS[pid]
+    if run.returncode is None:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        run.returncode = os.waitstatus_to_exitcode(status) if ended else None
+    return run.returncode is not None
+
+
+def _wait(pid: int, signal: int | None, after: float, again: float | None) -> dict[str, Any]:
+    """Wait for a run to end, and send what is to be sent on the way."""
+    run = RUNS[pid]
+    waiting = signal is not None and run.seen is not None
+    due = run.started + after if signal is not None and not waiting else None
+    first = None
+    while not _ended(pid):
+        now = time.monotonic()
+        if waiting and _stamps(run.folder, run.seen) - run.before:
+            waiting, due = False, now + after
+        if due is not None and now >= due:
+            os.kill(pid, signal)
+            once_more = first is None and again is not None
+            first, due = first or now - run.started, now + again if once_more else None
+        if now > run.started + LIMIT:
+            os.killpg(pid, SIGKILL)
+        time.sleep(0.0002 if waiting else 0.002)
+    said = {}
+    for name, output in zip(("stdout", "stderr"), run.outputs, strict=True):
+        said[name] = os.pread(output, os.fstat(output).st_size, 0).decode()
+        os.close(output)
+    del RUNS[pid]
+    return said | {"returncode": run.returncode, "seconds": time.monotonic() - run.started, "signalled": first}
+
+
+def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:
+    """Names and times of the files that match."""
+    found = set()
+    for path in folder.glob(pattern) if pattern else ():
+        try:
+            found.add((path.name, path.lstat().st_mtime_ns))
+        except FileNotFoundError:  # it has been renamed in between
+            continue
+    return found
+
+
+# -- in the process that has been forked -------------------------------------------------------------------------------
+
+
+def _become(
+    folder: str, arguments: list[str], environment: dict[str, str], outputs: tuple[int, int], dies_at: str | None
+) -> NoReturn:
+    """Be ``python -m hapo_lit ARGUMENTS``."""
     from hapo_lit.cli import main
 
     status = 1
     try:
+        os.setpgid(0, 0)
         os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, name in ((1, "stdout"), (2, "stderr")):
-            os.dup2(os.open(f"{name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        for number, output in enumerate(outputs, start=1):
+            os.dup2(output, number)
+        sys.argv[1:] = arguments
+        sys.path[0] = folder
+        sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
         if dies_at is not None:
             _die_at(dies_at)
         main(arguments)
@@ -120,6 +263,8 @@ def _become(folder: Path, arguments: list[str], dies_at: str | None) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -144,37 +289,5 @@ def _die_at(point: str) -> None:
     sys.addaudithook(hook)
 
 
-def _watch(child: int, job: dict[str, Any], before: set[tuple[str, int]], started: float) -> tuple[int, float | None]:
-    """Wait for a run to end, and send what is to be sent on the way; returns its status and when that was."""
-    folder, waiting = Path(job["folder"]), job["seen"] is not None
-    due = started + job["after"] if job["signal"] and not waiting else None
-    first = None
-    while True:
-        ended, status = os.waitpid(child, os.WNOHANG)
-        now = time.monotonic()
-        if ended:
-            return os.waitstatus_to_exitcode(status), first
-        if waiting and _stamps(folder, job["seen"]) - before:
-            waiting, due = False, now + job["after"]
-        if due is not None and now >= due:
-            os.kill(child, job["signal"])
-            once_more = first is None and job["again"] is not None
-            first, due = first or now - started, now + job["again"] if once_more else None
-        if now > started + LIMIT:
-            os.kill(child, SIGKILL)
-        time.sleep(0.0002 if waiting else 0.002)
-
-
-def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:
-    """Names and times of the files that match."""
-    found = set()
-    for path in folder.glob(pattern) if pattern else ():
-        try:
-            found.add((path.name, path.lstat().st_mtime_ns))
-        except FileNotFoundError:  # it has been renamed in between
-            continue
-    return found
-
-
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1:])
