@@ -131,6 +131,20 @@ def test_supervised_learning_samples_nothing_and_drops_unusable_teachers():
     assert experience.rows().is_teacher.tolist() == [True, False, True]
 
 
+def test_an_algorithm_says_what_it_is_made_of():
+    algorithm, supervised = hapo([[0, 0, 0]], NeverGate(), ReplaceSlot(), size=4), Supervised(TokenMean())
+    assert algorithm.rollouts_per_prompt == 3  # the fourth row is the teacher's
+    assert supervised.rollouts_per_prompt == 0
+    assert isinstance(supervised, Algorithm)
+    assert [supervised.engine, supervised.gate, supervised.injector] == [None] * 3
+    algorithm.sleep()
+    algorithm.close()
+    assert algorithm.engine.asleep
+    assert algorithm.engine.closed
+    supervised.sleep()
+    supervised.close()
+
+
 def test_without_its_teacher_a_batch_is_credited_as_if_the_gate_had_stayed_closed():
     rewards = [[0, 1, 0], [0, 0, 0]]
     prompts = make_prompts(make_group(rewards), [1, 1])

@@ -21,7 +21,7 @@ from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.policy.loading import load_policy
-from hapo_lit.policy.model_config import widened
+from hapo_lit.policy.model_config import with_positions
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
@@ -60,7 +60,7 @@ def configuration(config: DictConfig) -> PreTrainedConfig:
     named = get_object(model.policy._target_) is load_policy and model.path is not None
     if named and not Path(model.path).is_dir() and model.get("shape") is None:  # on a hub
         found = AutoConfig.from_pretrained(model.path)
-        return widened(found, model.policy.positions, model.policy.rope_theta)
+        return with_positions(found, model.policy.positions, model.policy.rope_theta)
     without_contents(config)
     return instantiate(model.policy, _convert_="all").config  # type: ignore[no-any-return]
 

@@ -154,8 +154,8 @@ def rows_per_prompt(algorithm: Algorithm, steps: int) -> tuple[int, int]:
 def can_open(gate: Gate, rollouts: int, steps: int) -> bool:
     """Whether a gate may open in the first, middle or last of ``steps``; True where that is not known."""
     rates = np.linspace(0, 1, 11)
-    laws = [open_probabilities(gate, rates, rollouts, visit) for visit in (0, steps // 2, steps - 1)]
-    return any(law is None or bool((law > 0).any()) for law in laws)
+    found = [open_probabilities(gate, rates, rollouts, visit) for visit in (0, steps // 2, steps - 1)]
+    return any(probabilities is None or bool((probabilities > 0).any()) for probabilities in found)
 
 
 def open_probabilities(gate: Gate, rates: np.ndarray, rollouts: int, visit: int) -> np.ndarray | None:

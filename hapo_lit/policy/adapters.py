@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 LORA: Mapping[str, Any] = {"rank": None, "alpha": 32, "dropout": 0.0, "targets": "all-linear", "seed": 0}
-"""What ``lora`` may name, and what holds where it is silent.
+"""The keys of ``lora`` and their defaults.
 
 ``rank`` None = no adapter, all weights are trained; ``alpha``: the adapter's product counts ``alpha / rank`` times;
 ``dropout`` must be 0; ``targets``: ``all-linear`` = every linear layer but the output head, or names of linear layers
@@ -23,7 +23,7 @@ LORA: Mapping[str, Any] = {"rank": None, "alpha": 32, "dropout": 0.0, "targets":
 
 
 def adapter_settings(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """``lora`` with nothing left out; None where no adapter is wanted."""
+    """``lora`` with defaults for the keys it leaves out; None where no adapter is wanted."""
     settings = {**LORA, **(lora or {})}
     if unknown := sorted(set(settings) - set(LORA)):
         raise ValueError(f"there is no key model.lora.{unknown[0]}; there are: {', '.join(LORA)}")
@@ -44,7 +44,7 @@ def adapter_settings(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
 
 
 def with_adapter(model: PreTrainedModel, settings: Mapping[str, Any] | None) -> PreTrainedModel:
-    """The model with a fresh adapter, the only thing with a gradient; unchanged without settings."""
+    """The model with a new adapter, whose weights alone have gradients; unchanged if ``settings`` is None."""
     if settings is None:
         return model
     try:
@@ -74,7 +74,8 @@ def has_adapter(model: PreTrainedModel) -> bool:
 def without_adapter(model: PreTrainedModel) -> Iterator[None]:
     """Inside, the model computes as its base does: the reference policy of a run that trains an adapter.
 
-    Neither weights nor their ``requires_grad`` are touched, so whatever hangs on parameters never notices.
+    Neither the weights nor their ``requires_grad`` change, so that the optimiser and wrappers of the model are not
+    affected.
 
     Raises:
         ValueError: the model has no adapter.
@@ -95,8 +96,8 @@ def without_adapter(model: PreTrainedModel) -> Iterator[None]:
 def merged(model: PreTrainedModel) -> PreTrainedModel:
     """The policy as a plain model: a copy with the adapter added to its weights, or the model itself if it has none.
 
-    The copy is of the same class, has the names of an ordinary checkpoint and is trained as a whole.  In bfloat16 the
-    sums are rounded, so that it is only close to the adapted model.
+    The copy is of the same class, has the names of an ordinary checkpoint, and all its weights have gradients.  In
+    bfloat16 the sums are rounded, so that it is only close to the adapted model.
     """
     if not has_adapter(model):
         return model
@@ -113,8 +114,8 @@ def merged(model: PreTrainedModel) -> PreTrainedModel:
 def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
     """Name and weight of everything in an ordinary checkpoint of the policy, one at a time.
 
-    An adapter is added to the weights it belongs to, without changing them; shards are gathered, for which every rank
-    must ask; weights that are tied come once.  What needs no work is the parameter itself and not a copy.
+    An adapter is added to the weights it belongs to, without changing them.  Shards are gathered, for which every rank
+    must ask.  Weights that are tied come once.  A weight that needs neither is the parameter itself and not a copy.
     """
     layers = _adapter_layers(model) if has_adapter(model) else {}
     for name, parameter in model.named_parameters():
@@ -131,7 +132,7 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
 
 
 def _targets(model: PreTrainedModel, targets: Any) -> str | list[str]:
-    """``targets`` as peft takes them; a name matches the end of a layer's full name, as there."""
+    """``targets`` as peft takes them; as with peft, a name matches the end of a layer's full name."""
     if targets == "all-linear":
         return "all-linear"
     wanted = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Sequence) else []

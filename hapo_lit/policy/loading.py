@@ -22,7 +22,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
-from hapo_lit.policy.model_config import check_heads, widened
+from hapo_lit.policy.model_config import check_heads, with_positions
 
 
 def load_policy(
@@ -36,8 +36,8 @@ def load_policy(
 ) -> PreTrainedModel:
     """A causal language model from a Hugging Face folder or hub id, with dropout off.
 
-    With a LoRA adapter only that is trained, and the policy starts exactly at its base.  The adapter is float32
-    whatever the base is, as peft does where it makes the model: in bfloat16 small updates would be rounded away.
+    With a LoRA adapter nothing else is trained, and the policy starts exactly at its base.  The adapter is float32
+    whatever the base is, as in peft: in bfloat16 small updates would be rounded away.
 
     Args:
         path: folder or hub id.
@@ -49,12 +49,12 @@ def load_policy(
         rope_theta: base of the rotary embedding; None = as its configuration says.
 
     Raises:
-        ValueError: ``lora`` names what cannot be, peft is not installed, the model has no such rotary embedding, or it
-            changes its logits after its output head.
+        ValueError: a key or value of ``lora`` is wrong, peft is not installed, the model has no such rotary embedding,
+            or it changes its logits after its output head.
     """
     adapter = adapter_settings(lora)
     _must_exist(path)
-    config = widened(AutoConfig.from_pretrained(path), positions, rope_theta)
+    config = with_positions(AutoConfig.from_pretrained(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind)
     _check_head(model)
@@ -71,11 +71,11 @@ def meta_model(
     positions: int | None = None,
     rope_theta: float | None = None,
 ) -> PreTrainedModel:
-    """What :func:`load_policy` would load, with all its shapes and no contents (on torch's meta device), without a hub.
+    """What :func:`load_policy` would load, as shapes without contents (on torch's meta device), and without a hub.
 
     Args:
-        path: a folder whose ``config.json`` has the shape, or anything.
-        shape: ``model_type`` and fields of its configuration, where ``path`` is no folder.
+        path: a folder, whose ``config.json`` has the shape; otherwise ``shape`` has it.
+        shape: ``model_type`` and fields of its configuration.
         dtype, attention, lora, gradient_checkpointing, positions, rope_theta: see :func:`load_policy`.
 
     Raises:
@@ -90,7 +90,7 @@ def meta_model(
         _must_exist(path)
         raise ValueError(f"the shape of {path!r} is not known here: give model.shape, or a local folder as model.path")
     check_heads(config)
-    config = widened(config, positions, rope_theta)
+    config = with_positions(config, positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     with torch.device("meta"):
         return _trainable(AutoModelForCausalLM.from_config(config, **kind), adapter, gradient_checkpointing)
@@ -99,7 +99,7 @@ def meta_model(
 def _trainable(
     model: PreTrainedModel, adapter: Mapping[str, Any] | None, gradient_checkpointing: bool
 ) -> PreTrainedModel:
-    """The model as it is trained."""
+    """The model ready for training: without dropout, with its adapter, checkpointing activations if wanted."""
     if gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         # transformers hooks the embeddings for reentrant checkpoints, which lose gradients where no input has one

@@ -1,4 +1,4 @@
-"""What a model's configuration says of its shape, before there is a model."""
+"""What a model's configuration says about its shape, before there is a model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import torch
 from transformers import PreTrainedConfig
 
 
-def widened(config: PreTrainedConfig, positions: int | None, rope_theta: float | None) -> PreTrainedConfig:
-    """The configuration with other positions; weights keep their shapes.
+def with_positions(config: PreTrainedConfig, positions: int | None, rope_theta: float | None) -> PreTrainedConfig:
+    """The configuration with other positions; the model's weights keep their shapes.
 
     Args:
         config: a model's; it is changed.
@@ -17,7 +17,7 @@ def widened(config: PreTrainedConfig, positions: int | None, rope_theta: float |
         rope_theta: base of a plain rotary embedding; None = as it is.
 
     Raises:
-        ValueError: the model has no such limit, or another embedding.
+        ValueError: the model has no such limit, or its rotary embedding is not a plain one.
     """
     if positions is not None:
         if getattr(config, "max_position_embeddings", None) is None:

@@ -1,8 +1,8 @@
-"""Models that are spread over processes (PyTorch's FSDP2), and the few places where that shows.
+"""Models that are sharded over processes with PyTorch's FSDP2, and the few places where that matters.
 
-Decoder layers are sharded one by one, the rest of policy and reference (embeddings, last norm, head) with the module
-that owns them.  A layer is gathered for its forward and its backward pass and let go afterwards; while responses are
-sampled, hundreds of passes on the same weights, the policy stays gathered.
+Decoder layers are sharded one by one; the rest of policy and reference (embeddings, last norm, head) is sharded with
+the module that owns them.  A layer is gathered for its forward and for its backward pass, and freed afterwards.  While
+responses are sampled, in hundreds of passes with the same weights, the policy stays gathered.
 """
 
 from __future__ import annotations
@@ -16,28 +16,35 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import PreTrainedModel
 
-ENTRANCES = ("loss", "collect", "on_validation_epoch_start")
-"""Methods of the module with which passes of its models begin, on all ranks together.  (Ranks may have different
-numbers of held-out batches, so the beginning of an evaluation is one and its steps are not.)"""
+ENTRY_METHODS = ("loss", "collect", "on_validation_epoch_start")
+"""Methods of the module that begin passes of its models, on all ranks together.
+
+The beginning of an evaluation is one of them and its steps are not: ranks may have different numbers of held-out
+batches.
+"""
 
 
-def shard(module: Any, mesh: DeviceMesh) -> nn.Module:
-    """Shard policy and reference of a ``HapoModule`` over all processes of ``mesh``, in place."""
-    every = init_device_mesh(mesh.device_type, (mesh.size(),))
-    for model in filter(None, (module.policy, module.reference)):
-        for layer in model.get_decoder().layers:
-            fully_shard(layer, mesh=every)
-    fully_shard(module, mesh=every)
-    for name in ENTRANCES:
+def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Shard the models of a ``HapoModule``, policy and reference, over all processes of ``mesh``, in place."""
+    flat_mesh = init_device_mesh(mesh.device_type, (mesh.size(),))
+    for model in module.children():
+        if isinstance(model, PreTrainedModel):
+            for layer in model.get_decoder().layers:
+                fully_shard(layer, mesh=flat_mesh)
+    fully_shard(module, mesh=flat_mesh)
+    for name in ENTRY_METHODS:
         register_fsdp_forward_method(module, name)
-    return module  # type: ignore[no-any-return]
+    return module
 
 
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Inside, the layers of a sharded model are whole on every rank, so that passes need no exchange: ranks may make
-    different numbers of them.  For other models this is nothing."""
+    """Inside, the layers of a sharded model are whole on every rank.
+
+    Ranks may then make different numbers of passes.  With a model that is not sharded it does nothing.
+    """
     layers = [layer for layer in model.modules() if isinstance(layer, FSDPModule)]
     for layer in layers:
         layer.set_reshard_after_forward(False, recurse=False)
@@ -70,7 +77,12 @@ def full_state_dict(state: Any, keep: bool) -> Any:
 
 
 def shard_optimizer_state(state: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
-    """An optimiser's state as it was saved, each moment laid out over the ranks as its parameter is."""
+    """An optimiser's state as it was saved, its moments sharded as their parameters are.
+
+    Args:
+        state: from ``full_state_dict``, with the same parameters.
+        parameters: of the optimiser, in order.
+    """
 
     def laid_out(value: Any, parameter: nn.Parameter) -> Any:
         if isinstance(value, Tensor) and isinstance(parameter, DTensor) and value.shape == parameter.shape:
@@ -78,13 +90,13 @@ def shard_optimizer_state(state: dict[str, Any], parameters: list[nn.Parameter])
         return value
 
     moments = {
-        index: {name: laid_out(value, parameters[index]) for name, value in each.items()}
-        for index, each in state["state"].items()
+        index: {name: laid_out(value, parameters[index]) for name, value in values.items()}
+        for index, values in state["state"].items()
     }
     return {**state, "state": moments}
 
 
 def total_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
-    """Scale gradients down to ``limit``; returns their norm over all ranks before that."""
+    """Scale gradients down to a norm of ``limit``; returns their norm over all ranks before that."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
     return norm.full_tensor() if isinstance(norm, DTensor) else norm

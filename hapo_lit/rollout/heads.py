@@ -1,6 +1,6 @@
-"""Small attention heads, made wide enough for vLLM's kernels by zeros that change nothing.
+"""Small attention heads, made wide enough for vLLM's kernels by zeros that change no result.
 
-vLLM's kernels take heads of 32, 64, ... and the models one tries things out with have smaller ones.  A head of size d
+vLLM's kernels take heads of 32, 64, ..., and small models for experiments have smaller ones.  A head of size d
 becomes one of size D > d: values and outputs get zeros at their end.  Rotary position embedding turns the pair
 ``(i, i + d/2)`` by ``base^(-2i/d)``, so queries and keys get their zeros behind each half and the base becomes
 ``base^(D/d)``, which turns the pair ``(i, i + D/2)`` by the same angle.  Scores are divided by ``sqrt(D)`` instead of
@@ -20,44 +20,45 @@ from transformers import LlamaConfig, PreTrainedConfig
 
 from hapo_lit.policy.model_config import kv_shape
 
-LEAST = 32
+SMALLEST_HEAD = 32
 """Size of the smallest heads that vLLM 0.32's kernels take."""
 
-KEPT = (
+KEPT_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "tie_word_embeddings"),
     *("pad_token_id", "bos_token_id", "eos_token_id"),
 )
+"""What the configuration with wider heads takes over."""
 
 
 def served_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """What vLLM gets as the model's configuration: its own, unless its heads are too small."""
-    return config if kv_shape(config)[2] >= LEAST else widened_config(config)
+    """The configuration that vLLM gets: the model's own, or with wider heads if they are too small."""
+    return config if kv_shape(config)[2] >= SMALLEST_HEAD else widened_config(config)
 
 
 def served_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
-    """What vLLM gets as the model's weights."""
-    return weights if kv_shape(config)[2] >= LEAST else widened_weights(config, weights)
+    """The weights that vLLM gets: the model's own, or with wider heads if they are too small."""
+    return weights if kv_shape(config)[2] >= SMALLEST_HEAD else widened_weights(config, weights)
 
 
 def widened_config(config: PreTrainedConfig) -> LlamaConfig:
     """The configuration of the model with wider heads.
 
     Raises:
-        ValueError: the model is of a kind for which this is not known to be exact.
+        ValueError: for a model of this kind it is not known to be exact.
     """
     rope: dict[str, Any] = dict(getattr(config, "rope_parameters", None) or {})
     plain = rope.get("rope_type", "default") == "default" and not getattr(config, "use_sliding_window", False)
     if config.model_type not in ("qwen2", "llama") or not plain:
         raise ValueError(
-            f"vLLM takes attention heads of {LEAST} and more, this {config.model_type} has heads of "
+            f"vLLM takes attention heads of {SMALLEST_HEAD} and more, this {config.model_type} has heads of "
             f"{kv_shape(config)[2]}, and only plain qwen2 and llama can be widened: use rollout=hf"
         )
-    rope["rope_theta"] = float(rope["rope_theta"]) ** (LEAST / kv_shape(config)[2])
+    rope["rope_theta"] = float(rope["rope_theta"]) ** (SMALLEST_HEAD / kv_shape(config)[2])
     return LlamaConfig(
-        **{name: getattr(config, name) for name in KEPT},
+        **{name: getattr(config, name) for name in KEPT_FIELDS},
         architectures=["LlamaForCausalLM"],
-        head_dim=LEAST,
+        head_dim=SMALLEST_HEAD,
         rope_parameters=rope,
         attention_bias=True,
         mlp_bias=bool(getattr(config, "mlp_bias", False)),
@@ -66,8 +67,8 @@ def widened_config(config: PreTrainedConfig) -> LlamaConfig:
 
 
 def widened_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
-    """The weights of the model with wider heads, of those of the model."""
-    old, new = kv_shape(config)[2], LEAST
+    """The weights of the model with wider heads, made of its weights."""
+    old, new = kv_shape(config)[2], SMALLEST_HEAD
     given = {}
     for name, weight in weights:
         layer, _, field = name.rpartition(".self_attn.")

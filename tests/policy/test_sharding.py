@@ -7,7 +7,7 @@ import torch
 from hapo_lit.policy.sharding import full_state_dict, shard_optimizer_state
 
 
-def test_whole_keeps_the_shape_of_a_state_and_nothing_where_nothing_is_kept():
+def test_a_full_state_dict_has_the_structure_of_the_state_and_no_tensors_where_none_are_kept():
     state = {"a": [torch.ones(2), 3], "b": {"c": (torch.zeros(1), None)}, "d": "text"}
     kept = full_state_dict(state, keep=True)
     assert str(kept) == str(state)

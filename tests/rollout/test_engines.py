@@ -178,7 +178,7 @@ def test_sampled_frequencies_pass_a_chi_square_test(make, temperature):
         logits = policy(input_ids=prompts.tokens, attention_mask=prompts.mask.long()).logits[0, -1].double()
     expected = 4000 * (logits / temperature).softmax(-1).numpy()
     rare = expected < 5
-    observed, expected = (np.append(each[~rare], each[rare].sum()) for each in (observed, expected))
+    observed, expected = (np.append(counts[~rare], counts[rare].sum()) for counts in (observed, expected))
     assert len(expected) > 4
     assert stats.chisquare(observed, expected).pvalue > 1e-3
 
@@ -239,16 +239,16 @@ def test_it_leaves_random_generators_threads_and_modes_alone(make):
     assert torch.is_grad_enabled()
 
 
-def test_it_fits_its_seam_and_says_how_fast_it_was(make):
+def test_it_implements_the_protocol_and_reports_its_speed(make):
     policy = policy_of()
     engine = make(policy)
     assert isinstance(engine, RolloutEngine)
     with pytest.raises(RuntimeError, match="before sync"):
         engine.generate(prompt_batch(2, width=PROMPT), 2, 0)
     group = synced(engine, policy).generate(prompt_batch(2, width=PROMPT), 2, 0)
-    told = engine.metrics()
-    assert told["rollout/tokens"] == group.mask.sum()
-    assert told["rollout/tokens_per_second"] == pytest.approx(told["rollout/tokens"] / told["time/rollout"])
+    metrics = engine.metrics()
+    assert metrics["rollout/tokens"] == group.mask.sum()
+    assert metrics["rollout/tokens_per_second"] == pytest.approx(metrics["rollout/tokens"] / metrics["time/rollout"])
     cold = engine.with_temperature(0.0)
     assert (cold.temperature, engine.temperature) == (0.0, 1.0)
     assert cold.metrics() == {}
@@ -256,7 +256,7 @@ def test_it_fits_its_seam_and_says_how_fast_it_was(make):
         engine.with_temperature(-1.0)
 
 
-# -- each kind alone
+# -- one kind of engine alone
 
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
@@ -325,7 +325,7 @@ def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
     engine = synced(make(policy), policy)
 
     def without_one(model):
-        return ((name, each) for name, each in policy.named_parameters() if name != "model.norm.weight")
+        return ((name, weight) for name, weight in policy.named_parameters() if name != "model.norm.weight")
 
     monkeypatch.setattr(vllm_process, "plain_weights", without_one)
     with pytest.raises(EngineError, match=r"parameters model.norm.weight got no weights from the policy"):

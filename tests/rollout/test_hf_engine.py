@@ -9,7 +9,7 @@ from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
 
 
-def test_it_fits_its_seam(policy):
+def test_it_implements_the_protocol(policy):
     assert isinstance(engine(policy), RolloutEngine)
 
 

@@ -1,4 +1,4 @@
-"""The adapter: what starts at the base, is trained alone, can be left out, and becomes a plain checkpoint."""
+"""An adapter starts at its base, is trained alone, can be left out, and becomes a plain checkpoint."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def adapted(path, dtype="float32", **lora):
 
 
 def learnt(policy):
-    """The policy with an adapter that says something."""
+    """The policy with an adapter that is not zero."""
     draw = torch.Generator().manual_seed(5)
     for parameter in adapter(policy).values():
         parameter.data += 0.1 * torch.randn(parameter.shape, generator=draw)
@@ -189,7 +189,7 @@ def test_plain_weights_are_those_of_the_merged_policy(base, tied):
         weights = dict(plain_weights(policy))
     expected = dict(merged(policy).named_parameters())
     assert set(weights) == set(expected)
-    assert max(float((weights[name] - each).abs().max()) for name, each in expected.items()) < 1e-6
+    assert max(float((weights[name] - weight.detach()).abs().max()) for name, weight in expected.items()) < 1e-6
     assert all(torch.equal(parameter, before[name]) for name, parameter in policy.named_parameters())
 
 
@@ -200,7 +200,7 @@ def test_a_policy_without_an_adapter_is_its_own_merged_self(policy):
 def test_samples_come_from_the_adapted_policy(base):
     policy = learnt(adapted(base()))
     prompts = prompt_batch(4)
-    group, plain = (engine(each).generate(prompts, 3, step=0) for each in (policy, merged(policy)))
+    group, plain = (engine(model).generate(prompts, 3, step=0) for model in (policy, merged(policy)))
     assert torch.equal(group.tokens, plain.tokens)
     torch.testing.assert_close(group.behaviour_logprobs, plain.behaviour_logprobs, atol=1e-4, rtol=0)
     with without_adapter(policy):
@@ -218,7 +218,7 @@ def test_the_adapter_of_a_bfloat16_base_is_float32(base):
     path = base()
     policy = learnt(adapted(path, "bfloat16"))
     assert {parameter.dtype for parameter in adapter(policy).values()} == {torch.float32}
-    assert {each.dtype for name, each in policy.named_parameters() if "lora_" not in name} == {torch.bfloat16}
+    assert {weight.dtype for name, weight in policy.named_parameters() if "lora_" not in name} == {torch.bfloat16}
     token_logprobs(policy, make_group([[0, 1, 0], [1, 0, 0]]).text())[0].sum().backward()
     assert all(parameter.grad.abs().max() > 0 for parameter in adapter(policy).values())
     plain = merged(policy)
@@ -234,8 +234,8 @@ def test_an_adapted_policys_weights_fit_a_model_made_from_its_configuration(base
     policy = learnt(load_policy(base(architecture, tied), dtype, lora=settings))
     policy.config.save_pretrained(tmp_path / "bare")
     bare = policy_like(str(tmp_path / "bare"), settings)
-    assert {name: each.dtype for name, each in bare.state_dict().items()} == {
-        name: each.dtype for name, each in policy.state_dict().items()
+    assert {name: weight.dtype for name, weight in bare.state_dict().items()} == {
+        name: weight.dtype for name, weight in policy.state_dict().items()
     }
     bare.load_state_dict(policy.state_dict())
     assert torch.equal(logits(bare), logits(policy))
@@ -255,7 +255,7 @@ def test_the_rank_is_one_override(base, option):
     assert policy.is_gradient_checkpointing
     expected = adapter(adapted(config.model.path, rank=2, targets=["v_proj"], seed=7))
     assert adapter(policy).keys() == expected.keys()
-    assert all(torch.equal(each, expected[name]) for name, each in adapter(policy).items())
+    assert all(torch.equal(weight, expected[name]) for name, weight in adapter(policy).items())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+"""Token log-probabilities, entropies and their gradients are those of the full logits, in less memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.builders import make_group
+
+from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.rows import Text
+
+
+def by_full_logits(policy, text, temperature=1.0):
+    """The plain way: all logits, one log-softmax."""
+    ids = torch.cat([text.prompt_tokens, text.tokens], 1)
+    mask = torch.cat([text.prompt_mask, text.mask], 1)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    logits = policy(input_ids=ids, attention_mask=mask.long(), position_ids=positions).logits
+    width = text.tokens.shape[1]
+    logprobs = (logits[:, -width - 1 : -1] / temperature).log_softmax(-1)
+    picked = logprobs.gather(-1, text.tokens[..., None]).squeeze(-1)
+    entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return torch.where(text.mask, picked, 0.0), torch.where(text.mask, entropy, 0.0)
+
+
+def gradient(policy, value):
+    policy.zero_grad()
+    value.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in policy.parameters()])
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "llama"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("chunk", [1, 24 * 3, 10**6])
+def test_chunks_equal_full_logits_with_gradients(make_policy, architecture, tied, chunk):
+    policy = make_policy(architecture, tie_word_embeddings=tied).double()
+    text = make_group([[0, 1, 0], [1, 0, 0]]).text()
+    ours, entropy = token_logprobs(policy, text, 0.7, logits_per_chunk=chunk)
+    plain, plain_entropy = by_full_logits(policy, text, 0.7)
+    torch.testing.assert_close(ours, plain, atol=1e-12, rtol=0)
+    torch.testing.assert_close(entropy, plain_entropy, atol=1e-12, rtol=0)
+    assert not entropy.requires_grad
+    weights = torch.rand(ours.shape, generator=torch.Generator().manual_seed(0)).double()
+    torch.testing.assert_close(
+        gradient(policy, (ours * weights).sum()),
+        gradient(policy, (by_full_logits(policy, text, 0.7)[0] * weights).sum()),
+        atol=1e-12,
+        rtol=1e-9,
+    )
+
+
+def test_padding_changes_nothing(policy):
+    policy.double()
+    text = make_group([[0, 1], [1, 0]], lengths=[[2, 5], [3, 1]]).text()
+    padded = Text(
+        *(torch.nn.functional.pad(value, (3, 0)) for value in text[:2]),
+        *(torch.nn.functional.pad(value, (0, 4)) for value in text[2:]),
+    )
+    ours, theirs = token_logprobs(policy, text)[0], token_logprobs(policy, padded)[0]
+    torch.testing.assert_close(ours, theirs[:, : ours.shape[1]], atol=1e-10, rtol=0)
+    assert (theirs[:, ours.shape[1] :] == 0).all()
+    trimmed = padded.trimmed()
+    assert trimmed.tokens.shape[1] == 5
+    assert torch.equal(trimmed.prompt_mask, text.trimmed().prompt_mask)
+
+
+def test_many_chunks_keep_less_than_all_logits(make_policy):
+    """What autograd saves beyond the inputs stays far below one [M, V] float32 array."""
+    policy = make_policy()
+    text = make_group([[0] * 4] * 8, lengths=[[6] * 4] * 8).text()
+    vocabulary, tokens = policy.config.vocab_size, int(text.mask.sum())
+    held = {}
+
+    def pack(tensor):
+        if tensor.ndim == 2 and tensor.shape[-1] == vocabulary:
+            held[tensor.data_ptr()] = tensor.shape[0]
+        return tensor
+
+    for chunk, bound in ((10**6, None), (vocabulary * 8, 0)):
+        held.clear()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            token_logprobs(policy, text, logits_per_chunk=chunk)
+        if bound is None:
+            assert max(held.values()) == tokens  # the plain way keeps them: the probe works
+        else:
+            assert sum(held.values()) == bound
