@@ -1,4 +1,4 @@
-"""What the data cost: memory while a million rows stream past, problems a second, and a set prepared on disk.
+"""What the data cost: memory while a million rows are streamed, problems a second, and a corpus cached on disk.
 
     python benchmarks/data.py                    # a million rows in the shape of NuminaMath-1.5
     python benchmarks/data.py --rows 50000
@@ -64,7 +64,7 @@ def main() -> None:
             tokenizer = trained(Path(folder))
         print(f"vocabulary: {len(tokenizer):,} tokens, all that the text gives up to Qwen's {QWEN_VOCABULARY:,}")
         memory(folder, tokenizer)  # first, while nothing that was freed can hide what grows
-        prepared(folder)
+        cached(folder)
         throughput(folder, tokenizer, options.measured)
 
 
@@ -73,55 +73,60 @@ def main() -> None:
 
 def write(folder: Path, rows: int) -> None:
     """Parquet files of invented rows, a chunk at a time."""
-    draw = np.random.default_rng(0)
-    sentences = invented(draw)
+    generator = np.random.default_rng(0)
+    sentences = invented(generator)
     shares = [(rows * (index + 1)) // FILES - (rows * index) // FILES for index in range(FILES)]
     for index, size in enumerate(shares):
         writer = None
         for start in range(0, size, CHUNK):
-            table = pyarrow.table(columns(draw, sentences, min(CHUNK, size - start)))
+            table = pyarrow.table(columns(generator, sentences, min(CHUNK, size - start)))
             writer = writer or parquet.ParquetWriter(folder / f"train-{index}.parquet", table.schema)
             writer.write_table(table)
         if writer is not None:
             writer.close()
 
 
-def invented(draw: np.random.Generator) -> list[str]:
+def invented(generator: np.random.Generator) -> list[str]:
     """Sentences of words, numbers and formulas, about 75 characters each."""
     heads, tails = [*"bcdfghklmnprstvw", "st", "tr", "pl", "br", "ch"], ["", "n", "r", "s", "t", "l", "nd", "st"]
     syllables = [head + vowel + tail for head in heads for vowel in ("a", "e", "i", "o", "u", "ea") for tail in tails]
-    lexicon = ["".join(draw.choice(syllables, size)) for size in draw.integers(1, 5, 60_000)]
-    chance = 1 / np.arange(10, 60_010)
-    words = iter(draw.choice(lexicon, 600_000, p=chance / chance.sum()).tolist())
+    lexicon = ["".join(generator.choice(syllables, size)) for size in generator.integers(1, 5, 60_000)]
+    weights = 1 / np.arange(10, 60_010)
+    words = iter(generator.choice(lexicon, 600_000, p=weights / weights.sum()).tolist())
     formulas = (r"$\frac{{{}}}{{{}}}$", r"$x^{} + {}$", r"$\sqrt{{{}}} = {}$", "{}.{}", r"$a_{} \le {}$")
-    numbers = iter(draw.integers(1, 1000, (60_000, 2)).tolist())
+    numbers = iter(generator.integers(1, 1000, (60_000, 2)).tolist())
     sentences = []
-    for shape in draw.integers(0, len(formulas), 50_000).tolist():
+    for shape in generator.integers(0, len(formulas), 50_000).tolist():
         text = [next(words) for _ in range(8)]
         text.insert(4, formulas[shape].format(*next(numbers)))
         sentences.append(" ".join(text).capitalize() + ".")
     return sentences
 
 
-def columns(draw: np.random.Generator, sentences: list[str], size: int) -> dict[str, list[str]]:
-    """A chunk of rows in NuminaMath-1.5's columns; one in eight is for the filters."""
-    asked, told = draw.integers(0, len(sentences), (size, 3)).tolist(), draw.integers(0, len(sentences), (size, 15))
-    first, second = draw.integers(2, 10_000, size).tolist(), draw.integers(2, 100, size).tolist()
-    luck = draw.random((size, 2)).tolist()
+def columns(generator: np.random.Generator, sentences: list[str], size: int) -> dict[str, list[str]]:
+    """A chunk of rows in NuminaMath-1.5's columns; filters drop one in eight."""
+    questions, solutions = (
+        generator.integers(0, len(sentences), (size, 3)).tolist(),
+        generator.integers(0, len(sentences), (size, 15)),
+    )
+    first, second = generator.integers(2, 10_000, size).tolist(), generator.integers(2, 100, size).tolist()
+    numbers = generator.random((size, 2)).tolist()
     table: dict[str, list[str]] = {name: [] for name in (*Numina15.columns, "source")}
-    for said, taught, a, b, (fate, way) in zip(asked, told.tolist(), first, second, luck, strict=True):
+    for asked, told, a, b, (kind_number, box_number) in zip(
+        questions, solutions.tolist(), first, second, numbers, strict=True
+    ):
         answer = (str(a), rf"\frac{{{a}}}{{{b}}}", rf"{b}\sqrt{{{a}}}", f"({a}, {b})")[a % 4]
-        box = answer if way > 0.1 else rf"{answer} + 1 - 1" if way > 0.02 else str(a + 1)
-        problem = " ".join([*(sentences[index] for index in said), f"Find it for {a} and {b} in {fate:.6f}."])
-        if fate < 0.02:
+        box = answer if box_number > 0.1 else rf"{answer} + 1 - 1" if box_number > 0.02 else str(a + 1)
+        problem = " ".join([*(sentences[index] for index in asked), f"Find it for {a} and {b} in {kind_number:.6f}."])
+        if kind_number < 0.02:
             problem += " [asy] draw((0,0)--(1,1)); [/asy]"
-        kind = "proof" if fate > 0.97 else "MCQ" if fate > 0.94 else "math-word-problem"
+        kind = "proof" if kind_number > 0.97 else "MCQ" if kind_number > 0.94 else "math-word-problem"
         table["problem"].append(problem)
-        table["solution"].append(" ".join(sentences[index] for index in taught) + rf" So \boxed{{{box}}}.")
-        table["answer"].append("proof" if kind == "proof" else "notfound" if 0.02 < fate < 0.04 else answer)
+        table["solution"].append(" ".join(sentences[index] for index in told) + rf" So \boxed{{{box}}}.")
+        table["answer"].append("proof" if kind == "proof" else "notfound" if 0.02 < kind_number < 0.04 else answer)
         table["question_type"].append(kind)
         table["problem_is_valid"].append("Yes")
-        table["solution_is_valid"].append("Incomplete" if 0.04 < fate < 0.06 else "Yes")
+        table["solution_is_valid"].append("Incomplete" if 0.04 < kind_number < 0.06 else "Yes")
         table["source"].append("olympiads" if a % 2 else "cn_k12")
     return table
 
@@ -219,19 +224,19 @@ def memory(folder: str, tokenizer: Any) -> None:
     print(f"growth {late - early:,.0f} MB (limit 200)", flush=True)
 
 
-def prepared(folder: str) -> None:
-    """A set read into a file, and batches at random from it."""
+def cached(folder: str) -> None:
+    """A corpus that is read into a file, and random batches from it."""
     before, mapped = resident(), resident("RssFile")
     source = CachedCorpus(corpus(folder), f"{folder}/cache", progress=False)
     with timed("read and filtered into a file"):
         problems = source.train()
     with timed("found again"):
         problems = CachedCorpus(corpus(folder), f"{folder}/cache").train()
-    draw = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
     times = []
     for _ in range(50):
         started = time.perf_counter()
-        taken = [problems[index] for index in draw.integers(0, len(problems), BATCH).tolist()]
+        taken = [problems[index] for index in generator.integers(0, len(problems), BATCH).tolist()]
         times.append(time.perf_counter() - started)
     assert all(problem.answer for problem in taken)
     print(f"  {BATCH} at random of {len(problems):,}: {1e3 * median(times):.1f} ms (median of {len(times)})")

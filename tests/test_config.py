@@ -52,7 +52,7 @@ def test_every_preset_composes_and_builds(base, tmp_path, preset):
     config = train(base, tmp_path, f"experiment={preset}", "data.source.train_size=40", "data.source.heldout_size=4")
     assert check_names(config) > 10
     data, module, trainer = build(config, "data", "module", "trainer")
-    assert len(data.train_set) == 40
+    assert data.training_set.size == 40
     assert trainer.limit_train_batches == config.steps == module.phases.steps
 
 

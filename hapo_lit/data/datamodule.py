@@ -112,8 +112,8 @@ class MathDataModule(LightningDataModule):
         problems = self.source.train()
         if isinstance(problems, list):
             return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed)
-        source: str = self.source.fingerprint()  # type: ignore[attr-defined]
-        return OnDemandSet(problems, source, self._fits, self._encoded, self.prompts_per_step, self.seed)
+        fingerprint: str = self.source.fingerprint()  # type: ignore[attr-defined]
+        return OnDemandSet(problems, fingerprint, self._fits, self._encoded, self.prompts_per_step, self.seed)
 
     @property
     def training_set(self) -> TrainingSet:
@@ -137,13 +137,6 @@ class MathDataModule(LightningDataModule):
         return fits(problems, self.tokenizer, self.template, self.max_prompt_tokens)
 
     # -- what is in it -------------------------------------------------------------------------------------------
-
-    @property
-    def train_set(self) -> Sequence[EncodedProblem]:
-        """The encoded training problems of a source in memory."""
-        if not isinstance(self.training_set, InMemorySet):
-            raise ValueError("only a source that fits in memory has a train_set; iterate over train_dataloader()")
-        return self.training_set.items
 
     @property
     def has_heldout(self) -> bool:

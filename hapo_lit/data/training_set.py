@@ -34,7 +34,7 @@ CHUNK = 1000
 
 
 class Description(NamedTuple):
-    """What a training set says of itself before training starts."""
+    """What is reported of a training set before training starts."""
 
     teachers: list[Problem]
     """Problems with a solution, not too many to judge them all."""
@@ -63,7 +63,7 @@ class TrainingSet(Protocol):
         """How often each label of difficulty occurs, in all problems or in the first ones."""
 
     def describe(self) -> Description:
-        """What there is to say of all problems, or of the first ones."""
+        """Of all problems, or of the first ones where there are too many."""
 
     def fingerprint(self) -> str:
         """Changes when the problems do."""
@@ -124,16 +124,22 @@ class OnDemandSet(_Indexed):
 
     Args:
         problems: all problems, read at an index.
-        source: the fingerprint of what they were read from.
+        source_fingerprint: of what they were read from.
         fits, encode: measure and encode problems.
         per_batch: problems in a batch.
         seed: of the order.
     """
 
     def __init__(
-        self, problems: Sequence[Problem], source: str, fits: Fits, encode: Encode, per_batch: int, seed: int
+        self,
+        problems: Sequence[Problem],
+        source_fingerprint: str,
+        fits: Fits,
+        encode: Encode,
+        per_batch: int,
+        seed: int,
     ) -> None:
-        self.problems, self.source, self.encode = problems, source, encode
+        self.problems, self.source_fingerprint, self.encode = problems, source_fingerprint, encode
         starts = range(0, len(problems), CHUNK)
         shown = track(starts, "measuring prompts", transient=True, disable=len(starts) < 10)
         within = [verdict for start in shown for verdict in fits(problems[start : start + CHUNK])]
@@ -159,7 +165,7 @@ class OnDemandSet(_Indexed):
         return _described(self._first, self.encode, Counter({PROMPT_TOO_LONG: too_long}))
 
     def fingerprint(self) -> str:
-        return self.source
+        return self.source_fingerprint
 
 
 class StreamedSet:

@@ -306,20 +306,20 @@ PIECES = [
 
 
 def test_random_rows_never_raise():
-    draw = random.Random(0)
+    generator = random.Random(0)
     dropped = dict.fromkeys((part.reason for part in FILTERS), 0)
 
     def text(longest):
-        return "".join(draw.choices(PIECES, k=draw.randrange(longest)))
+        return "".join(generator.choices(PIECES, k=generator.randrange(longest)))
 
     for _ in range(2000):
         candidate = Candidate(
             text(30),
             (text(10), text(3)),
             text(6),
-            draw.choice(["olympiads", text(2)]),
-            draw.choice(["mcq", text(2)]),
-            draw.random() < 0.5,
+            generator.choice(["olympiads", text(2)]),
+            generator.choice(["mcq", text(2)]),
+            generator.random() < 0.5,
         )
         for part in FILTERS:
             drops = part(candidate)

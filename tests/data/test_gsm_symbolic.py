@@ -70,8 +70,8 @@ def test_a_row_is_of_the_template_that_it_names(written):
 
     generators = reasoning_gym.create_dataset("gsm_symbolic", seed=5, size=3).generators
     for row in rows(written[0], HELDOUT):
-        draws = (Random(f"hapo_lit 0 {row['template']} {draw}") for draw in range(100))
-        assert any(generators[row["template"]](draw, 1.0)["question"].strip() == row["problem"] for draw in draws)
+        seeds = (Random(f"hapo_lit 0 {row['template']} {sample}") for sample in range(100))
+        assert any(generators[row["template"]](seed, 1.0)["question"].strip() == row["problem"] for seed in seeds)
 
 
 @needs_templates
@@ -142,7 +142,7 @@ def item(question, cot, answer):
 
 
 def test_what_is_dropped_is_counted_by_its_reason():
-    drawn = iter(
+    items = iter(
         [
             item("a?", "1 + 1 = 2\n#### 2.0", "2"),
             item("a?", "1 + 1 = 2\n#### 2.0", "2"),
@@ -152,8 +152,8 @@ def test_what_is_dropped_is_counted_by_its_reason():
         ]
     )
     tally = Counter()
-    wells = gsm_symbolic._valid_rows(7, lambda *_: next(drawn), 0, gsm_symbolic.MathVerifier(), tally)
-    first, second = next(wells), next(wells)
+    valid = gsm_symbolic._valid_rows(7, lambda *_: next(items), 0, gsm_symbolic.MathVerifier(), tally)
+    first, second = next(valid), next(valid)
     assert first["solution"] == "1 + 1 = 2\nThe answer is \\boxed{2}."
     assert (second["problem"], second["level"], second["template"]) == ("d?", "2 lines", 7)
     assert tally == {DUPLICATE: 1, FALSE_STEP: 1, REFUSED: 1}
@@ -163,10 +163,10 @@ def test_an_exhausted_template_is_named():
     def always(*_):
         return item("a?", "1 + 1 = 2\n#### 2", "2")
 
-    wells = gsm_symbolic._valid_rows(7, always, 0, gsm_symbolic.MathVerifier(), Counter())
-    next(wells)
+    valid = gsm_symbolic._valid_rows(7, always, 0, gsm_symbolic.MathVerifier(), Counter())
+    next(valid)
     with pytest.raises(ValueError, match="template 7 gave no further valid problem in 1000 samples"):
-        next(wells)
+        next(valid)
 
 
 def test_a_solution_of_another_shape_is_refused():

@@ -303,28 +303,28 @@ def test_plain_rows_need_an_answer_or_a_solution():
         Plain()(without(PLAIN, "solution", "answer"))
 
 
-def anything(draw, depth=0):
+def anything(generator, depth=0):
     """A value of any type that a JSON or Parquet cell can take, and some that it cannot."""
     atoms = [None, True, False, 0, -3, 10**5000, 0.5, math.nan, math.inf, "", " ", "5", "user", "Yes", "\ud800", b"x"]
     atoms += [r"\boxed{", r"\boxed{5}", r"\boxed{}", "}" * 5, object(), 1j, ..., {1}]
-    choice = draw.randrange(4) if depth < 3 else 0
+    choice = generator.randrange(4) if depth < 3 else 0
     if choice == 1:
-        return [anything(draw, depth + 1) for _ in range(draw.randrange(4))]
+        return [anything(generator, depth + 1) for _ in range(generator.randrange(4))]
     if choice == 2:
         keys = ["role", "content", "ground_truth", 3, None]
-        return {draw.choice(keys): anything(draw, depth + 1) for _ in range(draw.randrange(4))}
-    return draw.choice(atoms)
+        return {generator.choice(keys): anything(generator, depth + 1) for _ in range(generator.randrange(4))}
+    return generator.choice(atoms)
 
 
 @every_schema
 def test_random_rows_give_a_candidate_or_a_bad_row(schema, row):
-    draw = random.Random(0)
+    generator = random.Random(0)
     messages, read = [], 0
     for _ in range(2000):
-        damaged = {name: value for name, value in row.items() if draw.random() < 0.95}
+        damaged = {name: value for name, value in row.items() if generator.random() < 0.95}
         for name in row:
-            if draw.random() < 0.15:
-                damaged[name] = anything(draw)
+            if generator.random() < 0.15:
+                damaged[name] = anything(generator)
         try:
             candidate = schema(damaged)
         except BadRow as error:
