@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
     LightningCallback = object  # its hooks are declared with Lightning's own Trainer and module alone
 
-    def fit(trainer: Trainer, module: HapoModule, data: MathDataModule) -> tuple[RunTrainer, RunModule, RunData]:
+    def conforming(t: Trainer, m: HapoModule, d: MathDataModule) -> tuple[RunTrainer, RunModule, RunData]:
         """Lets mypy check that these classes are what the protocols below ask for."""
-        return trainer, module, data
+        return t, m, d
 else:
     from lightning.pytorch.callbacks import Callback as LightningCallback
 
