@@ -24,13 +24,16 @@ if TYPE_CHECKING:
     from lightning import Trainer
 
     from hapo_lit.data.datamodule import MathDataModule
+    from hapo_lit.training.fabric_loop import FabricTrainerAdapter
     from hapo_lit.training.module import HapoModule
 
     LightningCallback = object  # its hooks are declared with Lightning's own Trainer and module alone
 
-    def conforming(t: Trainer, m: HapoModule, d: MathDataModule) -> tuple[RunTrainer, RunModule, RunData]:
+    def conforming(
+        trainer: Trainer, adapter: FabricTrainerAdapter, module: HapoModule, data: MathDataModule
+    ) -> tuple[RunTrainer, RunTrainer, RunModule, RunData]:
         """Lets mypy check that these classes are what the protocols below ask for."""
-        return t, m, d
+        return trainer, adapter, module, data
 else:
     from lightning.pytorch.callbacks import Callback as LightningCallback
 

@@ -8,14 +8,13 @@ pruned trial as complete, the study's storage stores it as pruned.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import optuna
-from lightning.pytorch.callbacks import Callback
 from optuna.storages import RDBStorage, _CachedStorage
 from optuna.trial import Trial, TrialState
 
 from hapo_lit.errors import Pruned, SetupError
+from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 
 MARK = "pruned"
 """The attribute of a trial that its job sets when it is pruned."""
@@ -38,7 +37,7 @@ class Storage(_CachedStorage):
         return super().set_trial_state(trial_id, state)
 
 
-class Prune(Callback):
+class Prune(RunCallback):
     """Reports held-out accuracy to the job's trial at each evaluation, and ends the job if the pruner says so.
 
     The evaluation before training and the one after the last step decide nothing.
@@ -63,12 +62,12 @@ class Prune(Callback):
         self.study, self.storage, self.settings = study, storage, frozenset(settings)
         self._trial: Trial | None = None
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         """Raises ``SetupError`` on every rank if the job is no trial of a study in tables."""
         if self.storage is None:
             raise SetupError("a pruner needs a study in tables: use sweep=gate_optuna, or leave callbacks.pruner out")
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_end(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         """Raises :class:`~hapo_lit.errors.Pruned` on every rank."""
         step, pruned = pl_module.step, False
         if not 0 < step < pl_module.phases.steps or self.metric not in pl_module.heldout:
