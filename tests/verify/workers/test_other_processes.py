@@ -42,9 +42,9 @@ def test_a_pool_that_has_worked_works_in_a_forked_process_too_and_still_in_the_p
         pool.close()
         return found
 
-    theirs, crew = forked(compare, daemon)
+    theirs, others = forked(compare, daemon)
     assert theirs == [Code.EQUAL, Code.NOT_EQUAL, Code.DIED]
-    assert crew[0] != mine[0]
+    assert others[0] != mine[0]
     assert processes_of(pool) == mine
     assert codes(pool, GOOD, BAD) == [Code.EQUAL, Code.NOT_EQUAL]
     assert processes_of(pool) == mine
