@@ -81,7 +81,7 @@ class Gate(Protocol):
 
 @runtime_checkable
 class HasOpenProbability(Protocol):
-    """A gate whose probability of opening is known in closed form, so that a run can be compared with it."""
+    """A gate that knows in closed form how probably it opens, so that a run can be compared with that."""
 
     def open_probability(self, rate: float | np.ndarray, trials: int, visit: int) -> np.ndarray | None:
         """P(open) at its ``visit``-th call of ``observe``, counted from 0, on prompts of these success rates after a
@@ -156,19 +156,22 @@ class PolicyLoss(Protocol):
 
 
 class RolloutBatch(NamedTuple):
-    """What one process samples at once: so many sequences, each with at most so many tokens.
+    """What one process samples at once: some number of sequences, and how long they may be.
 
     Example:
         ``RolloutBatch(sequences=16 * 8, prompt=1024, response=8192)`` for 16 prompts with 8 responses each.
     """
 
     sequences: int
+    """Responses of all its prompts."""
     prompt: int
+    """Tokens of a prompt, at most."""
     response: int
+    """Tokens of a response, at most."""
 
     @property
     def tokens(self) -> int:
-        """Of one sequence, at most."""
+        """Of a sequence, prompt included, at most."""
         return self.prompt + self.response
 
     @classmethod
@@ -207,13 +210,13 @@ class RolloutEngine(Protocol):
         """Free the memory that the update can use, until the next ``sync``."""
 
     def close(self) -> None:
-        """End what this engine has started; of what it shares with others, the last to close ends it."""
+        """End what this engine has started.  What several engines share ends with the last of them."""
 
     def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
-        """Bytes on the policy's device while all responses of a batch are at full length, besides the policy; by kind.
+        """Bytes that sampling a batch takes on the policy's device, besides the policy, by kind.
 
-        ``policy`` may be a model of fake tensors, which have shapes and no contents.  A context of autocast is that of
-        the run.
+        All responses are at their full length.  The policy may be a model of fake tensors, which have shapes and no
+        contents.  The caller enters the autocast context of the run.
         """
 
     def metrics(self) -> dict[str, float]:
@@ -272,7 +275,8 @@ class Algorithm(Protocol):
     def close(self) -> None:
         """Let the engine end what it has started."""
 
-    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience: ...
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+        """Sample for the prompts, judge, inject teachers and assign credit; every rank must ask."""
 
     def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
         """The same rollouts credited as if nothing had been injected; None if there were none."""

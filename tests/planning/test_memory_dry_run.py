@@ -76,7 +76,7 @@ def test_the_allocator_gives_out_what_is_planned():
 
 def test_checkpoints_save_memory_and_the_optimisers_step_needs_a_copy():
     kept, saved = (
-        DryRun(loss_module(shapes_of_policy, checkpointing, num_hidden_layers=8), False).gradient(2, 10, 200)
+        DryRun(loss_module(shapes_of_policy, checkpointing, num_hidden_layers=6), False).gradient(2, 10, 100)
         for checkpointing in (False, True)
     )
     assert saved.peak.total() < 0.5 * kept.peak.total()
@@ -90,9 +90,9 @@ def test_checkpoints_save_memory_and_the_optimisers_step_needs_a_copy():
 def test_sampling_holds_what_a_real_engine_holds_when_no_response_ends(mixed):
     """But for its table of draws, what it returns, and a layer's old room while the new one is filled: 1 to 4 %."""
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 6}
-    engine = HFEngine(80, stop_ids=[10_000])
+    engine = HFEngine(68, stop_ids=[10_000])
     dry = DryRun(module_of(shapes_of_policy(True, **sizes, vocab_size=1000)), mixed)
-    planned = dry.sampling(engine, RolloutBatch(4 * 8, 30, 80))
+    planned = dry.sampling(engine, RolloutBatch(4 * 8, 30, 68))
     assert dry.module.policy.training
 
     policy = real_policy(**sizes, vocab_size=1000)
