@@ -1,4 +1,4 @@
-"""The wheel: built, installed into an environment that knows nothing of this checkout, run from another folder."""
+"""The wheel: built, installed into an environment without this checkout, run from another folder; and its version."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+
+import hapo_lit
 
 ROOT = Path(__file__).parent.parent
-pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,16 @@ def wheel(tmp_path_factory):
     return built
 
 
-def test_the_wheel_carries_the_configuration_and_nothing_else(wheel):
+@pytest.mark.slow
+def test_the_wheel_carries_the_configuration_and_the_types_and_nothing_else(wheel):
     names = zipfile.ZipFile(wheel).namelist()
+    assert "hapo_lit/py.typed" in names
     shipped = {name.removeprefix("hapo_lit/conf/") for name in names if name.startswith("hapo_lit/conf/")}
     assert shipped == {str(path.relative_to(ROOT / "conf")) for path in (ROOT / "conf").rglob("*.yaml")}
     assert {name.split("/")[0] for name in names} <= {"hapo_lit", wheel.name.split("-py3")[0] + ".dist-info"}
 
 
+@pytest.mark.slow
 def test_an_installed_wheel_works_from_any_folder(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env/bin/python"
@@ -41,7 +46,7 @@ def test_an_installed_wheel_works_from_any_folder(wheel, tmp_path):
     # the dependencies of this environment, but not its editable install: nested .pth files are not followed
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-deps", "--no-index"]
-    subprocess.run([*install, "--force-reinstall", str(wheel)], check=True)
+    subprocess.run([*install, "--no-compile", "--force-reinstall", str(wheel)], check=True)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -50,11 +55,19 @@ def test_an_installed_wheel_works_from_any_folder(wheel, tmp_path):
         done = subprocess.run(command, cwd=elsewhere, env=environment, capture_output=True, text=True, check=True)
         return done.stdout
 
-    where = run(str(python), "-c", "import hapo_lit; print(hapo_lit.__file__)")
+    where, version = run(str(python), "-c", "import hapo_lit; print(hapo_lit.__file__, hapo_lit.__version__)").split()
     assert str(tmp_path) in where
+    assert version == hapo_lit.__version__
     command = str(tmp_path / "env/bin/hapo")
-    assert "== Configuration groups ==" in run(command, "train", "--help")
-    assert "threshold: 0.8" in run(command, "train", "experiment=hapo_paper", "--cfg", "job")
+    described = run(command, "train", "--help", "experiment=hapo_paper")
+    assert "hapo_paper" in described  # among the groups
+    assert "threshold: 0.8" in described  # of the composed configuration
+
+
+def test_the_version_is_that_of_the_citation():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == hapo_lit.__version__
+    assert citation["license"] == "Apache-2.0"
 
 
 def test_pins_that_must_hold_together():

@@ -5,7 +5,9 @@ TRL is no dependency: `pip install 'hapo_lit[bench]'` brings it.
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -30,10 +32,18 @@ from hapo_lit.teacher import UnitRatio
 from hapo_lit.types import Experience, GateDecision
 from hapo_lit.weighting import ConstantLength, DropTruncated, SequenceMean, TokenMean
 
-trl = pytest.importorskip("trl", reason="TRL is not installed: pip install 'hapo_lit[bench]'")
+pytestmark = pytest.mark.skipif(find_spec("trl") is None, reason="TRL is not installed: pip install 'hapo_lit[bench]'")
 
 LIMIT = 12
 PROMPTS, GROUP = 4, 6
+
+
+@pytest.fixture(scope="module", autouse=True)
+def without_vllm():
+    """TRL's trainer would import vLLM, which takes longer than all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("trl.import_utils"), "is_vllm_available", lambda *_, **__: False)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +59,7 @@ def folder(tmp_path_factory, tokenizer):
 
 
 def trainer_of(folder, tokenizer, **settings):
+    import trl
     from datasets import Dataset
 
     arguments = trl.GRPOConfig(
