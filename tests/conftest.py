@@ -1,4 +1,4 @@
-"""Shared pieces: a tiny random policy, a tokenizer, hand-made groups, and complete fakes of two seams."""
+"""Shared fixtures: a tokenizer, tiny random policies, and the line with which the command refuses settings."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture
 def says(monkeypatch, capsys, tmp_path, base):
-    """Runs the command and returns the one line it leaves with."""
+    """Runs the command, which must end with status 2 and one line on standard error, and returns that line."""
     from hydra.core.global_hydra import GlobalHydra
 
     def run(*arguments):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from hapo_lit.cli.bootstrap import config_folder
 
@@ -14,14 +17,16 @@ CONF = Path(config_folder())
 
 SHIPPED = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
-ELSEWHERE = ["qwen_math_numina", "qwen_math_numina_7b", "smollm_gsm"]  # see test_plan.py, test_smollm.py
+ELSEWHERE = ["qwen_math_numina", "qwen_math_numina_7b", "smollm_gsm"]
+"""Presets with models of their own: see cli/test_plan.py and cli/test_smollm.py."""
 
 PRESETS = [preset for preset in SHIPPED if preset not in ELSEWHERE]
 
 
-def composed(door, *overrides):
+def composed(verb, *overrides):
+    """The configuration of an entry point, as its job gets it."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose(door, overrides=list(overrides), return_hydra_config=True)
+        config = compose(verb, overrides=list(overrides), return_hydra_config=True)
         HydraConfig.instance().set_config(config)
         config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
         OmegaConf.set_struct(config, True)
@@ -29,7 +34,32 @@ def composed(door, *overrides):
 
 
 def train(base, folder, *overrides):
+    """The configuration of ``hapo train`` with another base policy and folder."""
     return composed("train", f"model.path={base}", f"paths.run={folder}", *overrides)
+
+
+def targets(node, where="") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a class or function, with its place."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield where, node
+        for key in node:
+            if not OmegaConf.is_missing(node, key):
+                yield from targets(node[key], f"{where}.{key}")
+    elif isinstance(node, ListConfig):
+        for index, item in enumerate(node):
+            yield from targets(item, f"{where}[{index}]")
+
+
+def wrong_names(config) -> list[str]:
+    """A line for every target with parameters that it does not have."""
+    wrong = []
+    for where, node in targets(config):
+        parameters = inspect.signature(get_object(node._target_)).parameters
+        unknown = set(node) - {"_target_", "_partial_"} - set(parameters)
+        if unknown and not any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters.values()):
+            wrong.append(f"{where}: {node._target_} has no parameter {unknown}")
+    return wrong
 
 
 def rows_of(shape, count=60):
@@ -69,6 +99,6 @@ def words(path):
     from transformers import PreTrainedTokenizerFast
 
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer = Tokenizer(models.BPE({each: index for index, each in enumerate(["<eos>", *sorted(alphabet)])}, []))
+    tokenizer = Tokenizer(models.BPE({piece: index for index, piece in enumerate(["<eos>", *sorted(alphabet)])}, []))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")

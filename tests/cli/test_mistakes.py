@@ -1,0 +1,95 @@
+"""What is wrong with a configuration is said in one line that names it and the fix."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
+        ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
+        ("+gate.treshold=0.3", "hapo_lit.gates.beta.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
+        ("+sead=1", "nothing reads the key 'sead'; did you mean 'seed'?"),
+        ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: chord, chord_phi, dapo,"),
+        ("gate=bta", "there is no gate=bta; did you mean 'beta'?; there are: always, beta, credible, failure"),
+        ("group_size=1", "set group_size to 2 or more"),
+        ("gate.threshold=2", "gate.threshold must stay in [0, 1], and is 2"),
+        ("gate.threshold=high", "gate.threshold must be a number or a schedule, got 'high'"),
+        ("teacher=nll teacher.coefficient=null", "teacher.coefficient must be a number or a schedule, got None"),
+        ("weighting=separate weighting.teacher_share=null", "weighting.teacher_share must be a number or a schedule"),
+        ("injector.ties=LeastLikely", "injector.ties must be an object"),
+        ("loss.ratio.path=hapo_lit.losses.k3", "loss.ratio must be a function of 2 tensors, and 'k3' is not"),
+        ("loss.kl.path=hapo_lit.losses.k9", "hapo_lit.losses has no 'k9'"),
+        ("advantage=centred advantage.over.path=hapo_lit.advantages.onpolicy", "did you mean 'on_policy'?"),
+        ("advantage=centred advantage.over.path=hapo_lit.advantages.centred", "must be a function of 1 tensors"),
+        ("loss.clip.low=abc", "loss.clip.low must be a number and not negative, got 'abc'"),
+        ("experiment=hapo_annealed gate=never", "NeverGate has no settings, but gate holds some"),
+        ("experiment=chord weighting=token_mean", "TokenMean has no settings, but"),
+        ("teacher=confidence gate=always", "there is none: set gate=beta or another teacher"),
+        ("experiment=sft teacher=confidence", "there is none: set gate=beta or another teacher"),
+        ("gate=scheduled gate.horizon=-5", "gate.probability is a schedule and needs a horizon of at least 1 step"),
+        ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist; set resume=auto or RUN/checkpoints/last.ckpt"),
+        ("save_minutes=0", "save_minutes must be above 0, or null for never, got 0"),
+        ("callbacks.checkpointer.keep=0", "callbacks.checkpointer.keep must be at least 1, or -1 for all, got 0"),
+        ("module.max_skipped=-1", "module.max_skipped must be at least 0, got -1"),
+        ("model.path=/no/folder", "model folder '/no/folder' does not exist; set model.path"),
+        ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
+        ("data=files", "data.path is not set, and has no default"),
+        ("data=files data.path=a.jsonl", "data file 'a.jsonl' does not exist"),
+        ("max_prompt_tokens=3", "all 384 prompts are longer than 3 tokens"),
+        ("rollout.temperature=0", "training needs samples"),
+        ("module.micro_batch_size=0", "module.micro_batch_size must be at least 1, got 0"),
+        ("module.updates_per_batch=0", "module.updates_per_batch must be at least 1, got 0"),
+        ("module.max_grad_norm=0", "would stop all learning"),
+        ("prompts_per_step=0", "prompts_per_step must be at least 1, got 0"),
+        ("prompts_per_step=500", "there are only 384 training problems"),
+        ("eval_every=0", "eval_every must be a whole number of at least 1, got 0"),
+        ("threads=0", "threads must be"),
+        ("seed=-1", "seed must be a whole number of at least 0, got -1"),
+        ("learning_rate=1e-4", "a group was given a float: name one of its options"),
+        ("--experiment=grpo", "there is no option '--experiment=grpo': settings are key=value"),
+        ("+optim.lr=3e-4", "set learning_rate.start"),
+        ("trainer.max_epochs=2", "the length of a run is set by steps"),
+        ("data.source.heldout_size=0", "there are no problems"),
+        ("advantage.ddof=0", "there is no key 'advantage.ddof'; `--cfg job` prints all keys"),
+        ("group_size=3", "gate.threshold=0.2 with 3 rollouts per group could never open: γ ≤ a0/(a0+b0+n) = 0.2"),
+        ("injector=replace_group", "set teacher=nll or another injector"),
+        ("trainer=bare", "keep a CSVLogger in logger"),
+        ("trainer.strategy=fsdp", "trainer.strategy=fsdp is not supported: set auto or ddp, or use `hapo fabric`"),
+        ("seed=[", "no viable alternative"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, message):
+    overrides = override.split(" ") if "{" not in override else [override]
+    if not override.startswith("model"):
+        overrides = [f"model.path={base}", *overrides]
+    assert message in says("train", *overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("trainer.devices=2", "there is no key 'trainer'"),
+        ("fabric.precision=16-mixed", "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
+        ("fabric.sharded_checkpoints=true", "needs fabric.strategy=fsdp"),
+        ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
+        ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
+        ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist"),
+    ],
+)
+def test_mistakes_in_settings_of_fabric(says, base, override, message):
+    assert message in says("fabric", f"model.path={base}", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.lora.rank=0", "model.lora.rank must be a whole number of at least 1"),
+        ("model.lora.dropout=0.1", "dropout"),
+        ("model.lora.rnak=4", "there is no key 'model.lora.rnak'; did you mean 'rank'?"),
+    ],
+)
+def test_mistakes_in_the_adapter(says, base, override, message):
+    assert message in says("train", f"model.path={base}", "model.lora.rank=4", override)
