@@ -1,4 +1,4 @@
-"""CONTRIBUTING's examples are followed to the letter, in a copy of the project."""
+"""The examples of CONTRIBUTING are written into a copy of the project, and its command is run there."""
 
 import os
 import re
@@ -29,6 +29,7 @@ def test_a_new_part_is_one_class_and_one_file(tmp_path, policy, tokenizer):
     policy.save_pretrained(tmp_path / "base")
     tokenizer.save_pretrained(tmp_path / "base")
     small = ["model.path=base", "steps=3", "eval_every=3", "data.source.train_size=40", "data.source.heldout_size=4"]
+    small += ["data.source.levels.0.digits=1", "data.source.levels.1.digits=2", "max_response_tokens=24"]
     done = subprocess.run(
         [sys.executable, "-m", "hapo_lit", *command, *small, "hydra.run.dir=run", "teacher_errors=none"],
         cwd=tmp_path,

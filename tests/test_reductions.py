@@ -13,10 +13,10 @@ from hapo_lit.cli.setup import build
 
 
 class LikesOdd:
-    """Satisfied by every second answer of a random policy, and by whatever looks like a teacher's."""
+    """Accepts about every second answer of a random policy, and every answer of a teacher."""
 
     def __call__(self, responses, answers):
-        return torch.tensor([float(sum(map(ord, each)) % 2 or "boxed{" in each) for each in responses])
+        return torch.tensor([float(sum(map(ord, answer)) % 2 or "boxed{" in answer) for answer in responses])
 
     def metrics(self):
         return {}
@@ -27,7 +27,7 @@ SAME = ("learning_rate.start=1e-2", "learning_rate.end=1e-3")
 
 @pytest.fixture
 def trained(base, tmp_path):
-    """Runs a configuration for a few steps on a random policy with a verifier that likes half of what it says."""
+    """Runs a configuration for a few steps on a random policy, whose answers the verifier accepts about half of."""
 
     def run(*overrides):
         folder = tmp_path / str(len(run.folders))
@@ -42,6 +42,9 @@ def trained(base, tmp_path):
             "teacher_errors=none",
             "data.source.train_size=12",
             "data.source.heldout_size=2",
+            "data.source.levels.0.digits=1",
+            "data.source.levels.1.digits=2",
+            "max_response_tokens=24",
             *overrides,
         )
         datamodule, module, trainer = build(config, "data", "module", "trainer")
