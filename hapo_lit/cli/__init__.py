@@ -43,6 +43,7 @@ VERBS = {
     "plan": Verb("what a run would do and hold: batch plan, memory, and what is wrong with its settings", "plan"),
     "verify": Verb("`hapo verify GOLD COMPLETION`: is this the right answer, and why; or score a file"),
 }
+HELP = {"-h", "--help"}
 OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multirun", "--info", "--shell-completion"}
 """Hydra's options that a verb passes on."""
 
@@ -50,7 +51,7 @@ OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multi
 def main(arguments: list[str] | None = None) -> None:
     """The ``hapo`` command."""
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
+    if name in HELP:
         print_help()
         return
     if name not in VERBS:
@@ -63,13 +64,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     if verb.word is not None and rest[:1] != [verb.word]:
         stop(f"`hapo {name}` needs the word {verb.word!r} next: hapo {name} {verb.word} [key=value ...]")
-    words, settings = (name,) if verb.word is None else (name, verb.word), rest[verb.word is not None :]
+    words = (name,) if verb.word is None else (name, verb.word)
+    settings = rest[len(words) - 1 :]
     for argument in settings:
         if argument.startswith("--") and argument.split("=")[0] not in OPTIONS:
             stop(f"there is no option {argument!r}: settings are key=value, such as experiment=grpo")
-    if "--help" in settings:
+    if not HELP.isdisjoint(settings):
         print_groups(words)
-        settings = ["--cfg", "job", *(setting for setting in settings if setting != "--help")]
+        settings = ["--cfg", "job", *(setting for setting in settings if setting not in HELP)]
     Invocation(words, verb.config).run(settings)
 
 

@@ -19,8 +19,8 @@ from transformers.utils import logging as transformers_logging
 from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.errors import SetupError, nearest
 
-PRESETS = ("experiment", "debug", "sweep")
-"""Groups whose options are settings of other groups, and that are no key themselves."""
+PRESET_GROUPS = ("experiment", "debug", "sweep")
+"""Groups whose options set other keys, and which are no key themselves."""
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def known_keys() -> frozenset[str]:
         defaults: ListConfig = content.pop("defaults")
         groups = {str(key) for choice in defaults if isinstance(choice, DictConfig) for key in choice}
         keys |= {str(key) for key in content} | {group for group in groups if not group.startswith("override ")}
-    return frozenset(keys - {"hydra", *PRESETS})
+    return frozenset(keys - {"hydra", *PRESET_GROUPS})
 
 
 def quieten() -> None:

@@ -90,7 +90,7 @@ class FailedJobs:
                 raise SystemExit(1)
 
 
-WATCHING: ContextVar[FailedJobs] = ContextVar("failed_jobs")
+WATCHING: ContextVar[FailedJobs | None] = ContextVar("failed_jobs", default=None)
 """Where :class:`Sweep`, which Hydra makes, finds the object that the invocation made."""
 
 
@@ -105,7 +105,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         folder = Path(config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
-        WATCHING.get().watch(folder)
+        if (failed_jobs := WATCHING.get()) is not None:
+            failed_jobs.watch(folder)
         settings = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         same = ",".join(setting.key_or_group for setting in settings if not setting.is_sweep_override())
         with read_write(config), open_dict(config):  # every job is composed anew, with these overrides

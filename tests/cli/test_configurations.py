@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 from support.configs import CONF, ELSEWHERE, composed, rows_of, targets, train, wrong_names
 
-from hapo_lit.cli.setup import PRESETS, build, known_keys
+from hapo_lit.cli.setup import PRESET_GROUPS, build, known_keys
 
 GROUPS = sorted(
-    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in (*PRESETS, "fabric", "hydra")
+    path.name for path in CONF.iterdir() if path.is_dir() and path.name not in (*PRESET_GROUPS, "fabric", "hydra")
 )
 OPTIONS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in GROUPS}
 DEBUG = sorted(path.stem for path in (CONF / "debug").glob("*.yaml"))
