@@ -28,17 +28,15 @@ from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
 from hapo_lit.rollout.vllm_process import ENVIRONMENT, INSTALL
 from hapo_lit.rollout.vllm_server import SAMPLES, VLLMServerEngine
 
-SERVER = "hapo_lit.rollout.vllm_server.VLLMServerEngine"
-
 
 def main(config: DictConfig) -> None:
     """Turn this process into vLLM's server; Ctrl-C ends it."""
     if find_spec("vllm") is None:
         raise SetupError(f"`hapo serve` needs vLLM; {INSTALL}")
-    if config.rollout._target_ != SERVER:
-        raise SetupError("`hapo serve` starts a server for a run with rollout=vllm_server: give that setting too")
     source = config.model.path or "the base policy"
     (engine,) = build(config, "rollout")
+    if not isinstance(engine, VLLMServerEngine):
+        raise SetupError("`hapo serve` starts a server for a run with rollout=vllm_server: give that setting too")
     with setting_up():
         served = served_config(configuration(config))
         name = stable_hash(served.to_json_string()).hex()
