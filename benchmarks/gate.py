@@ -1,4 +1,4 @@
-"""What a gate costs: a step's decisions, and a million prompts remembered, saved and loaded.
+"""The cost of a gate: a step's decisions, and a million prompts remembered, saved and loaded.
 
     python benchmarks/gate.py
 
@@ -45,7 +45,7 @@ def main() -> None:
         seconds(lambda at=at: gate.observe(ids[at : at + BATCH], wins[at : at + BATCH], trials[at : at + BATCH]))
         for at in range(0, PROMPTS, BATCH)
     ]
-    print(f"{PROMPTS:,} prompts, never seen before, {BATCH} at a time: {sum(grown):.2f} s, worst {max(grown):.3f} s")
+    print(f"{PROMPTS:,} new prompts, {BATCH} at a time: {sum(grown):.2f} s, worst {max(grown):.3f} s")
     print(f"held: {gate.memory.nbytes / PROMPTS:.1f} bytes a prompt (limit 64)")
     whole = seconds(lambda: gate.observe(ids, wins, trials))
     print(f"all of them updated in one call: {whole:.2f} s")

@@ -5,7 +5,7 @@
     python benchmarks/presets.py --presets sft_then_grpo sft_then_hapo --name early \\
         --overrides phases.sequence.warmup.steps=5
 
-Runs that are already in the folder are kept, so that a stopped benchmark goes on where it was.
+Runs that are already in the folder are kept, so that a stopped benchmark can be resumed.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def place(options: argparse.Namespace, preset: str, seed: int) -> Path:
 
 
 def table(options: argparse.Namespace) -> str:
-    """One row a preset: each seed's figure, and for accuracies their mean."""
+    """A row per preset: the number of every seed, and of accuracies their mean."""
     lines = [f"| preset | {' | '.join(COLUMNS)} | seconds |", "|---" * (len(COLUMNS) + 2) + "|"]
     for preset in options.presets:
         folders = [place(options, preset, seed) for seed in options.seeds]

@@ -1,11 +1,11 @@
-"""What a second process brings: rows per second of training steps under ``hapo fabric``, by devices.
+"""The speedup of a second process: rows per second of training steps under ``hapo fabric``, by devices.
 
     python benchmarks/processes.py              # the default experiment, 5 rounds of 30 steps
     python benchmarks/processes.py --rounds 9 --steps 60
 
-One thread each.  Strong: both processes share the batch of one; weak: each has as large a batch as one alone.  A ratio
-is of runs that followed one another.  Two processes on two cores are slowed down by whatever else runs: each round says
-how much of the machine that took.
+Every process has one thread.  Strong: two processes share the batch of one; weak: both have as large a batch as one
+alone.  A ratio is of runs that followed one another.  Other work on the machine slows two processes on two cores down;
+the line of a round says how much there was.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in RUNS}
     print(f"{os.cpu_count()} cores; rows a second of training steps (one process: {PROMPTS} prompts of {GROUP} rows)")
     for number in range(1, options.rounds + 1):
-        started, total, own = time.monotonic(), busy(), mine()
+        started, total, before = time.monotonic(), busy(), own()
         for name, (processes, prompts) in RUNS.items():
             speeds[name].append(rows_a_second(processes, prompts, options.steps))
-        figures = ", ".join(f"{name} {each[-1]:,.0f}" for name, each in speeds.items())
-        others = (busy() - total - (mine() - own)) / (time.monotonic() - started)
+        figures = ", ".join(f"{name} {found[-1]:,.0f}" for name, found in speeds.items())
+        others = (busy() - total - (own() - before)) / (time.monotonic() - started)
         print(f"round {number}: {figures}; others kept {others:.2f} cores busy", flush=True)
     for name in ("strong", "weak"):
         ratios = [two / one for two, one in zip(speeds[name], speeds["one"], strict=True)]
@@ -71,12 +71,12 @@ def rows_a_second(processes: int, prompts: int, steps: int) -> float:
 
 
 def busy() -> float:
-    """CPU seconds of the whole machine since it started; what a host took away from it is among them."""
+    """CPU seconds of the whole machine since it started, those that a host took from it included."""
     user, nice, system, _, _, *rest = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
     return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
-def mine() -> float:
+def own() -> float:
     """CPU seconds of the runs so far."""
     return sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
 

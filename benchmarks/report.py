@@ -1,4 +1,4 @@
-"""What reading a long run costs: 100,000 logged steps of 40 columns, evaluations beside them, as ``metrics.csv``.
+"""The time it takes to read a long run: ``metrics.csv`` of 100,000 logged steps and 40 columns, with evaluations.
 
     python benchmarks/report.py
 

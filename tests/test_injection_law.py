@@ -233,7 +233,7 @@ def test_the_bias_of_the_gradient_is_at_most_2bq(probabilities, threshold):
     bias, norm, chance = np.zeros(3), 0.0, 0.0
     for probability, group, helped, injected in groups_of_a_toy_policy(probabilities, threshold):
         bias += probability * (gradient(helped) - gradient(group))
-        norm = max(norm, *(float(np.linalg.norm(gradient(each))) for each in (group, helped)))
+        norm = max(norm, *(float(np.linalg.norm(gradient(answers))) for answers in (group, helped)))
         chance += probability * injected
     assert 0 < np.linalg.norm(bias) <= 2 * norm * chance
 

@@ -3,6 +3,7 @@ from math import exp, log
 import pytest
 import torch
 from support.builders import make_rows
+from support.losses import apply, logprobs_of, value_and_gradient
 
 from hapo_lit.losses import (
     Cispo,
@@ -12,31 +13,13 @@ from hapo_lit.losses import (
     Surrogate,
     Truncated,
     Unclipped,
-    k1,
-    k2,
     k3,
-    k3_reweighted,
     sequence_product,
     sequence_ratio,
     token_ratio,
 )
 from hapo_lit.protocols import PolicyLoss
 from hapo_lit.teacher import ClippedRatio, NegativeLogLikelihood, ShapedRatio, UnitRatio
-
-
-def of(values):
-    return torch.tensor(values, dtype=torch.float64).log()[:, None].requires_grad_()
-
-
-def apply(loss, logprobs, rows, entropy=None):
-    return loss(logprobs, torch.zeros_like(logprobs) if entropy is None else entropy, rows)
-
-
-def value_and_gradient(loss, logprobs, rows):
-    output = apply(loss, logprobs, rows)
-    (gradient,) = torch.autograd.grad(output.loss, logprobs)
-    return float(output.loss.detach()), gradient
-
 
 # -- clips, by hand
 
@@ -53,14 +36,20 @@ def value_and_gradient(loss, logprobs, rows):
     ],
 )
 def test_clipped_by_hand(ratio, advantage, value, gradient):
-    found = value_and_gradient(Surrogate(UnitRatio()), of([0.2 * ratio]), make_rows([advantage], old=[log(0.2)]))
+    found = value_and_gradient(
+        Surrogate(UnitRatio()), logprobs_of([0.2 * ratio]), make_rows([advantage], old=[log(0.2)])
+    )
     assert found == (pytest.approx(-value), pytest.approx(-gradient))
 
 
 def test_asymmetric_clip():
     loss = Surrogate(UnitRatio(), clip=Clipped(low=0.2, high=0.28))
-    assert value_and_gradient(loss, of([0.2 * 1.5]), make_rows([1.0], old=[log(0.2)]))[0] == pytest.approx(-1.28)
-    assert value_and_gradient(loss, of([0.2 * 0.1]), make_rows([-1.0], old=[log(0.2)]))[0] == pytest.approx(0.8)
+    assert value_and_gradient(loss, logprobs_of([0.2 * 1.5]), make_rows([1.0], old=[log(0.2)]))[0] == pytest.approx(
+        -1.28
+    )
+    assert value_and_gradient(loss, logprobs_of([0.2 * 0.1]), make_rows([-1.0], old=[log(0.2)]))[0] == pytest.approx(
+        0.8
+    )
 
 
 @pytest.mark.parametrize(
@@ -74,13 +63,16 @@ def test_asymmetric_clip():
 )
 def test_dual_clip_bounds_negative_advantages(ratio, advantage, value, gradient):
     loss, rows = Surrogate(UnitRatio(), clip=DualClipped(floor=3.0)), make_rows([advantage], old=[log(0.1)])
-    assert value_and_gradient(loss, of([0.1 * ratio]), rows) == (pytest.approx(-value), pytest.approx(-gradient))
+    assert value_and_gradient(loss, logprobs_of([0.1 * ratio]), rows) == (
+        pytest.approx(-value),
+        pytest.approx(-gradient),
+    )
 
 
 def test_unclipped_is_an_infinite_clip():
     rows, infinite = make_rows([1.0, -2.0], old=[log(0.1), log(0.4)]), float("inf")
-    plain = value_and_gradient(Surrogate(UnitRatio(), clip=Unclipped()), of([0.9, 0.1]), rows)
-    wide = value_and_gradient(Surrogate(UnitRatio(), clip=Clipped(infinite, infinite)), of([0.9, 0.1]), rows)
+    plain = value_and_gradient(Surrogate(UnitRatio(), clip=Unclipped()), logprobs_of([0.9, 0.1]), rows)
+    wide = value_and_gradient(Surrogate(UnitRatio(), clip=Clipped(infinite, infinite)), logprobs_of([0.9, 0.1]), rows)
     assert plain[0] == wide[0] == pytest.approx(-(9.0 - 0.5) / 2)
     assert torch.equal(plain[1], wide[1])
 
@@ -88,7 +80,7 @@ def test_unclipped_is_an_infinite_clip():
 @pytest.mark.parametrize(("ratio", "weight"), [(1.0, 1.0), (3.0, 3.0), (7.0, 5.0), (0.01, 0.01)])
 def test_cispo_caps_the_weight_and_keeps_every_gradient(ratio, weight):
     loss, rows = Surrogate(UnitRatio(), clip=Cispo(low=1.0, high=4.0)), make_rows([-2.0], old=[log(0.1)])
-    value, gradient = value_and_gradient(loss, of([0.1 * ratio]), rows)
+    value, gradient = value_and_gradient(loss, logprobs_of([0.1 * ratio]), rows)
     assert value == pytest.approx(2 * weight * log(0.1 * ratio))
     assert float(gradient) == pytest.approx(2 * weight)
 
@@ -118,8 +110,10 @@ def test_gspo_with_one_token_is_the_token_ratio_bit_for_bit():
     rows = make_rows([1.0, -1.0, 0.3], old=[-1.0, -0.4, -2.0])
     for ratio in (sequence_ratio, sequence_product):
         for clip in (Clipped(), DualClipped(), Unclipped(), Cispo()):
-            one = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), of([0.5, 0.6, 0.1]), rows)
-            other = value_and_gradient(Surrogate(UnitRatio(), ratio=token_ratio, clip=clip), of([0.5, 0.6, 0.1]), rows)
+            one = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), logprobs_of([0.5, 0.6, 0.1]), rows)
+            other = value_and_gradient(
+                Surrogate(UnitRatio(), ratio=token_ratio, clip=clip), logprobs_of([0.5, 0.6, 0.1]), rows
+            )
             assert one[0] == other[0]
             assert torch.equal(one[1], other[1])
 
@@ -131,21 +125,21 @@ def test_gspo_with_one_token_is_the_token_ratio_bit_for_bit():
 @pytest.mark.parametrize("ratio", [token_ratio, sequence_ratio, sequence_product])
 def test_on_policy_gradient_is_the_policy_gradient(ratio, clip):
     rows = make_rows([2.0, -1.0], weights=[0.25, 0.5])
-    gradient = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), of([0.3, 0.6]), rows)[1]
+    gradient = value_and_gradient(Surrogate(UnitRatio(), ratio=ratio, clip=clip), logprobs_of([0.3, 0.6]), rows)[1]
     assert gradient[:, 0].tolist() == pytest.approx([-2.0 * 0.25, 1.0 * 0.5])
 
 
 def test_teacher_tokens_are_neither_clipped_nor_compared_with_the_old_policy():
     rows = make_rows([1.0, 1.0], old=[log(1e-6), log(1e-6)], is_teacher=[True, True])
-    output = apply(Surrogate(ShapedRatio(0.1)), of([0.1, 0.4]), rows)
+    output = apply(Surrogate(ShapedRatio(0.1)), logprobs_of([0.1, 0.4]), rows)
     assert float(output.loss.detach()) == pytest.approx(-(0.5 * 0.1 / 0.2 + 0.5 * 0.4 / 0.5))
     assert output.metrics["loss/ratio_mean"].tolist() == [0.0, 0.0]
 
 
 def test_clip_and_ratio_metrics_by_hand():
-    """Ratios 3, ½, ½, 3 with advantages +, +, −, −: the first is clipped from above, the third from below."""
+    """Ratios 3, ½, ½, 3, advantages +, +, −, −: the first is clipped above, the third below; the fifth has weight 0."""
     rows = make_rows([1.0, 1.0, -1.0, -1.0, 5.0], old=[log(0.2)] * 5, weights=[0.2, 0.2, 0.2, 0.2, 0.0])
-    metrics = apply(Surrogate(UnitRatio()), of([0.6, 0.1, 0.1, 0.6, 0.9]), rows).metrics  # the last does not count
+    metrics = apply(Surrogate(UnitRatio()), logprobs_of([0.6, 0.1, 0.1, 0.6, 0.9]), rows).metrics
     found = {name.removeprefix("loss/"): tally.tolist() for name, tally in metrics.items()}
     assert found["clipped_share"] == [2, 4]
     assert found["clipped_high"] == found["clipped_low"] == [1, 4]
@@ -159,7 +153,7 @@ def test_teacher_tokens_have_metrics_of_their_own():
         [1.0, 1.0, 1.0, 1.0], old=[log(0.2), log(0.1), log(0.1), log(0.2)], is_teacher=[True, True, True, False],
         weights=[0.3, 0.3, 0.0, 0.4],
     )  # fmt: skip
-    metrics = apply(Surrogate(UnitRatio()), of([0.4, 0.4, 0.9, 0.2]), rows).metrics
+    metrics = apply(Surrogate(UnitRatio()), logprobs_of([0.4, 0.4, 0.9, 0.2]), rows).metrics
     assert metrics["loss/teacher_probability"].tolist() == [pytest.approx(0.8), 2]
     assert metrics["loss/teacher_ratio_mean"].tolist() == [pytest.approx(2.0 + 4.0), 2]
     assert metrics["loss/ratio_mean"].tolist() == [pytest.approx(1.0), 1]
@@ -187,102 +181,6 @@ def test_a_ratio_beyond_all_bounds_leaves_gradients_finite(ratio, clip, advantag
             (gradient,) = torch.autograd.grad(output.loss, logprobs)
             assert output.loss.isfinite()
             assert gradient.isfinite().all()
-
-
-# -- correction for the engine
-
-
-@pytest.mark.parametrize(
-    ("correction", "factors"),
-    [  # π_old/π_engine: 2.5 and 0.4 in the first row, 1.5 and 1.2 in the second
-        (Truncated(2.0), [[2.0, 0.4], [1.5, 1.2]]),
-        (Truncated(1.3, sequence_product), [[1.0, 1.0], [1.3, 1.3]]),
-        (Masked(0.5, 2.0), [[0.0, 0.0], [1.5, 1.2]]),
-        (Masked(0.5, 1.6, sequence_product), [[1.0, 1.0], [0.0, 0.0]]),
-    ],
-)
-def test_corrections_by_hand(correction, factors):
-    old = torch.tensor([[0.5, 0.2], [0.3, 0.6]], dtype=torch.float64).log()
-    engine = torch.tensor([[0.2, 0.5], [0.2, 0.5]], dtype=torch.float64).log()
-    mask = torch.ones(2, 2, dtype=torch.bool)
-    assert correction(old - engine, mask).tolist() == [pytest.approx(row) for row in factors]
-    logprobs = old.clone().requires_grad_()
-    rows = make_rows([1.0, -1.0], behaviour=engine.flatten().tolist(), width=2)
-    output = apply(Surrogate(UnitRatio(), correction=correction), logprobs, rows)
-    (gradient,) = torch.autograd.grad(output.loss, logprobs)
-    assert gradient.tolist() == [  # the factor itself has no gradient
-        pytest.approx([-sign * factor / 4 for factor in row]) for sign, row in zip((1, -1), factors, strict=True)
-    ]
-    assert output.metrics["loss/correction"].tolist() == [pytest.approx(sum(map(sum, factors))), 4]
-
-
-def test_a_correction_needs_an_engine_that_reports_and_spares_the_teacher():
-    loss = Surrogate(UnitRatio(), correction=Truncated(2.0))
-    plain = apply(loss, of([0.5, 0.5]), make_rows([1.0, 1.0]))
-    assert float(plain.loss.detach()) == -1.0
-    assert "loss/correction" not in plain.metrics
-    taught = apply(loss, of([0.5, 0.5]), make_rows([1.0, 1.0], behaviour=[log(0.01), 0.0], is_teacher=[False, True]))
-    assert float(taught.loss.detach()) == -(2.0 + 1.0) / 2
-    assert taught.metrics["loss/engine_gap"].tolist() == [pytest.approx(log(50)), 1]
-    believed = Surrogate(UnitRatio(), correction=None)
-    assert float(apply(believed, of([0.5]), make_rows([1.0], behaviour=[log(0.01)])).loss.detach()) == -1.0
-
-
-# -- KL and entropy
-
-
-def test_kl_on_a_teacher_token_of_vanishing_probability_leaves_gradients_finite():
-    logprobs = torch.tensor([[-900.0], [-1.0]], dtype=torch.float64, requires_grad=True)
-    rows = make_rows([1.0, 1.0], reference=[-1.0, -1.5], is_teacher=[True, False])
-    assert value_and_gradient(Surrogate(UnitRatio(), kl_coefficient=0.1), logprobs, rows)[1].isfinite().all()
-
-
-@pytest.mark.parametrize(
-    ("estimator", "expected"),
-    [(k1, log(0.5 / 0.25)), (k2, 0.5 * log(2) ** 2), (k3, 0.5 - 1 + log(2))],
-)
-def test_kl_estimators_by_hand(estimator, expected):
-    # π = 0.5, π_ref = 0.25
-    assert float(estimator(*torch.tensor([log(0.5), log(0.25), 2.0]))) == pytest.approx(expected)
-
-
-def test_kl_estimators_average_to_kl():
-    p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.2, 0.3, 0.5]).double()
-    kl, one = float((p * (p / q).log()).sum()), torch.ones(3)
-    for estimator in (k1, k3, k3_reweighted):
-        assert float((p * estimator(p.log(), q.log(), one)).sum()) == pytest.approx(kl)
-    assert (k3(p.log(), q.log(), one) >= 0).all()
-
-
-def test_the_reweighted_estimator_has_the_gradient_of_kl():
-    """Expectation under the sampling policy of ∇(ρ k3) is ∇KL, also off-policy; that of ∇k3 is not."""
-    logits = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
-    q, old = torch.tensor([0.2, 0.3, 0.5]).double(), torch.tensor([0.4, 0.4, 0.2]).double()
-    logprobs = logits.log_softmax(0)
-    exact = torch.autograd.grad((logprobs.exp() * (logprobs - q.log())).sum(), logits, retain_graph=True)[0]
-    found = {}
-    for estimator in (k3, k3_reweighted):
-        value = (old * estimator(logprobs, q.log(), (logprobs - old.log()).exp())).sum()
-        found[estimator] = torch.autograd.grad(value, logits, retain_graph=True)[0]
-    torch.testing.assert_close(found[k3_reweighted], exact)
-    assert not torch.allclose(found[k3], exact, atol=1e-2)
-
-
-def test_kl_is_added_on_policy_tokens_only():
-    loss = Surrogate(UnitRatio(), kl_coefficient=0.1, kl=k2)
-    rows = make_rows([0.0, 0.0], reference=[log(0.25), log(0.25)], is_teacher=[False, True])
-    output = apply(loss, of([0.5, 0.5]), rows)
-    assert float(output.loss.detach()) == pytest.approx(0.1 * 0.5 * 0.5 * log(2) ** 2)
-    total, count = output.metrics["loss/kl"].tolist()
-    assert (total, count) == (pytest.approx(0.5 * log(2) ** 2), 1)
-
-
-def test_the_entropy_bonus_weighs_tokens_as_the_loss_does():
-    loss, entropy = Surrogate(UnitRatio(), entropy_coefficient=0.1), torch.tensor([[2.0], [3.0]], dtype=torch.float64)
-    output = apply(loss, of([0.5, 0.5]), make_rows([0.0, 0.0], weights=[0.25, 0.75]), entropy)
-    assert float(output.loss.detach()) == pytest.approx(-0.1 * (0.25 * 2 + 0.75 * 3))
-    assert loss.needs_entropy
-    assert not Surrogate(UnitRatio()).needs_entropy
 
 
 # -- everything together
@@ -321,17 +219,17 @@ def test_rows_that_do_not_contribute_have_exactly_no_gradient(loss, expected):
         [1.0, 0.0, 0.0, 1.0], is_teacher=[False, False, True, False], weights=[0.5, 0.5, 0.5, 0.0], reference=[-1.0] * 4
     )
     assert loss.contributes(rows).tolist() == expected
-    gradient = value_and_gradient(loss, of([0.5, 0.4, 0.3, 0.2]), rows)[1]
+    gradient = value_and_gradient(loss, logprobs_of([0.5, 0.4, 0.3, 0.2]), rows)[1]
     assert (gradient[~loss.contributes(rows)] == 0).all()
 
 
 def test_clip_share_counts_tokens_where_the_clip_acts():
     rows = make_rows([1.0, 1.0, 1.0], old=[log(0.2)] * 3)
-    output = apply(Surrogate(UnitRatio()), of([0.3, 0.1, 0.22]), rows)
+    output = apply(Surrogate(UnitRatio()), logprobs_of([0.3, 0.1, 0.22]), rows)
     assert output.metrics["loss/clipped_share"].tolist() == [1.0, 3.0]
     assert output.metrics["loss/ratio_mean"][0] == pytest.approx(1.5 + 0.5 + 1.1)
     rows = make_rows([-1.0, -1.0, -1.0], old=[log(0.1)] * 3)  # ratios 4, 2, 0.5: over the floor, free, under the clip
-    output = apply(Surrogate(UnitRatio(), clip=DualClipped(floor=3.0)), of([0.4, 0.2, 0.05]), rows)
+    output = apply(Surrogate(UnitRatio(), clip=DualClipped(floor=3.0)), logprobs_of([0.4, 0.2, 0.05]), rows)
     assert output.metrics["loss/clipped_share"].tolist() == [2.0, 3.0]
 
 

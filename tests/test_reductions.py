@@ -85,12 +85,12 @@ def test_dapo_with_equal_clips_and_nothing_dropped_is_token_mean_grpo(trained):
 
 
 def test_luffy_without_a_teacher_is_its_base_with_one_rollout_less(trained):
-    nobody = ("teacher_errors=sparse", "teacher_errors.share=0.0", *SAME)
-    luffy, steps = trained("experiment=luffy", "group_size=8", *nobody)
+    no_teacher = ("teacher_errors=sparse", "teacher_errors.share=0.0", *SAME)
+    luffy, steps = trained("experiment=luffy", "group_size=8", *no_teacher)
     assert (steps["teacher/use"].dropna() == 0).all()
     assert (steps["teacher/refused"].dropna() == 4).all()
     parts = ("advantage=centred", "weighting=constant_length", "loss=unclipped", "loss.entropy_coefficient=0.001")
-    plain, _ = trained("experiment=grpo", "group_size=7", *parts, *nobody)
+    plain, _ = trained("experiment=grpo", "group_size=7", *parts, *no_teacher)
     assert torch.equal(luffy, plain)
 
 

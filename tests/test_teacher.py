@@ -104,7 +104,7 @@ def test_confidence_fades_the_teacher_as_the_gate_gains_trust():
     plain = weight(ShapedRatio(), 0.3, 2.0)
     for confidence in (0.0, 0.2, 1.0):
         found = weight(ConfidenceWeighted(ShapedRatio()), 0.3, 2.0, confidence=confidence)
-        assert found == pytest.approx([(1 - confidence) * each for each in plain])
+        assert found == pytest.approx([(1 - confidence) * value for value in plain])
 
 
 @pytest.mark.parametrize(

@@ -179,7 +179,7 @@ def _figures(sweep: Sweep, injection: pd.DataFrame) -> tuple[list[PageFigure], l
     if figure is None:
         missing.append(f"{title}: no run logged how often its gate opened")
     else:
-        caption = "How often the gate opened by the prompt's pass rate around that visit, and the injection law for it."
+        caption = "How often the gate opened by the pass rate around that visit, and how often by the injection law."
         place = next((at for at, known in enumerate(drawn) if known.name == "teacher_tokens"), len(drawn))
         drawn.insert(place, PageFigure("injection_law", title, caption, _png(figure)))
     return drawn, missing

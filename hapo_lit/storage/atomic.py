@@ -73,7 +73,7 @@ def remove(path: Path) -> None:
 
 
 def drop_drafts(folder: Path) -> None:
-    """Remove what never got a name in this folder, where nobody else is writing."""
+    """Remove the drafts of this folder, in which no other process writes."""
     for path in folder.glob(f".*{SUFFIX}"):
         remove(path)
 
