@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from importlib.util import find_spec
+from signal import SIGTERM
 
 import pandas as pd
 import pytest
@@ -18,12 +14,13 @@ from omegaconf import OmegaConf
 from support.builders import write_base
 from support.commands import SMALL, hapo
 from support.configs import CONF, PRESETS, composed
+from support.forked_runs import forked_runs
 
 from hapo_lit import cli
 from hapo_lit.cli.sweeps import LONGEST, folder_name
 
 SEARCHES = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
-TWO_STEPS = ["model.path=./base", *(each for each in SMALL if not each.startswith("steps=")), "steps=2"]
+TWO_STEPS = ["model.path=./base", *(setting for setting in SMALL if not setting.startswith("steps=")), "steps=2"]
 BAD = "gate.threshold=0.01"
 """With four rollouts such a gate could never open."""
 
@@ -255,16 +252,10 @@ def test_a_signal_stops_the_sweep_and_it_goes_on_where_it_was(work):
     stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
     settings = [*TWO_STEPS[:-1], "steps=60", "seed=0,1", *stopped, "-m"]
     settings.remove("callbacks.checkpointer.keep=-1")
-    command = [sys.executable, "-m", "hapo_lit", "train", *settings]
-    process = subprocess.Popen(command, cwd=work, env={**os.environ}, stdout=subprocess.PIPE, text=True)
-    waited = time.monotonic()
-    while not list(work.glob("stopped/0_*/checkpoints/step-*.ckpt")):
-        assert time.monotonic() - waited < 120
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 0  # as for a run: a scheduler asked
-    assert "to go on" in out
+    seen = "stopped/0_*/checkpoints/step-*.ckpt"
+    done = forked_runs().run(work, "train", *settings, signal=SIGTERM, seen=seen)
+    assert done.returncode == 0  # as for a run: a scheduler asked
+    assert "to go on" in done.stdout
     assert finished(work / "stopped") == []
     done = hapo(work, "train", *settings, "resume=auto")
     assert "going on after step" in done.stdout

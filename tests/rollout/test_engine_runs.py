@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
-import time
+from functools import partial
 
 import pandas as pd
 import pytest
 import torch
 from support.builders import write_base
-from support.commands import SMALL, hapo
-from support.servers import NEEDS_VLLM, free_port, kill, serving
+from support.commands import SMALL, hapo, vllm_hapo
+from support.forked_runs import forked_runs
+from support.once import few_of
+from support.processes import soon
+from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, kill, serving
 from support.training import data, fit, module, phase
 from support.training import hapo as algorithm
 
@@ -30,6 +30,17 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     write_base(folder / "base")
     return folder
+
+
+def needs_vllm(test):
+    for mark in NEEDS_VLLM:
+        test = mark(test)
+    return test
+
+
+def without(*keys):
+    """Settings of a short run but for these."""
+    return [setting for setting in RUN if setting.split("=")[0] not in keys]
 
 
 def column(run, name):
@@ -121,72 +132,69 @@ def test_a_server_that_cannot_be_is_one_line(work, settings, message):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
-def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work, kind):
-    settings = [*RUN, f"rollout={kind}", "callbacks.watchdog.every=1"]
-    done = hapo(work, "train", *settings, "hydra.run.dir=through")
+@needs_vllm
+def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work):
+    settings = [*RUN, "rollout=vllm", "callbacks.watchdog.every=1"]
+    done = vllm_hapo(work, "train", *settings, "hydra.run.dir=through")
     assert "Traceback" not in done.stderr, done.stderr
     assert len(column(work / "through", "engine/logprob_gap_max")) == 4
     assert column(work / "through", "engine/logprob_gap_max").max() < 1e-4
-    hapo(work, "train", *settings, "resume=through/checkpoints/step-2.ckpt", "hydra.run.dir=on")
+    vllm_hapo(work, "train", *settings, "resume=through/checkpoints/step-2.ckpt", "hydra.run.dir=on")
     assert policy_bytes(work / "on") == policy_bytes(work / "through")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [pytest.param("vllm", marks=NEEDS_VLLM)])
-def test_jobs_of_a_sweep_have_each_the_vllm_that_they_need(work, kind):
-    settings = [*(each for each in RUN if each != "steps=4"), "steps=1", f"rollout={kind}", "group_size=2,3,3"]
-    done = hapo(work, "train", *settings, "hydra.sweep.dir=sizes", "callbacks.watchdog.every=1", "-m")
+@needs_vllm
+def test_jobs_of_a_sweep_have_each_the_vllm_that_they_need(work):
+    settings = [*without("steps"), "steps=1", "rollout=vllm", "group_size=2,3,3"]
+    done = vllm_hapo(work, "train", *settings, "hydra.sweep.dir=sizes", "callbacks.watchdog.every=1", "-m")
     assert len(list(work.glob("sizes/*/policy/model.safetensors"))) == 3, done.stderr
     assert max(column(run, "engine/logprob_gap_max").max() for run in work.glob("sizes/*_*")) < 1e-4
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param("fsdp", marks=NEEDS_VLLM)])
-def test_each_of_two_processes_has_its_own_vllm(work, way):
+@needs_vllm
+def test_each_of_two_processes_has_its_own_vllm(work):
     """Of seven held-out problems in batches of three one process has two batches and the other has one."""
-    sizes = ("steps=4", "data.source.heldout_size=6")
-    common = [*(each for each in RUN if each not in sizes), "rollout=vllm", "callbacks.watchdog.every=1", "steps=2"]
-    common += ["data.source.heldout_size=7", "+data.heldout_batch=3"]
-    done = hapo(work, "fabric", *common, "fabric.devices=2", f"fabric.strategy={way}", "hydra.run.dir=two")
+    settings = [*without("steps", "data.source.heldout_size"), "steps=2", "data.source.heldout_size=7"]
+    settings += ["+data.heldout_batch=3", "rollout=vllm", "callbacks.watchdog.every=1"]
+    done = vllm_hapo(work, "fabric", *settings, "fabric.devices=2", "fabric.strategy=fsdp", "hydra.run.dir=two")
     assert "Traceback" not in done.stderr, done.stderr
     assert column(work / "two", "engine/logprob_gap_max").max() < 1e-4
     assert len(column(work / "two", "engine/logprob_gap_max")) == 2
     assert len(column(work / "two", "heldout/greedy")) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("way", [pytest.param("server", marks=NEEDS_VLLM)])
-def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, way):
+@pytest.fixture(params=few_of(["relay", "server"], ["relay"]))
+def mortal(request, work, served):
+    """The address of a server that is to die, and what kills it."""
+    if request.param == "relay":
+        relay = Relay(served)
+        yield relay.url, relay.kill
+    else:
+        with serving(work, "model.path=./base", *SERVED) as (url, process):
+            yield url, partial(kill, process)
+
+
+@needs_vllm
+def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, mortal, served):
     """One server for two processes at first; killed on the way; another in its place serves the rest."""
-    port = free_port()
-    address = ["rollout=vllm_server", f"rollout.urls=[http://127.0.0.1:{port}]", "callbacks.watchdog.every=1"]
-    model = ["model.path=./base", *(each for each in SMALL if each.startswith(("prompts", "max_")))]
-    long = [each for each in RUN if not each.startswith(("steps", "save_every", "eval_every"))]
-    long += [*address, "steps=60", "save_every=1", "eval_every=100", "hydra.run.dir=served"]
-    with serving(work, *model, port=port) as (_, server):
-        two = [each for each in RUN if "heldout" not in each] + address
-        two = [each for each in two if not each.startswith(("steps", "save_every"))] + ["steps=2", "save_every=2"]
-        two += ["data.source.heldout_size=61", "+data.heldout_batch=20", "fabric.devices=2", "fabric.strategy=ddp"]
-        hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
-        assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
-        command = [sys.executable, "-m", "hapo_lit", "train", *long]
-        run = subprocess.Popen(command, cwd=work, env={**os.environ}, stderr=subprocess.PIPE, text=True)
-        waited = time.monotonic()
-        while not list(work.glob("served/checkpoints/step-*.ckpt")):
-            assert time.monotonic() - waited < 120
-            assert run.poll() is None, run.stderr.read()
-            time.sleep(0.05)
-        kill(server)
-        _, said = run.communicate(timeout=120)
-    assert run.returncode == 2, said
-    line = said.strip().splitlines()[-1]
+    url, die = mortal
+    watched = [f"rollout.urls=[{url}]", "rollout=vllm_server", "callbacks.watchdog.every=1"]
+    two = [*without("steps", "save_every", "data.source.heldout_size"), *watched, "steps=2", "save_every=2"]
+    two += ["data.source.heldout_size=61", "+data.heldout_batch=20", "fabric.devices=2", "fabric.strategy=ddp"]
+    hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
+    assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
+    long = [*without("steps", "save_every", "eval_every"), *watched, "hydra.run.dir=served"]
+    long += ["steps=60", "save_every=1", "eval_every=100"]
+    run = forked_runs().start(work, "train", *long)
+    assert soon(lambda: run.ended() or list(work.glob("served/checkpoints/step-*.ckpt")), 120)
+    die()
+    done = run.wait()
+    assert done.returncode == 2, done.stderr
+    line = done.stderr.strip().splitlines()[-1]
     assert "the rollout engine vllm_server at" in line
     assert "go on with resume=auto" in line
-    assert "Traceback" not in said
-    with serving(work, *model) as (url, _):  # at another address
-        done = hapo(work, "train", *long, f"rollout.urls=[{url}]", "resume=auto")
+    assert "Traceback" not in done.stderr
+    done = hapo(work, "train", *long, f"rollout.urls=[{served}]", "resume=auto")  # at another address
     assert "going on after step" in done.stdout
     assert column(work / "served", "reward/mean").size > 0
     assert (work / "served/policy/model.safetensors").is_file()

