@@ -98,7 +98,7 @@ def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):
 
 
 def test_a_watchdog_that_watches_nothing_is_refused():
-    for settings in ({"every": 0}, {"rows": 0}, {"most": 0.0}):
+    for settings in ({"every": 0}, {"rows": 0}, {"max_gap": 0.0}):
         with pytest.raises(ValueError, match=r"callbacks.watchdog"):
             Watchdog(**settings)
     Watchdog(every=None, max_gap=None)
