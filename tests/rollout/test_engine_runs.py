@@ -14,7 +14,7 @@ from support.forked_runs import forked_runs
 from support.once import few_of
 from support.processes import soon
 from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, kill, serving
-from support.training import data, fit, module, phase
+from support.training import STEPS, data, fit, module, phase
 from support.training import hapo as algorithm
 
 from hapo_lit.errors import EngineError
@@ -84,7 +84,7 @@ def test_stale_weights_raise_the_alarm(make_policy, tokenizer, kind):
     built = module(make_policy(), tokenizer, phase(part))
     with pytest.raises(EngineError, match=r"does not sample from the policy: at step \d+ they differ by"):
         fit(built, data(tokenizer), watch=Watchdog(every=1, max_gap=0.05))
-    assert 1 <= built.step < 6  # the first step's weights were the policy's
+    assert 1 <= built.step < STEPS  # the first step's weights were the policy's
     if kind == "vllm":
         part.close()
 
@@ -93,7 +93,7 @@ def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):
     built = module(make_policy(), tokenizer, phase(algorithm()))
     before = torch.get_rng_state()
     fit(built, data(tokenizer), watch=Watchdog(every=1, max_gap=1e-4))
-    assert built.step == 6
+    assert built.step == STEPS
     assert torch.equal(torch.get_rng_state(), before)
 
 
