@@ -1,6 +1,6 @@
 """The errors a user may meet, each with a message that names the fix, and what their messages are made of.
 
-Imports nothing heavy, so that a mistyped word is answered at once.
+Imports nothing heavy, so that a mistyped command is answered at once.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ class SetupError(Exception):
 
 
 class ResumeError(ValueError):
-    """A checkpoint does not fit the run that would go on from it; the message says what differs."""
+    """A checkpoint does not fit the run that would resume from it; the message says what differs."""
 
 
 class VerifierError(RuntimeError):
-    """Rewards cannot be trusted any more; the message says why."""
+    """Too many verdicts failed for rewards to be trusted; the message says why."""
 
 
 class NotFiniteError(RuntimeError):
-    """Update after update had a loss or gradient that is no number; carries the batch, so that it can be looked at."""
+    """Several updates in a row had a loss or gradient that is not finite; carries the last batch for inspection."""
 
     def __init__(self, message: str, experience: Experience) -> None:
         super().__init__(message)
@@ -38,7 +38,7 @@ class EngineError(RuntimeError):
 
 
 class SaveError(RuntimeError):
-    """A state of the run could not be written; the message says where and why."""
+    """A checkpoint could not be written; the message says where and why."""
 
 
 class NoRunError(ValueError):

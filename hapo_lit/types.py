@@ -92,7 +92,7 @@ class PromptBatch(_Movable):
     cursor: tuple[int, ...] = ()
     """Where the data stand after this batch: what a checkpoint holds, to resume at the next one."""
     difficulties: tuple[str, ...] = ()
-    """``P`` labels, such as ``4-digit``, by which rewards are told apart; empty = there are none."""
+    """``P`` labels, such as ``4-digit``, by which rewards are reported separately; empty = there are none."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:

@@ -194,21 +194,21 @@ def test_whitening_is_that_of_the_whole_batch_on_every_rank():
     for question in range(4):
         asked: list[list[float]] = []
         for half in halves:
-            mine: list[float] = []
+            questions: list[float] = []
 
-            def mean(value, mine=mine):
-                mine.append(value)
-                return answers[len(mine) - 1] if len(mine) <= len(answers) else value
+            def mean(value, questions=questions):
+                questions.append(value)
+                return answers[len(questions) - 1] if len(questions) <= len(answers) else value
 
             BatchWhitened()(half, mean)
-            asked.append(mine)
+            asked.append(questions)
         if question >= len(asked[0]):
             break
         answers.append((asked[0][question] + asked[1][question]) / 2)
     parts = []
     for half in halves:
-        told = iter(answers)
-        parts.append(BatchWhitened()(half, lambda value, told=told: next(told)))
+        given = iter(answers)
+        parts.append(BatchWhitened()(half, lambda value, given=given: next(given)))
     assert torch.allclose(torch.cat(parts), whole, rtol=1e-12, atol=0)
 
 

@@ -147,10 +147,11 @@ def theirs(trainer, experience, mask=None, correction=None):
     return float(value.detach()), gradient_of(trainer.model, value)
 
 
-def assert_equal(mine, other):
-    assert abs(mine[0]) > 1e-3
-    assert mine[0] == pytest.approx(other[0], rel=1e-5)
-    assert float((mine[1] - other[1]).norm() / other[1].norm()) < 1e-5
+def assert_equal(found, expected):
+    """Of two losses, each with its gradient."""
+    assert abs(found[0]) > 1e-3
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert float((found[1] - expected[1]).norm() / expected[1].norm()) < 1e-5
 
 
 WEIGHTINGS = {

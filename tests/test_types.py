@@ -133,9 +133,9 @@ def test_every_carrier_shows_an_instance_and_the_examples_run(module):
     for carrier in carriers(module):
         example = doctest.DocTestParser().get_doctest(carrier.__doc__, known, carrier.__name__, None, 0)
         assert f"{carrier.__name__}(" in carrier.__doc__
-        said = []
-        runner.run(example, out=said.append, clear_globs=False)
-        assert not runner.summarize(verbose=False).failed, "".join(said)
+        printed = []
+        runner.run(example, out=printed.append, clear_globs=False)
+        assert not runner.summarize(verbose=False).failed, "".join(printed)
         known |= example.globs
 
 

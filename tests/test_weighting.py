@@ -60,13 +60,13 @@ def test_two_ranks_average_to_the_global_batch(make):
         for cut in (slice(0, 2), slice(2, 4))
     ]
     asked: list[list[torch.Tensor]] = [[], []]
-    for half, mine in zip(halves, asked, strict=True):
-        make()(half, lambda value, mine=mine: mine.append(value) or value, 0)
+    for half, questions in zip(halves, asked, strict=True):
+        make()(half, lambda value, questions=questions: questions.append(value) or value, 0)
     means = [sum(pair) / 2 for pair in zip(*asked, strict=True)]
     parts = []
     for half, loss in zip(halves, losses.split(2), strict=True):
-        told = iter(means)
-        parts.append((make()(half, lambda value, told=told: next(told), 0) * loss).sum())
+        given = iter(means)
+        parts.append((make()(half, lambda value, given=given: next(given), 0) * loss).sum())
     assert float(sum(parts) / 2) == pytest.approx(float(whole), rel=1e-6)
 
 

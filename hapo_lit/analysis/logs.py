@@ -18,7 +18,7 @@ LOG_FILES = (*METRIC_FILES, "groups.csv", "completions.jsonl")
 
 
 def read_metrics(run: Path | str) -> pd.DataFrame:
-    """The metrics of a run, one row per step; held-out accuracy stands on the step it was measured after.
+    """The metrics of a run, one row per step; held-out accuracy is in the row of the step after which it was measured.
 
     A resumed run has ``metrics_before.csv`` as well: see :func:`carry_over`.
 

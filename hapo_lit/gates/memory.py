@@ -80,7 +80,7 @@ class Memory:
         self._append(state["prompt_ids"].numpy(), state["counts"].numpy())
 
     def _find(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """For each id its place in the table, or the free place where its search ended, and what stands there."""
+        """For each id its place in the table, or the free place where its search ended, and what is there."""
         places = self._first_place(ids)
         at = self._table[places]
         searching = np.flatnonzero((at != FREE) & (self._ids[at] != ids))
