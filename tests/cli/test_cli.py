@@ -105,7 +105,7 @@ def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
         (["seed=1"], "training data changed since the checkpoint was written"),
         (["steps=9"], "begin and end at steps [0, 4], this one at [0, 9]"),
         (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
-        (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older state"),
+        (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older checkpoint"),
         (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),
         (["group_size=8", "loss.kl_coefficient=0.1"], "(group_size: 4 -> 8; loss.kl_coefficient: 0.0 -> 0.1): go on"),
     ],
