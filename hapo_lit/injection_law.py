@@ -2,7 +2,7 @@
 
 A prompt with success rate ``p`` gives ``S ~ Bin(n, p)`` successes in a group; the posterior is
 ``Beta(a0 + S, b0 + n − S)``.  Write ``Π(s)`` for the posterior mass below γ after ``s`` successes.  Everything here is
-in closed form and float64; nothing is sampled.  ``docs/theory.md`` has the derivations and uses every function here.
+in closed form and float64; nothing is sampled.  ``docs/theory.md`` has the derivations, with examples.
 
 What follows corrects the convergence theorems of arXiv 2603.11321 v1.  At fixed γ and n the mean rule injects with a
 probability that vanishes only as p → 1.  A Thompson draw keeps a floor ``I_γ(a0 + n, b0)`` even there.  A prompt whose
