@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+
 import pandas as pd
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 from support.builders import write_base
-from support.configs import rows_of, words
+from support.configs import composed, rows_of, words
 from support.shapes import SHAPE, shapes_of_policy
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hapo_lit import cli
 from hapo_lit.cli.bootstrap import config_folder
+from hapo_lit.cli.invocation import run_job
+from hapo_lit.cli.plan import main
 
 SHORT = ["model.shape.num_hidden_layers=2", "max_response_tokens=256"]
 
@@ -76,6 +82,24 @@ def test_a_local_folders_configuration_counts_and_not_the_presets_shape(plan, tm
     ("arguments", "message"),
     [
         (["processes=7"], "prompts_per_step=128 is not divisible by 7 processes: set prompts_per_step=133, or take 4"),
+        (["model=hf", "model.path=some/model"], "the shape of 'some/model' is not known here"),
+        (["trainer.devices=8"], "there is no key 'trainer'"),
+    ],
+)
+def test_what_can_be_seen_before_a_run_is_refused_in_one_line(plan, arguments, message):
+    error = plan("experiment=qwen_math_numina", *arguments, status=2)
+    assert message in error
+    assert len(error.splitlines()) == 1
+
+
+@pytest.fixture(scope="module")
+def preset():
+    return composed("plan", "experiment=qwen_math_numina", "paths.run=run")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
         (
             ["model.positions=null"],
             "9216 tokens, and the model has 4096 positions: lower one of them, or set model.positions",
@@ -89,15 +113,21 @@ def test_a_local_folders_configuration_counts_and_not_the_presets_shape(plan, tm
         (["memory_gib=0"], "memory_gib must be a number above 0, or null, got 0"),
         (["precision=16-mixed"], "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
         (["fabric.strategy=zero"], "fabric.strategy=zero is not supported: set auto, ddp or fsdp"),
-        (["model=hf", "model.path=some/model"], "the shape of 'some/model' is not known here"),
-        (["trainer.devices=8"], "there is no key 'trainer'"),
         (["data.path=gone.parquet"], "data file 'gone.parquet' does not exist"),
         (["callbacks.checkpointer.best=heldout/other"], "callbacks.checkpointer.best=heldout/other is not measured"),
         (["processes=2", "consistency_every=5"], "consistency_every measures the gradient of one process"),
     ],
 )
-def test_what_can_be_seen_before_a_run_is_refused_in_one_line(plan, arguments, message):
-    error = plan("experiment=qwen_math_numina", *arguments, status=2)
+def test_settings_that_cannot_be_are_refused_in_one_line(preset, capsys, settings, message):
+    """By the entry point alone: to compose the configuration anew would take most of the time."""
+    config = copy.deepcopy(preset)
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        OmegaConf.update(config, key, yaml.safe_load(value))
+    with pytest.raises(SystemExit) as stop:
+        run_job(main, config)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.strip()
     assert message in error
     assert len(error.splitlines()) == 1
 

@@ -34,16 +34,16 @@ def loss_module(make, checkpointing, entropy=0.0, kl=0.0, **sizes):
     "sizes",
     [
         {},
-        {"num_hidden_layers": 5, "vocab_size": 400, "tie_word_embeddings": False, "model_type": "llama"},
+        {"num_hidden_layers": 3, "vocab_size": 400, "tie_word_embeddings": False, "model_type": "llama"},
         {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "entropy": 0.01, "kl": 0.1},
     ],
     ids=["qwen2", "llama", "entropy, kl"],
 )
 def test_a_dry_pass_holds_what_a_real_one_holds_to_the_byte(monkeypatch, sizes, checkpointing, mixed):
     monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 4096, False))  # chunks of 10 to 42 tokens
-    dry = DryRun(loss_module(shapes_of_policy, checkpointing, **sizes), mixed).gradient(3, 20, 50)
+    dry = DryRun(loss_module(shapes_of_policy, checkpointing, **sizes), mixed).gradient(3, 12, 30)
     real = loss_module(real_policy, checkpointing, **sizes)
-    batch = blank_rows(real, 3, 20, 50)
+    batch = blank_rows(real, 3, 12, 30)
     batch.text.prompt_mask[0, 0] = False  # without any padding no mask is made
     found = track_gradient(real, batch, mixed)
     assert dry.peak.total() == found.peak.total() > 0
