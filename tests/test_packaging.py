@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -64,10 +65,12 @@ def test_an_installed_wheel_works_from_any_folder(wheel, tmp_path):
     assert "threshold: 0.8" in described  # of the composed configuration
 
 
-def test_the_version_is_that_of_the_citation():
+def test_the_version_is_that_of_the_citation_and_of_the_last_release():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert citation["version"] == hapo_lit.__version__
     assert citation["license"] == "Apache-2.0"
+    released = re.findall(r"^## \[(\d[^\]]*)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert released[0] == hapo_lit.__version__
 
 
 def test_pins_that_must_hold_together():
