@@ -35,11 +35,13 @@ def vllm_hapo(folder: Path, *arguments: str, check: bool = True) -> Done:
     return _checked(forked_runs(*VLLM).run(folder, *arguments, environment=_variables(folder)), check)
 
 
-def cold_hapo(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def cold_hapo(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
     """The command as a user starts it, which costs five to six CPU seconds more: where that start is the point."""
     command = [sys.executable, "-m", "hapo_lit", *arguments]
     environment = os.environ | _variables(folder) | {"COLUMNS": "100"}
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 or not check, done.stderr
+    return done
 
 
 def _variables(folder: Path) -> dict[str, str]:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from signal import SIGKILL
+from types import SimpleNamespace
 from typing import Any, NoReturn
 
 LIMIT = 300.0
@@ -239,23 +240,30 @@ def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:
 def _become(
     folder: str, arguments: list[str], environment: dict[str, str], outputs: tuple[int, int], dies_at: str | None
 ) -> NoReturn:
-    """Be ``python -m hapo_lit ARGUMENTS``."""
+    """Be ``python -m hapo_lit ARGUMENTS``, the leader of a process group."""
+    os.setpgid(0, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
+    if any(argument.endswith(".devices=2") for argument in arguments):
+        _second_rank_is_forked()
+    if dies_at is not None:
+        _die_at(dies_at)
+    _run(folder, arguments, environment)
+
+
+def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Run the command, and end this process as Python does."""
     from hapo_lit.cli import main
 
     status = 1
     try:
-        os.setpgid(0, 0)
         os.chdir(folder)
         os.environ.clear()
         os.environ.update(environment)
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        for number, output in enumerate(outputs, start=1):
-            os.dup2(output, number)
         sys.argv[1:] = arguments
         sys.path[0] = folder
-        sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
-        if dies_at is not None:
-            _die_at(dies_at)
         main(arguments)
         status = 0
     except SystemExit as left:
@@ -268,6 +276,52 @@ def _become(
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+class _SecondRank:
+    """In place of :class:`subprocess.Popen` in Lightning's launchers: a process that was forked before the run began,
+    and has waited to be told what to run."""
+
+    waiting: int
+    orders: int
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: str) -> None:
+        assert command[:3] == [sys.executable, "-m", "hapo_lit.__main__"]
+        self.pid, self.returncode = self.waiting, None
+        os.write(self.orders, json.dumps([cwd, command[3:], env]).encode())
+        os.close(self.orders)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _second_rank_is_forked() -> None:
+    """Let Lightning's launchers start the second of two ranks at once."""
+    from lightning.fabric.strategies.launchers import subprocess_script as by_fabric
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+    from lightning.pytorch.strategies.launchers import subprocess_script as by_trainer
+
+    orders, _SecondRank.orders = os.pipe()
+    _SecondRank.waiting = os.fork()
+    if _SecondRank.waiting:
+        os.close(orders)
+        for launcher in (by_fabric, by_trainer):
+            launcher.subprocess = SimpleNamespace(Popen=_SecondRank)  # type: ignore[attr-defined]
+        return
+    os.close(_SecondRank.orders)
+    with open(orders) as file:
+        order = file.read()
+    if not order:  # the run ended before it would have started this one
+        os._exit(0)
+    rank_zero_only.rank = 1  # which Lightning reads from the environment when it is imported
+    _run(*json.loads(order))
 
 
 def _die_at(point: str) -> None:

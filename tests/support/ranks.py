@@ -28,12 +28,12 @@ SMALL = [
     f"steps={STEPS}",
     "eval_every=2",
     "data.source.train_size=16",
-    "data.source.heldout_size=7",
+    "data.source.heldout_size=3",
     "+data.heldout_batch=1",
-    "data.source.levels.0.digits=2",
-    "data.source.levels.1.digits=3",
+    *(f"data.source.levels.{level}.{field}" for level in (0, 1) for field in ("digits=1", "operation=+")),
+    "seed=3",
     "prompts_per_step=6",
-    "max_response_tokens=40",
+    "max_response_tokens=16",
     "callbacks=bare",
 ]
 GENTLE = ["learning_rate.start=3e-4"]
