@@ -14,10 +14,10 @@ help: ## this list
 train: $(VENV)/.installed ## the default experiment, from nothing to its curves
 	$(BIN)/hapo train
 
-check: lint ## while you work: format, ruff, mypy, and the tests that are not slow
+check: lint ## while you work: formatting check, ruff, mypy, and the tests that are not slow
 	$(BIN)/pytest -m 'not slow' $(PYTEST_ARGS)
 
-test: $(VENV)/.installed-dev ## the whole suite
+test: $(VENV)/.installed-dev ## the suite
 	$(BIN)/pytest $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-dev ## the suite with more cases of some claims, such as a kill at every point
