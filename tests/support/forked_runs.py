@@ -37,7 +37,10 @@ MODULES = (
     *("PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
 )
 """What a run imports on its way, besides this package."""
-ELSEWHERE = ("hapo_lit.__main__", "hapo_lit.rollout.vllm", "hapo_lit.rollout.transfer", "hapo_lit.cli.serve")
+ELSEWHERE = (
+    *("hapo_lit.__main__", "hapo_lit.cli.serve"),
+    *("hapo_lit.rollout.vllm", "hapo_lit.rollout.transfer", "hapo_lit.rollout.nccl_sender"),
+)
 """Modules of this package that are not imported before a run, as they import vLLM or start a run."""
 VLLM = ("hapo_lit.rollout.vllm", "vllm", "vllm.v1.worker.cpu_worker")
 """What a run with vLLM needs on top: four CPU seconds."""
