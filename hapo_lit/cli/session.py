@@ -35,13 +35,12 @@ from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.run_state import restore
 
-CHOICE = "HAPO_RUN"
-"""Environment variable in which rank 0 tells the processes that it starts its own process id, the run's folder and the
-checkpoint to resume."""
+RUN_CHOICE_VARIABLE = "HAPO_RUN"
+"""Set by rank 0 for its child processes: its pid, the run folder, the checkpoint."""
 
 
 class RunSession:
-    """Where a run lies, and the checkpoint that it resumes.
+    """A run's folder, and the checkpoint that it resumes.
 
     Args:
         config: of the entry point; ``paths.run`` and ``model.path`` are set in it.
@@ -53,10 +52,10 @@ class RunSession:
         self.settings = lasting_settings(config)
         if not isinstance(config.resume, str | None):
             raise SetupError(f"resume={config.resume} is no checkpoint: set resume=auto or RUN/checkpoints/last.ckpt")
-        choice = json.loads(os.environ.get(CHOICE, "null"))
+        choice = json.loads(os.environ.get(RUN_CHOICE_VARIABLE, "null"))
         if is_rank_0:
             run, checkpoint = self._open_folder(Path(config.paths.run))
-            os.environ[CHOICE] = json.dumps([os.getpid(), str(run), checkpoint and str(checkpoint)])
+            os.environ[RUN_CHOICE_VARIABLE] = json.dumps([os.getpid(), str(run), checkpoint and str(checkpoint)])
         elif choice and choice[0] == os.getppid():
             run, checkpoint = Path(choice[1]), choice[2] and Path(choice[2])
         else:
@@ -105,7 +104,9 @@ class RunSession:
         resume = self.config.resume
         if resume == "auto":
             run = folder_to_resume(run)
-            return run, CheckpointFolder(run / "checkpoints").newest()[0] if not self.is_rank_0 else None
+            if self.is_rank_0:
+                return run, None  # `_open_folder` finds it, under the lock
+            return run, CheckpointFolder(run / "checkpoints").newest()[0]
         if resume is not None and not Path(resume).exists():
             raise SetupError(f"checkpoint {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
         return run, None if resume is None else link_target(Path(resume).absolute())
@@ -134,7 +135,7 @@ class RunSession:
             if not in_its_folder:
                 CheckpointFolder(self.run / "checkpoints").adopt(self.checkpoint)
             by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
-            print(f"going on after step {module.step} of {self.config.steps} from {self.checkpoint}{by}")
+            print(f"resuming after step {module.step} of {self.config.steps} from {self.checkpoint}{by}")
 
     def begin(self, module: HapoModule, data: RunData) -> dict[str, float]:
         """Report the data and write down what runs; returns the facts on the data."""
@@ -150,7 +151,7 @@ class RunSession:
 
     @contextmanager
     def training(self, verb: str, module: HapoModule, checkpointer: Checkpointer | None) -> Iterator[None]:
-        """Inside, signals stop the run after a checkpoint; whatever ends it early is reported with the way on."""
+        """Inside, signals stop the run after a checkpoint; and errors name how to resume."""
         if checkpointer is not None:
             checkpointer.signals.catch()
         try:
@@ -177,11 +178,14 @@ class RunSession:
                 folder = shlex.quote(f"hydra.run.dir='{self.run}'")
             where = f"the checkpoint is {stopped.path}"
             command = f"hapo {verb} resume=auto {folder} and the same settings"
-            print(f"stopped after step {step_of(stopped.path)} by {stopped}, {where}; to go on: {command}", flush=True)
+            print(f"stopped after step {step_of(stopped.path)} by {stopped}, {where}; to resume: {command}", flush=True)
         raise SystemExit(stopped.status)
 
     def finish(self, module: HapoModule, facts: dict[str, float]) -> float:
-        """Export the policy and print the summary; returns sampled accuracy, on rank 0.  Every rank must call it."""
+        """Export the policy and print the summary; returns sampled accuracy, on rank 0.
+
+        Collective: every rank must call it.
+        """
         weights = full_state_dict(module.policy.state_dict(), keep=self.is_rank_0)
         if not self.is_rank_0:
             return float("nan")

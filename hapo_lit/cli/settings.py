@@ -1,4 +1,4 @@
-"""The settings that a run keeps when it goes on from a checkpoint, and those that may change."""
+"""The settings that a run keeps when it resumes from a checkpoint, and those that may change."""
 
 from __future__ import annotations
 

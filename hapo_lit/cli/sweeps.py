@@ -57,7 +57,7 @@ def forget_outcome() -> None:
 class FailedJobs:
     """The jobs that failed in the sweeps of one invocation.
 
-    A sweep may go on in a folder in which jobs failed before, so that only errors that are new count.
+    A sweep may continue in a folder in which jobs failed before, so that only errors that are new count.
     """
 
     def __init__(self) -> None:

@@ -71,7 +71,7 @@ class Corpus:
             candidate = self._mapped(row, origin, tally)
             if candidate is None:
                 continue
-            reason = next((drops.reason for drops in self.filters if drops(candidate)), None)
+            reason = next((row_filter.reason for row_filter in self.filters if row_filter(candidate)), None)
             if reason is None:
                 yield candidate, after
             else:

@@ -115,7 +115,7 @@ def group_of_lists(
         if not response or (response[-1] not in stops and len(response) < limit):
             raise EngineError(
                 f"a response was cut off after {len(response)} tokens, before max_response_tokens={limit}: the limit "
-                f"of the engine is shorter; start it with the settings of the run, and go on with resume=auto"
+                f"of the engine is shorter; start it with the settings of the run; to continue: resume=auto"
             )
     device = prompts.tokens.device
     lengths = torch.tensor([len(response) for response in tokens])
@@ -159,7 +159,7 @@ def check_dtype(dtype: str | None) -> None:
 
 @contextmanager
 def failing(engine: str, doing: str, advice: str) -> Iterator[None]:
-    """Inside, whatever goes wrong is an :class:`EngineError` that names the engine and says how to go on.
+    """Inside, whatever goes wrong is an :class:`EngineError` that names the engine and says how to continue.
 
     Args:
         engine: as ``rollout`` names it.
@@ -177,6 +177,6 @@ def failing(engine: str, doing: str, advice: str) -> Iterator[None]:
         message = cut(" ".join(str(cause).split()), 400)
         raise EngineError(
             f"the rollout engine {engine} failed while {doing} ({type(cause).__name__}: {message}): see {advice}; the "
-            f"run's checkpoints are whole: go on with resume=auto, or without this engine by adding rollout=hf "
+            f"run's checkpoints are intact; to continue: resume=auto, and to do without this engine also rollout=hf "
             f"allow_changes=true"
         ) from error

@@ -65,18 +65,19 @@ class Server:
             reason = cut(" ".join(error.read().decode(errors="replace").split()), 300)
             raise EngineError(
                 f"the rollout engine vllm_server at {self.url} answered {error.code} to {route} "
-                f"({reason or error.reason}): see what it printed, start it anew with `hapo serve`, and go on with "
-                f"resume=auto"
+                f"({reason or error.reason}): see what it printed, start it anew with `hapo serve`; to "
+                f"continue: resume=auto"
             ) from error
         except TimeoutError as error:
             raise EngineError(
                 f"the rollout engine vllm_server at {self.url} took more than rollout.timeout={self.timeout:g} s for "
-                f"{route}: make that longer, or prompts_per_step smaller, and go on with resume=auto"
+                f"{route}: raise rollout.timeout or lower prompts_per_step; to continue: resume=auto"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             raise EngineError(
                 f"the rollout engine vllm_server at {self.url} does not answer ({error}): start it with `hapo serve` "
-                f"and the same settings, or set rollout.urls; the run's checkpoints are whole, go on with resume=auto"
+                f"and the same settings, or set rollout.urls; the run's checkpoints are intact; to "
+                f"continue: resume=auto"
             ) from error
         with suppress(ValueError):
             parsed = json.loads(text)
@@ -95,5 +96,5 @@ def loopback(host: str) -> bool:
 @functools.cache
 def shared_server(url: str, timeout: float) -> Server:
     """The client of this process for a server.  All engines that use the server share it, for as long as the process
-    lives: a sweep's next job goes on with its connections."""
+    lives: a sweep's next job continues with its connections."""
     return Server(url, timeout)

@@ -152,8 +152,8 @@ class VLLMServerEngine(Sampling):
         if version != server.sent_version:
             raise EngineError(
                 f"{server.url} has weights of version {version!r} {when}, and not {server.sent_version!r}, which it "
-                f"was sent: does another run use it, or was it started again? Give each run its own server; go on with "
-                f"resume=auto"
+                f"was sent: does another run use it, or was it started again? Give each run its own server; to "
+                f"continue: resume=auto"
             )
 
     def _send_file(self, policy: PreTrainedModel, version: str) -> None:

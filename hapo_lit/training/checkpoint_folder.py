@@ -93,7 +93,7 @@ class CheckpointFolder:
         return path
 
     def adopt(self, path: Path) -> None:
-        """Take in a checkpoint of another folder, so that a run that began from it can go on from here alone."""
+        """Take in a checkpoint of another folder, so that a run that began from it can resume from here alone."""
         self.folder.mkdir(parents=True, exist_ok=True)
         step = step_of(path)
         atomic.remove(self.draft(step))
@@ -124,7 +124,7 @@ class CheckpointFolder:
                 atomic.remove(self.path(step))
 
     def tidy(self) -> tuple[Path | None, list[str]]:
-        """As :meth:`newest`, before a run goes on: damaged checkpoints are set aside, drafts are removed."""
+        """As :meth:`newest`, before a run resumes: damaged checkpoints are set aside, drafts are removed."""
         newest, passed_over = self.newest()
         for step in self.steps():
             if newest is None or step > step_of(newest):

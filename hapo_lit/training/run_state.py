@@ -1,8 +1,8 @@
-"""The run state: all that a run needs to go on, bit for bit.
+"""The run state: all that a run needs to resume, bit for bit.
 
 It is taken between two steps, where no rollout is under way: every draw is a function of (seed, prompt, sample, step),
 so a batch that was cut short is sampled again as it was.  ``hapo train`` and ``hapo fabric`` write the same
-state, and a run of one can go on with the other.
+state, and a run of one can resume with the other.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class RunState(TypedDict):
     data: dict[str, Any]
     """The position in the data, and what must stay the same for it to mean the same."""
     settings: dict[str, Any]
-    """The settings of the run, for comparison with those of the run that goes on."""
+    """The settings of the run, for comparison with those of the run that resumes."""
     generators: list[dict[str, Any]]
     """The global random generators of every rank, for parts that draw from them; hapo_lit's own do not."""
     module: NotRequired[dict[str, Any]]
@@ -55,7 +55,7 @@ def capture(
 
     Args:
         module, data: of the run.
-        settings: key -> value, for comparison when the run goes on.
+        settings: key -> value, for comparison when the run resumes.
         weights: False = without policy and optimiser, which a sharded checkpoint keeps apart.
     """
     is_rank_0 = not dist.is_initialized() or dist.get_rank() == 0
@@ -89,8 +89,8 @@ def restore(
     module.load_run_state(state["run"])
     if settings is not None and (different := changed(state["settings"], settings)):
         raise ResumeError(
-            f"settings differ from those of the checkpoint ({'; '.join(different)}): go on with the same ones, start a "
-            f"new run, or set allow_changes=true"
+            f"settings differ from those of the checkpoint ({'; '.join(different)}): resume with the same ones, start "
+            f"a new run, or set allow_changes=true"
         )
     if "module" in state:
         check_weights(module, {name: value.shape for name, value in state["module"].items()})

@@ -1,4 +1,4 @@
-"""The doors end to end, on a tiny random policy: what a run leaves behind, and going on from a checkpoint."""
+"""The entry points end to end, on a tiny random policy: what a run leaves behind, and resuming from a checkpoint."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
         (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
         (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older checkpoint"),
         (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),
-        (["group_size=8", "loss.kl_coefficient=0.1"], "(group_size: 4 -> 8; loss.kl_coefficient: 0.0 -> 0.1): go on"),
+        (["group_size=8", "loss.kl_coefficient=0.1"], "(group_size: 4 -> 8; loss.kl_coefficient: 0.0 -> 0.1): resume"),
     ],
 )
 def test_a_resume_that_does_not_fit_says_what_differs(trained, change, message):

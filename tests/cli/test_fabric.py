@@ -1,4 +1,4 @@
-"""Two processes are one: both doors, DDP and FSDP, against each other and against a single process."""
+"""Two processes are one: both entry points, DDP and FSDP, against each other and against a single process."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_the_doors_agree_bit_for_bit_on_one_process(one, case):
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert len(trainer["log"]) == STEPS + 3  # evaluations before, in the middle, at the end
-    assert all(each["update/gradient_norm"] > 0 for each in trainer["log"] if "update/gradient_norm" in each)
+    assert all(row["update/gradient_norm"] > 0 for row in trainer["log"] if "update/gradient_norm" in row)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -136,8 +136,9 @@ def assert_near(first, second, tolerance=1e-6):
     assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
 
 
-def test_a_run_on_two_processes_goes_on_on_one_and_back(work):
-    """States are whole whatever wrote them, so that the number of processes and the door may change in the middle."""
+def test_a_run_on_two_processes_resumes_on_one_and_back(work):
+    """Checkpoints are complete whatever wrote them, so a run may switch between `train` and `fabric` and change its
+    number of processes."""
     cold_hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
     assert_near(work / "one/policy", work / "two/policy")
     pd.testing.assert_frame_equal(timeless(work / "two"), timeless(work / "one"), atol=1e-5, rtol=0)
@@ -145,7 +146,7 @@ def test_a_run_on_two_processes_goes_on_on_one_and_back(work):
     groups = [pd.read_csv(work / run / "groups.csv").sort_values(columns) for run in ("one", "two")]
     assert groups[0].to_numpy().tolist() == groups[1].to_numpy().tolist()
     done = hapo(work, "fabric", *ARGUMENTS, "resume=two/checkpoints/step-2.ckpt", "hydra.run.dir=back")
-    assert "going on after step 2 of 4" in done.stdout
+    assert "resuming after step 2 of 4" in done.stdout
     assert "written by 2 processes" in done.stdout
     assert_near(work / "one/policy", work / "back/policy")
     done = cold_hapo(
@@ -193,7 +194,7 @@ def test_every_process_keeps_its_part_of_a_batch_that_is_not_finite(work):
     assert done.returncode != 0
     assert "loss or gradient was not finite" in done.stderr
     kept = [torch.load(work / f"wild/not_finite-{rank}.pt", weights_only=False)["experience"] for rank in (0, 1)]
-    prompts = torch.cat([each.group.prompt_ids for each in kept])
+    prompts = torch.cat([experience.group.prompt_ids for experience in kept])
     assert len(prompts.unique()) == 4
 
 

@@ -139,9 +139,9 @@ def test_the_weights_are_those_of_the_file_and_so_are_the_logits(cache):
     with torch.no_grad():
         assert torch.equal(converted(input_ids=tokens).logits, original(input_ids=tokens).logits)
     assert converted.lm_head.weight is converted.model.embed_tokens.weight
-    assert sum(each.numel() for each in converted.parameters()) == 134_515_008
+    assert sum(parameter.numel() for parameter in converted.parameters()) == 134_515_008
 
-    raw = {each.name: each for each in GGUFReader(file).tensors}  # by gguf's own arithmetic
+    raw = {tensor.name: tensor for tensor in GGUFReader(file).tensors}  # by gguf's own arithmetic
     weights = converted.state_dict()
     pairs = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
     pairs |= {f"blk.{n}.attn_v": f"model.layers.{n}.self_attn.v_proj" for n in (0, 29)}
@@ -311,9 +311,9 @@ def test_both_engines_read_the_same_model(cache, engine):
     one, other = HFEngine(24, 0.0), VLLMEngine(24, prompts.tokens.shape[1], 4, 1, temperature=0.0)
     for _ in range(2):
         groups = []
-        for each in (one, other):
-            each.sync(policy)
-            groups.append(each.generate(prompts, 1, 0))
+        for engine in (one, other):
+            engine.sync(policy)
+            groups.append(engine.generate(prompts, 1, 0))
         assert torch.equal(groups[0].tokens, groups[1].tokens)
         assert torch.equal(groups[0].finished, groups[1].finished)
         assert (groups[0].behaviour_logprobs - groups[1].behaviour_logprobs).abs().max() < 1e-4

@@ -51,11 +51,12 @@ def test_every_search_varies_keys_that_exist_between_choices_that_compose(search
         [f"{key}={value}" for key, value in settings.sweeper.params.items()]
     )
     assert varied
-    for each in varied:
-        assert each.is_sweep_override()
-        choices = each.sweep_string_iterator() if each.is_discrete_sweep() else [each.value().start, each.value().end]
+    for override in varied:
+        assert override.is_sweep_override()
+        value = override.value()
+        choices = override.sweep_string_iterator() if override.is_discrete_sweep() else [value.start, value.end]
         for choice in choices:
-            composed("train", f"sweep={search}", f"{each.key_or_group}={choice}")
+            composed("train", f"sweep={search}", f"{override.key_or_group}={choice}")
 
 
 def test_a_search_adds_nothing_to_the_run_itself():
@@ -248,17 +249,17 @@ def test_a_pruner_without_a_study_is_refused(work):
 
 
 @pytest.mark.slow
-def test_a_signal_stops_the_sweep_and_it_goes_on_where_it_was(work):
+def test_a_signal_stops_the_sweep_and_it_resumes_where_it_was(work):
     stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
     settings = [*TWO_STEPS[:-1], "steps=60", "seed=0,1", *stopped, "-m"]
     settings.remove("callbacks.checkpointer.keep=-1")
     seen = "stopped/0_*/checkpoints/step-*.ckpt"
     done = forked_runs().run(work, "train", *settings, signal=SIGTERM, seen=seen)
     assert done.returncode == 0  # as for a run: a scheduler asked
-    assert "to go on" in done.stdout
+    assert "to resume" in done.stdout
     assert finished(work / "stopped") == []
     done = hapo(work, "train", *settings, "resume=auto")
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert finished(work / "stopped") == ["0_seed=0", "1_seed=1"]
 
 

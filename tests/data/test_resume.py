@@ -20,7 +20,7 @@ def fresh(kind, files, tokenizer, tmp_path):
 
 
 def resumed(make, stop, rank, world):
-    """A datamodule that goes on where another one was after ``stop`` batches."""
+    """A datamodule that continues where another one was after ``stop`` batches."""
     first, second = make(), make()
     first.setup()
     for step, batch in zip(range(stop), first.batches(rank, world), strict=False):

@@ -1,4 +1,4 @@
-"""Whole runs with the engines that are not the trainer: what they reach, what ends them, and how they go on."""
+"""Whole runs with the engines that are not the trainer: what they reach, what ends them, and how they resume."""
 
 from __future__ import annotations
 
@@ -192,9 +192,9 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, mortal
     assert done.returncode == 2, done.stderr
     line = done.stderr.strip().splitlines()[-1]
     assert "the rollout engine vllm_server at" in line
-    assert "go on with resume=auto" in line
+    assert "to continue: resume=auto" in line
     assert "Traceback" not in done.stderr
     done = hapo(work, "train", *long, f"rollout.urls=[{served}]", "resume=auto")  # at another address
-    assert "going on after step" in done.stdout
+    assert "resuming after step" in done.stdout
     assert column(work / "served", "reward/mean").size > 0
     assert (work / "served/policy/model.safetensors").is_file()

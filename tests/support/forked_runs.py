@@ -89,7 +89,7 @@ class ForkedRuns:
         seen: str | None = None,
         dies_at: str | None = None,
     ) -> Running:
-        """``hapo ARGUMENTS`` in ``folder``, which goes on meanwhile; for the settings see :meth:`run`."""
+        """``hapo ARGUMENTS`` in ``folder``, which runs meanwhile; for the settings see :meth:`run`."""
         variables = {**os.environ, "COLUMNS": "100", **(environment or {})}
         job = {"folder": str(folder), "arguments": arguments, "environment": variables}
         return Running(self, self.ask("start", **job, seen=seen, dies_at=dies_at))
@@ -126,7 +126,7 @@ class ForkedRuns:
 
 
 class Running:
-    """A run that goes on; it leads a process group of its own."""
+    """A run in the background; it leads a process group of its own."""
 
     def __init__(self, runs: ForkedRuns, pid: int) -> None:
         self.runs, self.pid = runs, pid

@@ -99,7 +99,7 @@ def assert_equal(found: object, wanted: object, where: str) -> None:
 
 
 def finish(work: Path, run: str) -> None:
-    """Whatever became of a run, it goes on in its folder, and ends as it should."""
+    """Whatever became of a run, it resumes in its folder, and ends as it should."""
     done = forked_runs().run(work, "train", *RUN, f"hydra.run.dir={run}", "resume=auto")
     assert done.returncode == 0, done.stderr
     assert_same_end(work / run, work / "train")

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint is the same run to the bit."""
+"""A run that resumes from a checkpoint is the same run to the bit."""
 
 from __future__ import annotations
 

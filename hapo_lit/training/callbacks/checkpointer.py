@@ -96,7 +96,7 @@ class Checkpointer(RunCallback):
                 self.folder.drop_drafts()
                 raise SaveError(
                     f"the checkpoint of step {step} could not be written to {self.folder.folder} ({error}): make room "
-                    f"there, and go on with resume=auto"
+                    f"there; to continue: resume=auto"
                 ) from error
         elif better and trainer.is_global_zero:
             self.folder.mark_best(step)
@@ -115,5 +115,5 @@ class Checkpointer(RunCallback):
                 self.folder.publish(step, better)
         elif trainer.is_global_zero:
             self.folder.write(step, state, better)
-        module.ranks.barrier()  # no rank goes on before the checkpoint is there
+        module.ranks.barrier()  # no rank continues before the checkpoint is there
         self._saved_step, self._saved_at = step, time.monotonic()

@@ -57,5 +57,6 @@ class Watchdog(RunCallback):
             raise EngineError(
                 f"the rollout engine does not sample from the policy: at step {module.step + 1} they differ by "
                 f"{mean:.3g} nats a token (callbacks.watchdog.max_gap={self.max_gap:g}), as with stale weights or "
-                f"another precision; resume=auto goes on, with rollout=hf allow_changes=true from the policy itself"
+                f"another precision; to continue: resume=auto, and to sample from the policy itself also rollout=hf "
+                f"allow_changes=true"
             )

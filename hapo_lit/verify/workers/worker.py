@@ -72,8 +72,8 @@ def _confine(server: int) -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for ending in (signal.SIGPROF, signal.SIGXCPU):
         signal.signal(ending, signal.SIG_DFL)
-    for what in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
-        resource.setrlimit(what, (0, 0))
+    for limit in (resource.RLIMIT_CORE, resource.RLIMIT_FSIZE):
+        resource.setrlimit(limit, (0, 0))
 
 
 def _work(pipe: socket.socket, comparer: Comparer | Exception, cpu_seconds: float, memory_mib: int) -> None:

@@ -1,4 +1,4 @@
-"""A run whose newest checkpoints are damaged goes on from the one before, and ends exactly where an undisturbed one
+"""A run whose newest checkpoints are damaged resumes from the one before, and ends exactly where an undisturbed one
 does."""
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_passed_over(runs, work, dam
     for checkpoint in damaged:
         assert f"{checkpoint} is damaged and was passed over: " in done.stderr
         assert checkpoint.with_suffix(".damaged").exists()
-    assert f"going on after step {STEPS - newest} of" in done.stdout
+    assert f"resuming after step {STEPS - newest} of" in done.stdout
     assert_same_end(run, work / "train")
 
 

@@ -1,4 +1,4 @@
-"""A run that is killed, at any moment and in the middle of any change to its folder, goes on and ends exactly where an
+"""A run that is killed, at any moment and in the middle of any change to its folder, resumes and ends exactly where an
 undisturbed one does."""
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def moments(chain: int) -> list[float]:
 
 @pytest.mark.parametrize("chain", few_of(range(CHAINS), [0]))
 def test_a_run_killed_again_and_again_ends_in_the_same_place(runs, work, life, chain):
-    """The entry points take turns to go on.  Every second time the clock starts at the first checkpoint that is saved,
+    """The entry points take turns to resume.  Every second time the clock starts at the first checkpoint that is saved,
     so that the run gets on, and ends now and then, however busy the machine is."""
     run, arguments = f"killed-{chain}", [*RUN, f"hydra.run.dir=killed-{chain}", "resume=auto"]
     statuses = []
@@ -72,7 +72,7 @@ DEATHS = {"few": (CHANGES[2], CHANGES[6], CHANGES[11]), "all": CHANGES}
 
 @pytest.mark.parametrize("deaths", few_of(DEATHS, ["few"]))
 def test_a_run_may_die_in_the_place_of_any_change_to_its_folder(runs, work, deaths):
-    """Deaths where a kill by the clock hits too rarely to tell; the entry points take turns to go on."""
+    """Deaths where a kill by the clock hits too rarely to tell; the entry points take turns to resume."""
     run = f"died-{deaths}"
     for attempt, death in enumerate(DEATHS[deaths]):
         arguments = [VERBS[(attempt + 1) % 2], *RUN, f"hydra.run.dir={run}", "resume=auto"]

@@ -1,4 +1,4 @@
-"""A run that goes on from a checkpoint ends exactly where an undisturbed one does."""
+"""A run that resumes from a checkpoint ends exactly where an undisturbed one does."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_a_run_goes_on_from_any_step(runs, work, verb, step):
     checkpoint = checkpoints(work / verb) / f"step-{step}.ckpt"
     done = runs.run(work, verb, *RUN, f"hydra.run.dir={run}", f"resume={checkpoint}")
     assert done.returncode == 0, done.stderr
-    assert f"going on after step {step} of {STEPS} from {checkpoint}" in done.stdout.replace("\n", "")
+    assert f"resuming after step {step} of {STEPS} from {checkpoint}" in done.stdout.replace("\n", "")
     assert_same_end(work / run, work / verb)
 
 

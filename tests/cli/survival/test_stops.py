@@ -1,4 +1,4 @@
-"""A run that is asked to stop, or may not start, leaves its folder so that it goes on as if nothing had been."""
+"""A run that is asked to stop, or may not start, leaves its folder so that it resumes as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ def test_a_signal_lets_the_step_finish_and_saves(runs, work, verb, signal):
     done = runs.run(work, verb, *arguments, signal=signal, seen=f"{run}/groups.csv", after=0.05)
     assert done.returncode == STATUS[signal], done.stderr
     said = " ".join(done.stdout.split())
-    found = re.search(rf"stopped after step (\d+) by {signal.name}.*; to go on: hapo (\w+) resume=auto hydra.run", said)
+    found = re.search(
+        rf"stopped after step (\d+) by {signal.name}.*; to resume: hapo (\w+) resume=auto hydra.run", said
+    )
     assert found, said
     step = int(found[1])
     assert 1 <= step < STEPS
@@ -31,7 +33,7 @@ def test_a_signal_lets_the_step_finish_and_saves(runs, work, verb, signal):
     assert "Traceback" not in done.stderr
     done = runs.run(work, verb, *arguments, "resume=auto")
     assert done.returncode == 0, done.stderr
-    assert f"going on after step {step} of {STEPS}" in done.stdout
+    assert f"resuming after step {step} of {STEPS}" in done.stdout
     assert_same_end(work / run, work / verb)
 
 
