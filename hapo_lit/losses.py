@@ -24,7 +24,7 @@ from hapo_lit.numerics.tallies import masked_tally
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.rows import LossOutput, Rows
 
-# -- ratio: from differences of log-probabilities to a ratio for each token ---------------------------------------
+# -- ratio: from log-ratios to a ratio for each token -------------------------------------------------------
 
 Ratio = Callable[[Tensor, Tensor], Tensor]
 """``(log π − log π' [N, T], mask [N, T])`` -> log of the ratio at each token, ``[N, T]``."""

@@ -1,6 +1,7 @@
 """The interfaces between parts.  A part is any object that fits; none needs a base class.
 
-To swap a part, name another class in YAML.  The import path is the registry, the constructor the schema.
+To swap a part, name another class in YAML.  ``_target_`` selects the class; its constructor
+arguments are the settings.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Gate(Protocol):
     """Decides *whether* to help, from what it remembers of the policy's successes."""
 
     estimates: bool
-    """True = its confidence is an estimate of the success rate; False = it keeps none and says 1."""
+    """True = its confidence is an estimate of the success rate; False = it keeps none and returns 1."""
 
     def check(self, trials: int) -> None:
         """Raise ``ValueError`` if, with ``trials`` rollouts per group, the gate could never open or never close."""
@@ -165,13 +166,13 @@ class RolloutBatch(NamedTuple):
     sequences: int
     """Responses of all its prompts."""
     prompt: int
-    """Tokens of a prompt, at most."""
+    """Maximum tokens of a prompt."""
     response: int
-    """Tokens of a response, at most."""
+    """Maximum tokens of a response."""
 
     @property
     def tokens(self) -> int:
-        """Of a sequence, prompt included, at most."""
+        """Maximum tokens of a sequence, prompt included."""
         return self.prompt + self.response
 
     @classmethod
@@ -195,7 +196,7 @@ class RolloutEngine(Protocol):
     """True = it samples from the very model that is trained, so that its log-probabilities need no correction."""
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Use these weights from now on.  Every rank must ask."""
+        """Use these weights from now on.  Collective: every rank must call it."""
 
     def with_temperature(self, temperature: float) -> RolloutEngine:
         """The same engine at another temperature; 0 = greedy."""
@@ -267,7 +268,7 @@ class Algorithm(Protocol):
         """True = sampling makes passes of the policy itself, of which ranks may make different numbers."""
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Let the engine sample from these weights.  Every rank must ask."""
+        """Let the engine sample from these weights.  Collective: every rank must call it."""
 
     def sleep(self) -> None:
         """Let the engine free the memory that the update can use."""
@@ -276,7 +277,7 @@ class Algorithm(Protocol):
         """Let the engine end what it has started."""
 
     def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
-        """Sample for the prompts, judge, inject teachers and assign credit; every rank must ask."""
+        """Sample for the prompts, judge, inject teachers and assign credit.  Collective: every rank must call it."""
 
     def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
         """The same rollouts credited as if nothing had been injected; None if there were none."""

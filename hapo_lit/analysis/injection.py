@@ -110,7 +110,7 @@ def print_injection(injection: pd.DataFrame) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="how often the gate opened, by the prompt's pass rate around that visit")
+    table = Table(title="Gate openings by prompt pass rate")
     for name in ("pass rate", "groups", "observed", "predicted"):
         table.add_column(name, justify="right")
     for row in injection.to_dict("records"):

@@ -100,7 +100,7 @@ def print_summary(summary: Mapping[str, float]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="the run", show_header=False)
+    table = Table(title="Summary", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, (label, form) in SUMMARY_LABELS.items():

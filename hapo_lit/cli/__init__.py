@@ -79,7 +79,7 @@ def print_help() -> None:
     """What ``hapo --help`` prints."""
     print("usage: hapo VERB [key=value ...]\n\nverbs:")
     print("\n".join(f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items()))
-    print("\n`hapo VERB --help` lists the configuration groups; `hapo VERB --cfg job` prints the configuration.")
+    print("\n`hapo VERB --help` lists the configuration groups and prints the configuration.")
     print("`--help` after verify, export, report or prepare lists the options of that verb.")
 
 

@@ -23,9 +23,9 @@ from hapo_lit.errors import (
 )
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
-"""What is wrong with a configuration."""
+"""Errors in a configuration."""
 RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError, SaveError, EngineError)
-"""What may end a run on its way, and is said in one line too."""
+"""Errors during a run that are printed as one line."""
 
 
 def in_one_line(error: BaseException) -> str:
@@ -56,7 +56,10 @@ def in_one_line(error: BaseException) -> str:
     if empty := re.search(r"(\w+)\(\) takes no arguments", text):
         where = re.search(r"full_key: (?:\S+\.)?(\w+)", str(error))
         holder = where[1] if where else "its key"
-        return f"{empty[1]} has no settings, but {holder} holds some: a preset or an override meant another part"
+        return (
+            f"{empty[1]} has no settings, but {holder} holds some: they were meant for another class; check the preset "
+            f"or override"
+        )
     if missing := re.search(r"No module named '([\w.]+)\.(\w+)'; '[\w.]+' is not a package", text):
         return f"{missing[1]} has no {missing[2]!r}{nearest(missing[2], vars(get_object(missing[1])))}"
     if where := re.search(r"full_key: (\S+)", str(error)):

@@ -235,6 +235,6 @@ def warn(memory_gib: float | None, memory: MemoryPlan) -> None:
     """Say so if a process needs more than there is."""
     if memory_gib is None or memory.peak <= memory_gib * GIB:
         return
-    moment = memory.worst_moment
+    moment = memory.peak_moment
     needed = f"a process holds {size(memory.peak)} {moment}"
     print(f"warning: {needed}, and memory_gib={memory_gib:g}: take {REMEDIES[moment]}", file=sys.stderr)

@@ -25,7 +25,7 @@ def folder_to_resume(run: Path) -> Path:
 
 
 def lock_folder(run: Path) -> IO[bytes]:
-    """A lock on a run's folder, to be kept: it ends with the process, however that ends."""
+    """A lock on a run's folder, to be kept: released when the process exits."""
     run.mkdir(parents=True, exist_ok=True)
     file = (run / ".lock").open("wb")
     try:

@@ -17,7 +17,7 @@ from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 
 Cursor = tuple[int, ...]
-"""Where the data stand: the next batch is the one that begins there."""
+"""Position in the data at which the next batch begins."""
 
 
 class EpochShuffler:

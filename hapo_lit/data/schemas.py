@@ -5,7 +5,7 @@ To add one:
 1. write a class here (or anywhere that can be imported) with ``columns`` and ``__call__``, as :class:`NuminaCoT` has
    them; :func:`_text`, :func:`_answer` and their neighbours refuse cells of the wrong type by name;
 2. copy ``conf/data/numina_cot.yaml`` to ``conf/data/NAME.yaml`` and put the class under ``source.schema`` and the id
-   of the data set under ``source.reader``; then ``hapo data inspect data=NAME`` shows what becomes of its rows;
+   of the data set under ``source.reader.dataset``; then ``hapo data inspect data=NAME`` shows what becomes of its rows;
 3. add it with a row to ``SCHEMAS`` in ``tests/data/test_schemas.py``, and all tests of schemas run on it.
 
 A null, whether None or the NaN that tables make of it, is an empty cell.  A value of another type than its column

@@ -1,4 +1,4 @@
-"""The gate of the paper, and its relatives.
+"""Beta-posterior gate (the paper's), with other rules and memory.
 
 It keeps a Beta posterior over the success rate p of the policy on a prompt, updates it with the current group, and
 opens while the posterior mean is below a threshold (Wu et al., arXiv 2603.11321, Eqs. 5-6, Algorithm 1)::
@@ -97,7 +97,8 @@ class BetaGate:
         )
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:
-        """See ``protocols.HasOpenProbability``; None with a memory, as the probability then depends on it."""
+        """P(open) at a visit, as in ``protocols.HasOpenProbability``; None with a
+        memory, as the probability then depends on it."""
         if self.memory.discount:
             return None
         threshold = self._threshold_schedule(visit)

@@ -101,8 +101,8 @@ class CredibleBound:
         self.level = level
 
     def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:
-        above: np.ndarray = posterior.mass_below(threshold) > self.level
-        return above.astype(np.float64)
+        opens: np.ndarray = posterior.mass_below(threshold) > self.level
+        return opens.astype(np.float64)
 
     def thresholds(self, trials: float, alpha: float, beta: float) -> law.Thresholds:
         return law.bound_rule_thresholds(self.level, trials, alpha, beta)

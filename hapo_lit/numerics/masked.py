@@ -1,4 +1,4 @@
-"""Masked reductions and a bounded exponential: the only numerics that several parts share."""
+"""Masked reductions and a bounded exponential."""
 
 from __future__ import annotations
 

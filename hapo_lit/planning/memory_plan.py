@@ -15,7 +15,7 @@ from torch import Tensor
 from hapo_lit.training.module import HapoModule
 
 SAMPLING, GRADIENT, STEP = "while sampling", "in a backward pass", "in the optimiser's step"
-"""The moments of a step at which most is held."""
+"""The moments of a step of peak memory."""
 
 
 def bytes_of(tensors: Iterable[Tensor], parts: int = 1) -> int:
@@ -40,11 +40,11 @@ class ModelWeights:
     reference: list[Tensor]
     """Empty if there is no reference model."""
     layer_bytes: list[int]
-    """Of each decoder layer of the policy."""
+    """Bytes of each decoder layer of the policy."""
     checkpoint_bytes: int
-    """Of the models in a checkpoint, where tied weights are written under each of their names."""
+    """Bytes of the models in a checkpoint, where tied weights are written under each of their names."""
     export_bytes: int
-    """Of the policy as a folder, with an adapter merged in."""
+    """Bytes of the policy as a folder, with an adapter merged in."""
 
     @classmethod
     def of(cls, module: HapoModule) -> ModelWeights:
@@ -102,14 +102,14 @@ class MemoryPlan:
         return sum(self.lasting.values()) + sum(self.transient[moment].values())
 
     @property
-    def worst_moment(self) -> str:
-        """The moment at which most is held."""
+    def peak_moment(self) -> str:
+        """The moment of peak memory."""
         return max(self.transient, key=self.at)
 
     @property
     def peak(self) -> int:
-        """What is held at the worst moment."""
-        return self.at(self.worst_moment)
+        """What is held at the peak moment."""
+        return self.at(self.peak_moment)
 
 
 def memory_plan(
@@ -155,5 +155,5 @@ def memory_plan(
 
 
 def checkpoint_bytes(weights: ModelWeights, optimizer_state: Iterable[Tensor]) -> int:
-    """Of a checkpoint: models and optimiser state; what else it holds is small."""
+    """Bytes of a checkpoint: models and optimiser state; what else it holds is small."""
     return weights.checkpoint_bytes + bytes_of(optimizer_state)

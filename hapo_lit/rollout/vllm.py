@@ -175,8 +175,8 @@ class VLLMEngine(Sampling):
             return {"kv_cache_memory_bytes": cache}
         free, total = torch.cuda.mem_get_info(policy.device)
         needed = cache + getattr(torch, dtype).itemsize * policy.num_parameters() + WORKSPACE
-        most = (0.9 if settings["enable_sleep_mode"] else 0.5) * free
-        return {"gpu_memory_utilization": round(min(needed, most) / total, 3)}
+        limit = (0.9 if settings["enable_sleep_mode"] else 0.5) * free
+        return {"gpu_memory_utilization": round(min(needed, limit) / total, 3)}
 
 
 def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Sequence[int]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ class Evaluator:
         self.verifier, self.samples = verifier, samples
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Measure this policy from now on.  Every rank must ask."""
+        """Measure this policy from now on.  Collective: every rank must call it."""
         self.engine.sync(policy)
 
     def __call__(self, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:

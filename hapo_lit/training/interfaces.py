@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     LightningCallback = object  # its hooks are declared with Lightning's own Trainer and module alone
 
-    def conforming(
+    def _check_protocols_statically(
         trainer: Trainer, adapter: FabricTrainerAdapter, module: HapoModule, data: MathDataModule
     ) -> tuple[RunTrainer, RunTrainer, RunModule, RunData]:
-        """Lets mypy check that these classes are what the protocols below ask for."""
+        """Never called: mypy checks here that these classes fit the protocols below."""
         return trainer, adapter, module, data
 else:
     from lightning.pytorch.callbacks import Callback as LightningCallback

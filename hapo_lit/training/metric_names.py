@@ -1,4 +1,4 @@
-"""What a run logs, by name.  README has the same list; a test compares runs, this page and README."""
+"""What a run logs, by name.  README has the same list; a test compares runs, this file and README."""
 
 from __future__ import annotations
 

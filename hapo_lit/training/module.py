@@ -1,4 +1,5 @@
-"""The LightningModule: owns policy, reference and optimiser.  Everything with a gradient is here and nowhere else.
+"""The LightningModule: owns policy, reference and optimiser.  Training's
+backward passes and optimiser steps are here only.
 
 A training step is ``optimise(collect(batch), loss)``.  ``hapo train`` and ``hapo fabric`` both call ``run_step``, and
 differ in whose ``loss`` they hand over (the module's own, or that of Fabric's wrapper) and in how a backward pass is
@@ -198,7 +199,7 @@ class HapoModule(LightningModule):
         return tallies | tallied(numbers)
 
     def loss(self, rows: Rows) -> LossOutput:
-        """The loss of some rows: the only method with gradients."""
+        """The loss of a micro-batch, with gradients."""
         policy_loss = self.phase.loss
         logprobs, entropy = token_logprobs(
             self.policy, rows.text, self.temperature, entropy_gradient=policy_loss.needs_entropy
@@ -251,7 +252,7 @@ class HapoModule(LightningModule):
     def logprobs_of(self, text: Text, model: PreTrainedModel | None = None) -> Tensor:
         """``[N, T]`` log-probabilities of responses under the policy as it is, or under another model.
 
-        Every rank must ask, for as many responses.
+        Collective: every rank must call it, for as many responses.
         """
         model = self.policy if model is None else model
         chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)

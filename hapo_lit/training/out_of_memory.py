@@ -1,4 +1,4 @@
-"""Running out of memory, said as the settings to lower."""
+"""Out-of-memory errors, reported with the settings to lower."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers that a parser could choke on are refused before anything is parsed."""
+"""Answers too expensive or unsafe to parse are refused before anything is parsed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ MAX_DIGITS = 40
 """Longest run of digits."""
 MAX_FACTORIAL = 999
 MAX_TERMS = 60
-"""Most operators in one answer."""
+"""Maximum number of operators in one answer."""
 
 MAX_MARKS = 8
-"""Most bars, most primes, and half of the most indices: the grammar has to guess at each of them."""
+"""Maximum number of bars and of primes, and half that of indices: the grammar has to guess at each of them."""
 
 _TOO_EXPENSIVE = re.compile(
     r"\\(?:i*int|oint|lim|limsup|liminf|prod|coprod|gcd|lcm|det|rank|frac\{d\}|partial|operatorname)(?![a-zA-Z])"

@@ -61,7 +61,7 @@ def one(base):
 
 def far(first, second):
     """The largest difference of weights, and of any metric of any step."""
-    weights = max(float((first["weights"][name] - each).abs().max()) for name, each in second["weights"].items())
+    weights = max(float((first["weights"][name] - weight).abs().max()) for name, weight in second["weights"].items())
     rows = list(zip(first["log"], second["log"], strict=True))
     assert all(set(a) == set(b) for a, b in rows)
     return weights, max(abs(a[name] - b[name]) / max(1, abs(b[name])) for a, b in rows for name in b)
@@ -69,7 +69,7 @@ def far(first, second):
 
 def moments(result):
     return {
-        (index, name): value for index, each in result["optimizer"]["state"].items() for name, value in each.items()
+        (index, name): value for index, state in result["optimizer"]["state"].items() for name, value in state.items()
     }
 
 

@@ -110,4 +110,4 @@ def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
     root = 4 * (97 * 32 + 32)
     assert fsdp.transient[GRADIENT]["gathered weights"] == 2 * root + 3 * (whole - root) // 2
     assert fsdp.transient[STEP]["temporaries"] == 200
-    assert alone.worst_moment == SAMPLING
+    assert alone.peak_moment == SAMPLING
