@@ -63,18 +63,22 @@ class Hapo:
 
     @property
     def rollouts_per_prompt(self) -> int:
+        """Responses that the policy samples for each prompt."""
         return self.injector.rollouts(self.group_size)
 
     @property
     def teacher_stands_alone(self) -> bool:
+        """True = teacher rows come without an advantage."""
         return self.injector.teacher_stands_alone
 
     @property
     def estimates(self) -> bool:
+        """True = experience comes with an estimate of each prompt's success rate."""
         return self.gate.estimates
 
     @property
     def samples_from_policy(self) -> bool:
+        """True = sampling makes passes of the policy itself."""
         return self.engine.is_trainer
 
     @torch.no_grad()
@@ -178,7 +182,7 @@ class Supervised:
         )
 
     def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> None:
-        """None: a supervised step has no rows but those of its teachers."""
+        """Returns None: all rows of a supervised step are the teachers', so that none would be left."""
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Without an engine there is nothing to sync."""

@@ -34,7 +34,7 @@ def check_function(function: object, arguments: int, name: str) -> None:
 
 
 class Ranks(NamedTuple):
-    """What a part may ask of the other ranks; every rank must ask the same.  :data:`ALONE` is for a single process."""
+    """Collective operations over ranks: every rank must call them, in the same order.  :data:`ALONE` = one process."""
 
     gather: Callable[[Tensor], Tensor]
     """``[P, ...]`` of this rank -> ``[P * world, ...]`` of all, in rank order, the same on every rank."""

@@ -60,7 +60,7 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 def full_state_dict(state: Any, keep: bool) -> Any:
-    """A copy on the CPU of a nested state, its sharded tensors gathered; every rank must ask.
+    """A copy on the CPU of a nested state, its sharded tensors gathered.  Collective.
 
     Args:
         state: dictionaries, lists and tuples of tensors and anything else.

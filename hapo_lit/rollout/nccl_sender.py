@@ -19,7 +19,7 @@ from hapo_lit.rollout.vllm_client import Server
 def send_weights(
     server: Server, policy: PreTrainedModel, version: str, rank: int, port: int, reachable: bool = False
 ) -> None:
-    """Send the policy's weights; every rank must ask.
+    """Send the policy's weights.  Collective: every rank must call it.
 
     Args:
         server: keeps the connection, which all engines that use it share.

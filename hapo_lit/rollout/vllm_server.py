@@ -94,7 +94,7 @@ class VLLMServerEngine(Sampling):
         self._stops: list[int] = []
 
     def sync(self, policy: torch.nn.Module) -> None:
-        """Send the policy's weights to all servers, with a new version; every rank must ask."""
+        """Send the policy's weights to all servers, with a new version.  Collective."""
         assert isinstance(policy, PreTrainedModel)
         self._stops = stops_of(policy, self.stop_ids)
         several = dist.is_initialized() and dist.get_world_size() > 1

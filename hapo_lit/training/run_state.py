@@ -51,7 +51,7 @@ class RunState(TypedDict):
 def capture(
     module: ResumableModule, data: ResumableData, settings: Mapping[str, Any], weights: bool = True
 ) -> RunState:
-    """The state of a run; every rank must ask, and on rank 0 it is complete.
+    """The state of a run, complete on rank 0.  Collective: every rank must call it.
 
     Args:
         module, data: of the run.

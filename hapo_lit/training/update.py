@@ -1,4 +1,4 @@
-"""What an update is made of: micro-batches of which every rank has as many, and a limit on updates that are skipped."""
+"""What an update is made of: the same number of micro-batches on every rank, and a limit on skipped updates."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from hapo_lit.types import Experience
 def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ranks) -> tuple[list[Rows], float]:
     """The rows that contribute to the loss, in micro-batches, and their share of all rows.
 
-    Every rank gets as many micro-batches as the rank with the most: one that has fewer makes up the number with a row
-    of weight zero.
+    Every rank gets the same number of micro-batches: one that has fewer than others pads with rows of weight zero.
 
     Args:
         experience: credited, of this rank.
@@ -39,7 +38,7 @@ class SkipLimit:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.in_a_row = 0
-        """Updates skipped, up to the last one; 0 = the last one was made."""
+        """Consecutive skipped updates; 0 = the last update was made."""
 
     def update_made(self) -> None:
         """Begin to count anew."""
