@@ -1,19 +1,17 @@
-"""Shared fixtures: a tokenizer, tiny random policies, and the line with which the command refuses settings."""
+"""Shared fixtures: a tokenizer, tiny random policies, and the line with which the command refuses settings.
+
+The process that hands out the tests imports this file too: nothing heavy is imported here outside a fixture.
+"""
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable
 
 import pytest
-import torch
-from support.builders import TINY, write_base
+from xdist.scheduler import LoadFileScheduling
 
-from hapo_lit import cli
-from hapo_lit.data.arithmetic import arithmetic_tokenizer
-from hapo_lit.policy.loading import new_policy
-
-torch.set_num_threads(1)
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
@@ -27,17 +25,43 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         more = [item for item in items if item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=more)
         items[:] = [item for item in items if item not in more]
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("vllm", "slow")])
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: leave it out of later collections of garbage.  Tests compute with one thread."""
+    import torch
+
+    torch.set_num_threads(1)
+    gc.collect()
+    gc.freeze()
+
+
+class Scheduling(LoadFileScheduling):
+    """Files are given to test processes in the order of the tests, and those of ``tests/rollout`` to one of them, as
+    they share a vLLM server."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "tests/rollout" if nodeid.startswith("tests/rollout/") else super()._split_scope(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
+    from hapo_lit.data.arithmetic import arithmetic_tokenizer
+
     return arithmetic_tokenizer()
 
 
 @pytest.fixture
 def make_policy(tokenizer) -> Callable:
     """A fresh random model of an architecture; ``initializer_range`` is large so that it has opinions."""
+    from support.builders import TINY
+
+    from hapo_lit.policy.loading import new_policy
 
     def make(architecture: str = "qwen2", seed: int = 0, **sizes: object):
         return new_policy(architecture, {**TINY, "tie_word_embeddings": True, **sizes}, tokenizer, seed)
@@ -53,6 +77,8 @@ def policy(make_policy):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """A folder with a random policy and the tokenizer, in place of the base policy."""
+    from support.builders import write_base
+
     folder = tmp_path_factory.mktemp("base")
     write_base(folder)
     return str(folder)
@@ -62,6 +88,8 @@ def base(tmp_path_factory):
 def says(monkeypatch, capsys, tmp_path, base):
     """Runs the command, which must end with status 2 and one line on standard error, and returns that line."""
     from hydra.core.global_hydra import GlobalHydra
+
+    from hapo_lit import cli
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)

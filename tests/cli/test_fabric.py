@@ -12,7 +12,8 @@ import pytest
 import torch
 from support.builders import write_base
 from support.commands import ARGUMENTS, cold_hapo, hapo
-from support.ranks import CASES, STEPS, WAYS, run
+from support.once import few_of
+from support.ranks import ALL, CASES, FEW, STEPS, run
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.analysis import read_metrics
@@ -20,7 +21,11 @@ from hapo_lit.policy.loading import load_policy
 from hapo_lit.training.metric_names import CLOCKED
 
 pytestmark = pytest.mark.slow
-EXACT = [case for case in CASES if case != "mixed"]
+
+
+def exact(pairs):
+    """Those that compute in float32."""
+    return [pair for pair in pairs if pair[0] != "mixed"]
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +36,13 @@ def base(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def two(base, tmp_path_factory):
+def two(base, tmp_path_factory, request):
     """``(case, way)`` -> result on two processes: gloo, one thread each."""
     out = tmp_path_factory.mktemp("two")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    chosen = ("-".join(pair) for pair in (ALL if request.config.getoption("--all") else FEW))
     done = subprocess.run(
-        [*torchrun, str(Path(__file__).parents[1] / "support/ranks.py"), str(out), base],
+        [*torchrun, str(Path(__file__).parents[1] / "support/ranks.py"), str(out), base, *chosen],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -85,8 +91,7 @@ def test_the_doors_agree_bit_for_bit_on_one_process(one, case):
     assert all(row["update/gradient_norm"] > 0 for row in trainer["log"] if "update/gradient_norm" in row)
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("case", EXACT)
+@pytest.mark.parametrize(("case", "way"), few_of(*(exact(pairs) for pairs in (ALL, FEW))))
 def test_two_processes_are_one_in_float32(one, two, case, way):
     single, double = one(case, "fabric"), two(case, way)
     weights, metrics = far(double, single)
@@ -139,7 +144,7 @@ def assert_near(first, second, tolerance=1e-6):
 def test_a_run_on_two_processes_resumes_on_one_and_back(work):
     """Checkpoints are complete whatever wrote them, so a run may switch between `train` and `fabric` and change its
     number of processes."""
-    cold_hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
+    hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
     assert_near(work / "one/policy", work / "two/policy")
     pd.testing.assert_frame_equal(timeless(work / "two"), timeless(work / "one"), atol=1e-5, rtol=0)
     columns = ["step", "prompt", "successes", "trials", "open", "teacher"]

@@ -15,11 +15,10 @@ SMALL = [
     "save_every=2",
     "data.source.train_size=12",
     "data.source.heldout_size=6",
-    "data.source.levels.0.digits=2",
-    "data.source.levels.1.digits=3",
+    *(f"data.source.levels.{level}.{field}" for level in (0, 1) for field in ("digits=1", "operation=+")),
     "prompts_per_step=4",
     "callbacks.checkpointer.keep=-1",
-    "max_response_tokens=40",
+    "max_response_tokens=16",
 ]
 
 ARGUMENTS = ["model.path=./base", "gate=always", "teacher_check=trusted", *SMALL]

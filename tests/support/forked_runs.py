@@ -63,6 +63,8 @@ class Done:
     seconds: float
     signalled: float | None
     """When the first signal was sent, in seconds from the start; None = never."""
+    peak: int
+    """Bytes of memory that it had at most."""
 
 
 class ForkedRuns:
@@ -157,6 +159,7 @@ class _Run:
     before: set[tuple[str, int]]
     outputs: tuple[int, int]
     returncode: int | None = None
+    peak: int = 0
 
 
 RUNS: dict[int, _Run] = {}
@@ -196,8 +199,9 @@ def _start(
 def _ended(pid: int) -> bool:
     run = RUNS[pid]
     if run.returncode is None:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        run.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        ended, status, usage = os.wait4(pid, os.WNOHANG)
+        if ended:
+            run.returncode, run.peak = os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
     return run.returncode is not None
 
 
@@ -223,7 +227,8 @@ def _wait(pid: int, signal: int | None, after: float, again: float | None) -> di
         said[name] = os.pread(output, os.fstat(output).st_size, 0).decode()
         os.close(output)
     del RUNS[pid]
-    return said | {"returncode": run.returncode, "seconds": time.monotonic() - run.started, "signalled": first}
+    seconds = time.monotonic() - run.started
+    return said | {"returncode": run.returncode, "seconds": seconds, "signalled": first, "peak": run.peak}
 
 
 def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:

@@ -1,4 +1,4 @@
-"""Runs of ``train`` and ``fabric`` on one process or, under torchrun, on several: ``python ranks.py OUT BASE``.
+"""Runs of both entry points on one process or, under torchrun, on several: ``python ranks.py OUT BASE CASE-WAY ...``.
 
 Not a test file: ``test_fabric.py`` starts it once on two processes for all its cases, since a start costs seconds, and
 calls :func:`run` itself for one process.
@@ -49,6 +49,9 @@ CASES = {
 }
 WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
 """Name -> strategy; the first is the Trainer's."""
+ALL = [(case, way) for case in CASES for way in WAYS]
+FEW = [(case, way) for case, way in ALL if way == "fsdp" or case in ("plain", "uneven", "mixed")]
+"""What runs on two processes unless ``--all`` asks for more: sharding everywhere, and what may differ without it."""
 
 
 class Recorder(Callback):
@@ -113,14 +116,13 @@ def _timeless(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if not name.startswith(CLOCKED)}
 
 
-def main(out: str, base: str) -> None:
-    """Every case by every way; rank 0 writes the results."""
+def main(out: str, base: str, *chosen: str) -> None:
+    """The chosen cases, each written ``case-way``; rank 0 writes the results."""
     torch.set_num_threads(1)
-    for case in CASES:
-        for way in WAYS:
-            result = run(case, way, base)
-            if int(os.environ["RANK"]) == 0:
-                torch.save(result, Path(out) / f"{case}-{way}.pt")
+    for name in chosen:
+        result = run(*name.split("-"), base)
+        if int(os.environ["RANK"]) == 0:
+            torch.save(result, Path(out) / f"{name}.pt")
     print(json.dumps({"done": True}))
 
 

@@ -30,7 +30,7 @@ def base():
 
 def trained(base, folder, *overrides):
     config = composed(
-        "train", f"model.path={base}", f"paths.run={folder}", f"steps={STEPS}", "eval_every=50", *overrides
+        "train", f"model.path={base}", f"paths.run={folder}", f"steps={STEPS}", f"eval_every={STEPS}", *overrides
     )
     data, module, trainer = build(config, "data", "module", "trainer")
     trainer.validate(module, datamodule=data, verbose=False)
