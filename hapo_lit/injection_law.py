@@ -112,14 +112,14 @@ def _four_digits(edge: float, up: bool) -> float:
 
 
 def mean_rule_thresholds(trials: float, alpha: float = 1, beta: float = 1) -> Thresholds:
-    """Of the mean rule: ``a0/(a0+b0+n) < γ ≤ (a0+n)/(a0+b0+n)``, in rationals."""
+    """Thresholds of the mean rule: ``a0/(a0+b0+n) < γ ≤ (a0+n)/(a0+b0+n)``, in rationals."""
     a, b, n = map(as_fraction, (alpha, beta, trials))
     low, high = float(a / (a + b + n)), float((a + n) / (a + b + n))
     return Thresholds(low, high, ("γ ≤ a0/(a0+b0+n)", low), ("γ > (a0+n)/(a0+b0+n)", high))
 
 
 def bound_rule_thresholds(level: float, trials: float, alpha: float = 1, beta: float = 1) -> Thresholds:
-    """Of the credible-bound rule: between the posterior quantiles at ``level`` after n failures and n successes."""
+    """Thresholds of the credible-bound rule: between the quantiles at ``level`` after n failures and n successes."""
     low = float(special.betaincinv(alpha, beta + trials, level))
     high = float(special.betaincinv(alpha + trials, beta, level))
     quantile = f"{level:g} quantile of Beta"
@@ -127,7 +127,7 @@ def bound_rule_thresholds(level: float, trials: float, alpha: float = 1, beta: f
 
 
 def thompson_rule_thresholds() -> Thresholds:
-    """Of a Thompson draw: ``0 < γ < 1``, as a draw may then fall on either side."""
+    """Thresholds of a Thompson draw: ``0 < γ < 1``, as a draw may then fall on either side."""
     return Thresholds(0.0, 1 - 1e-7, ("γ ≤ 0", 0.0), ("γ ≥ 1", 1.0))
 
 

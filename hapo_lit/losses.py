@@ -30,19 +30,19 @@ Ratio = Callable[[Tensor, Tensor], Tensor]
 """``(log π − log π' [N, T], mask [N, T])`` -> log of the ratio at each token, ``[N, T]``."""
 
 
-def token_ratio(gap: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
+def token_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
     """Each token's own ratio (PPO, GRPO)."""
-    return gap
+    return log_ratio
 
 
-def sequence_ratio(gap: Tensor, mask: Tensor) -> Tensor:
+def sequence_ratio(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """The geometric mean over the response, at all its tokens: GSPO (arXiv 2507.18071, Eq. 7)."""
-    return masked_mean(gap, mask, 1).expand_as(gap)
+    return masked_mean(log_ratio, mask, 1).expand_as(log_ratio)
 
 
-def sequence_product(gap: Tensor, mask: Tensor) -> Tensor:
+def sequence_product(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """The product over the response, at all its tokens: the importance ratio of the sequence (RLOO in TRL)."""
-    return masked_sum(gap, mask, 1).expand_as(gap)
+    return masked_sum(log_ratio, mask, 1).expand_as(log_ratio)
 
 
 # -- clip: how the ratio is bounded -------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ class Cispo:
 
 
 class Correction(Protocol):
-    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
+    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
         """``[N, T]`` factors κ without a gradient from log π_old − log π_engine ``[N, T]``."""
 
 
@@ -133,8 +133,8 @@ class Truncated:
             raise ValueError(f"loss.correction.cap must be positive, got {cap}")
         self.cap, self.ratio = cap, ratio
 
-    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
-        return bounded_exp(self.ratio(gap.detach(), mask)).clamp(max=self.cap)
+    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        return bounded_exp(self.ratio(log_ratio.detach(), mask)).clamp(max=self.cap)
 
 
 class Masked:
@@ -150,8 +150,8 @@ class Masked:
             raise ValueError(f"loss.correction needs 0 <= low < high, got {low} and {high}")
         self.low, self.high, self.ratio = low, high, ratio
 
-    def __call__(self, gap: Tensor, mask: Tensor) -> Tensor:
-        factor = bounded_exp(self.ratio(gap.detach(), mask))
+    def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
+        factor = bounded_exp(self.ratio(log_ratio.detach(), mask))
         return torch.where((factor >= self.low) & (factor <= self.high), factor, 0.0)
 
 
@@ -176,8 +176,8 @@ def k3(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: A
 
     Its value is unbiased, but its gradient is not that of KL.
     """
-    gap = reference - logprobs
-    return gap.exp() - 1 - gap
+    log_ratio = reference - logprobs
+    return log_ratio.exp() - 1 - log_ratio
 
 
 def k3_reweighted(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:
@@ -254,12 +254,12 @@ class Surrogate:
             "loss/teacher_ratio_mean": masked_tally(ratio, taught),
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
-            gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
-            factor = self.correction(gap, rows.text.mask)
+            log_ratio = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
+            factor = self.correction(log_ratio, rows.text.mask)
             surrogate = factor * surrogate
             metrics |= {
                 "loss/correction": masked_tally(factor, counted),
-                "loss/engine_gap": masked_tally(gap.abs(), counted),
+                "loss/engine_gap": masked_tally(log_ratio.abs(), counted),
             }
         loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
         if rows.reference_logprobs is not None:

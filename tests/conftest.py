@@ -13,6 +13,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+WITH_VLLM = ("tests/rollout/", "tests/cli/test_smollm.py")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,12 +21,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest tests first, so that no process waits for them at the end; without ``--all`` fewer cases."""
+    """The longest files first, so that no process waits for them at the end; without ``--all`` fewer cases."""
     if not config.getoption("--all"):
         more = [item for item in items if item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=more)
         items[:] = [item for item in items if item not in more]
-    items.sort(key=lambda item: [item.get_closest_marker(mark) is None for mark in ("vllm", "slow")])
+    cost = {}
+    for item in items:
+        marks = [item.get_closest_marker(mark) is None for mark in ("vllm", "slow")]
+        cost[item.path] = min(marks, cost.get(item.path, marks))
+    items.sort(key=lambda item: cost[item.path])
 
 
 def pytest_collection_finish() -> None:
@@ -38,11 +43,11 @@ def pytest_collection_finish() -> None:
 
 
 class Scheduling(LoadFileScheduling):
-    """Files are given to test processes in the order of the tests, and those of ``tests/rollout`` to one of them, as
-    they share a vLLM server."""
+    """Files are given to test processes in the order of the tests, and those with vLLM to one of them: they share a
+    server, and an import of ten seconds."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "tests/rollout" if nodeid.startswith("tests/rollout/") else super()._split_scope(nodeid)
+        return "vllm" if nodeid.startswith(WITH_VLLM) else super()._split_scope(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduling:

@@ -26,7 +26,7 @@ COLOURS = [BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, "#000000"]
 LINE_STYLES: list[Any] = ["-", (0, (5, 1.5)), (0, (1, 1)), (0, (5, 1, 1, 1))]
 WIDTH, HEIGHT = 3.3, 2.3
 MAX_POINTS = 400
-"""Of a line; more could not be seen at this width."""
+"""Points of a line; more could not be seen at this width."""
 
 STYLE = {
     "font.size": 7.5,
@@ -210,7 +210,7 @@ def last_injection_figure(sweep: Sweep) -> Figure | None:
 
 
 def _outcomes(sweep: Sweep) -> list[tuple[int, Run, dict[str, float]]]:
-    """Of every run the index of its setting, itself, and what came of it."""
+    """For every run: the index of its setting, the run, and what came of it."""
     return [(index, run, outcome(run)) for index, setting in enumerate(sweep.grouped) for run in setting.runs]
 
 

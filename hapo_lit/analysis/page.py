@@ -74,7 +74,7 @@ class PageFigure(NamedTuple):
     """A figure of the page."""
 
     name: str
-    """Of its file, without ``.png``."""
+    """Name of its file, without ``.png``."""
     title: str
     caption: str
     png: bytes

@@ -126,7 +126,7 @@ def _teachers(
     ids = iter(token_ids(tokenizer, responses, special_tokens=False))
     teachers: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
     unchecked: list[list[tuple[list[int], str]]] = []
-    """Of each problem, the solutions that fit and were not checked yet, the longest last."""
+    """For each problem, the solutions that fit and were not checked yet, the longest last."""
     outcomes = [TEACHER_ABSENT] * len(problems)
     for index, texts in enumerate(solutions):
         encoded = [([*next(ids), tokenizer.eos_token_id], text) for text in texts]

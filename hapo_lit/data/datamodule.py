@@ -267,7 +267,7 @@ class MathDataModule(LightningDataModule):
 
     @cached_property
     def _tokenizer_hash(self) -> str:
-        """Of everything that decides how a tokenizer encodes text, and so which prompts fit."""
+        """A hash of everything that decides how a tokenizer encodes text, and so which prompts fit."""
         backend = getattr(self.tokenizer, "backend_tokenizer", None)
         contents = backend.to_str() if backend is not None else repr(sorted(self.tokenizer.get_vocab().items()))
         return stable_hash(f"{contents}{self.tokenizer.chat_template}").hex()

@@ -103,7 +103,7 @@ class LocalFiles:
                 raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
 
     def fingerprint(self) -> str:
-        """Of the files' names, sizes, times of change, first and last bytes, as they were when this was made."""
+        """A hash of the files' names, sizes, times of change, first and last bytes, as they were when this was made."""
         return self._fingerprint
 
 

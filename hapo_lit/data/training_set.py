@@ -63,7 +63,7 @@ class TrainingSet(Protocol):
         """How often each label of difficulty occurs, in all problems or in the first ones."""
 
     def describe(self) -> Description:
-        """Of all problems, or of the first ones where there are too many."""
+        """What all problems are like, or the first ones where there are too many."""
 
     def fingerprint(self) -> str:
         """Changes when the problems do."""

@@ -127,13 +127,13 @@ class BetaGate:
     def metrics(self) -> dict[str, float]:
         """The threshold, how many prompts are remembered, and of this step's prompts mean and spread of the posterior
         means and, where it is known in closed form, the mean probability that the gate opens at them."""
-        now = {"prompts": float(len(self.memory)), "threshold": self.threshold}
+        values = {"prompts": float(len(self.memory)), "threshold": self.threshold}
         if not len(self._batch):
-            return now
+            return values
         means = self._posterior(np.unique(self._batch)).mean
-        now |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
+        values |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
         predicted = self.open_probability(means, self._trials, self._visits - 1)
-        return now if predicted is None else {**now, "predicted": float(predicted.mean())}
+        return values if predicted is None else {**values, "predicted": float(predicted.mean())}
 
     @property
     def _settings(self) -> dict[str, Any]:

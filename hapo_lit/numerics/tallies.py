@@ -26,7 +26,7 @@ def masked_tally(values: Tensor, mask: Tensor) -> Tensor:
     return tally(torch.where(mask, values.detach().to(torch.float64), 0.0).sum(), mask.sum())
 
 
-def total(flags: Tensor) -> Tensor:
+def count_tally(flags: Tensor) -> Tensor:
     """A tally without a count: how many ``flags`` are True, added up and never divided."""
     return tally(flags.sum(), torch.zeros((), device=flags.device))
 

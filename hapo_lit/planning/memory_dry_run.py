@@ -62,7 +62,7 @@ def dry_run(module: HapoModule, phases: Sequence[PhasePlan], mixed: bool) -> Dry
 
 
 def _largest_gradient(dry: DryRun, phases: Sequence[PhasePlan]) -> MemoryTracker:
-    """Of the phase whose backward pass holds most."""
+    """The tracker of the phase whose backward pass holds most."""
     found = []
     for (_, steps), plan in zip(dry.module.phases.with_steps(), phases, strict=True):
         dry.module.step = steps.start

@@ -71,7 +71,7 @@ class ModelWeights:
 
     @property
     def loading_bytes(self) -> int:
-        """Of all models, as a process holds them on its host while it loads them."""
+        """Bytes of all models, as a process holds them on its host while it loads them."""
         return bytes_of(self.policy) + bytes_of(self.reference)
 
 

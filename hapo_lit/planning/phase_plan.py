@@ -27,11 +27,11 @@ class PhasePlan:
 
     steps: int
     prompts: int
-    """Of a step."""
+    """Prompts of a step."""
     rollouts: int
-    """Of each prompt; 0 in a supervised phase."""
+    """Sampled responses of a prompt; 0 in a supervised phase."""
     rows: int
-    """Of each prompt, teacher included, at most: so many may have to be run."""
+    """Rows of a prompt that the policy may have to run, at most: rollouts and the teacher's row."""
     teachers: int
     """Rows of each prompt that are the teacher's, at most."""
     processes: int
@@ -50,7 +50,7 @@ class PhasePlan:
 
     @property
     def prompts_per_process(self) -> int:
-        """Of a step."""
+        """Prompts of a step that one process has."""
         return self.prompts // self.processes
 
     @property
@@ -65,7 +65,7 @@ class PhasePlan:
 
     @property
     def sampled_tokens(self) -> int:
-        """Of a step, at most."""
+        """Tokens sampled in a step, at most."""
         return self.prompts * self.rollouts * self.response
 
     @property

@@ -141,7 +141,7 @@ class VLLMEngine(Sampling):
         }
 
     def _dtype_for(self, policy: PreTrainedModel) -> str:
-        """Of vLLM's weights, by name."""
+        """The name of the dtype of vLLM's weights."""
         return self.dtype or str(policy.dtype).removeprefix("torch.")
 
     def _settings(self, policy: PreTrainedModel) -> dict[str, Any]:

@@ -42,7 +42,7 @@ FOLDER_PREFIX = "hapo-weights-"
 ADVICE = "what the server printed, rollout.urls, rollout.exchange (where the file of weights goes) and rollout.timeout"
 SHARED_MEMORY = Path("/dev/shm")
 SAMPLES = 16
-"""Of a prompt in one request; a server refuses more than it samples at once."""
+"""Samples of a prompt in one request; a server refuses more than it samples at once."""
 
 
 class VLLMServerEngine(Sampling):

@@ -36,7 +36,7 @@ class CheckpointFolder:
     # -- reading
 
     def path(self, step: int) -> Path:
-        """Of the checkpoint of a step, whether there is one or not."""
+        """Where the checkpoint of a step is or would be."""
         return self.folder / f"step-{step}.ckpt"
 
     def steps(self) -> list[int]:

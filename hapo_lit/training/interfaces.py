@@ -44,7 +44,7 @@ class ResumableData(Protocol):
     """Data whose position is part of the run state."""
 
     rank: int
-    """Of this process."""
+    """This process's number among all."""
 
     def state_dict(self) -> dict[str, Any]:
         """The position, and what must stay the same for it to mean the same."""
@@ -128,11 +128,11 @@ class RunModule(ResumableModule, Protocol):
     tokenizer: PreTrainedTokenizerBase
     """The policy's."""
     experience: Experience | None
-    """Of the last step, on this rank."""
+    """What the last step collected, on this rank."""
     metrics: dict[str, float]
-    """Of the last step, over all ranks."""
+    """Metrics of the last step, over all ranks."""
     heldout: dict[str, float]
-    """Of the last evaluation, over all ranks."""
+    """Results of the last evaluation, over all ranks."""
     before_update_hooks: list[Callable[[Experience], None]]
     """Called in each step with its experience, at the weights that sampled it."""
 

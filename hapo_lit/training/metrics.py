@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.numerics.masked import all_equal
-from hapo_lit.numerics.tallies import number, plain_tally, tally, tally_of, total
+from hapo_lit.numerics.tallies import count_tally, number, plain_tally, tally, tally_of
 from hapo_lit.protocols import Ranks
 from hapo_lit.types import Experience, RolloutGroup
 
@@ -41,7 +41,7 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     weight_PG = experience.token_weights.sum(2)
     tallies = {
         "teacher/use": tally_of(has_teacher_P),
-        "teacher/rows": total(group.is_teacher & group.present),
+        "teacher/rows": count_tally(group.is_teacher & group.present),
         "teacher/row_share": tally_of(group.is_teacher[group.present]),
         "teacher/token_share": tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
     }
@@ -53,7 +53,7 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     return tallies | {
         "reward/mean": tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
         "gate/open_rate": tally_of(experience.decision.open),
-        "teacher/refused": total(experience.decision.open & ~experience.teacher_usable),
+        "teacher/refused": count_tally(experience.decision.open & ~experience.teacher_usable),
         "teacher/beside_success": tally_of(has_teacher_P & (successes_P > 0)),
         "signal/all_wrong": tally_of(successes_P == 0),
         "signal/all_right": tally_of(successes_P == trials_P),
@@ -120,7 +120,7 @@ def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device
 
 
 def for_progress_bar(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Of the metrics of a step those that a progress bar shows, under short names."""
+    """The metrics of a step that a progress bar shows, under short names."""
     shown = {"reward": "reward/mean", "gate": "gate/open_rate"}
     return {name: metrics[key] for name, key in shown.items() if key in metrics}
 

@@ -108,11 +108,11 @@ class HapoModule(LightningModule):
         self.step = 0
         """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
         self.experience: Experience | None = None
-        """Of the last step, for callbacks."""
+        """What the last step collected, for callbacks."""
         self.metrics: dict[str, float] = {}
-        """Of the last step, over all ranks."""
+        """Metrics of the last step, over all ranks."""
         self.heldout: dict[str, float] = {}
-        """Of the last evaluation, over all ranks."""
+        """Results of the last evaluation, over all ranks."""
         self.before_update_hooks: list[Callable[[Experience], None]] = []
         """Called in each step with its experience, at the weights that sampled it."""
         self.optimizer: Optimizer | None = None

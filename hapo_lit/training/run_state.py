@@ -45,7 +45,7 @@ class RunState(TypedDict):
     best: NotRequired[tuple[float, int]]
     """The best held-out accuracy so far, and its step."""
     moments: NotRequired[bool]
-    """Of a sharded checkpoint: whether the optimiser has moments, which it gets with the first update."""
+    """In a sharded checkpoint: whether the optimiser has moments, which it gets with the first update."""
 
 
 def capture(

@@ -39,7 +39,7 @@ from hapo_lit.verify.kinds import (
     tuples,
     words,
 )
-from hapo_lit.verify.rules import Leaves, Truth, every
+from hapo_lit.verify.rules import Leaves, Truth, kleene_and
 
 
 class PlainLeaves:
@@ -123,7 +123,7 @@ class Equality:
         """Pairwise and in order."""
         if len(gold) != len(answer):
             return False
-        return every(self(left, right) for left, right in zip(gold, answer, strict=True))
+        return kleene_and(self(left, right) for left, right in zip(gold, answer, strict=True))
 
     def any_order(self, gold: Sequence[Form], answer: Sequence[Form]) -> Truth:
         """Each with a partner of its own."""

@@ -44,13 +44,13 @@ class Rules(Protocol):
         """The items without those that equal an earlier one."""
 
 
-def every(truths: Iterable[Truth]) -> Truth:
+def kleene_and(truths: Iterable[Truth]) -> Truth:
     """Three-valued and."""
     found = list(truths)
     return False if False in found else None if None in found else True
 
 
-def some(truths: Iterable[Truth]) -> Truth:
+def kleene_or(truths: Iterable[Truth]) -> Truth:
     """Three-valued or."""
     found = list(truths)
     return True if True in found else None if None in found else False

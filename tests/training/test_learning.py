@@ -1,7 +1,8 @@
 """The claim: HAPO pulls the base policy out of the collapse that GRPO cannot leave.  The default experiment, shortened.
 
-At this length seeds 0 to 3 ended at 70 to 77 % greedy and 53 to 60 % sampled with HAPO, its teacher in 53 to 60 % of
-the groups of the first tenth and 4 to 6 % of the last; GRPO at 2 to 4 %, with 97 to 100 % of its groups flat.
+After 100 steps of HAPO seeds 0 to 2 were at 67 to 71 % greedy and 41 to 46 % sampled, with the teacher in 53 to 61 %
+of the groups of the first tenth and in 10 to 11 % of the last.  After 50 steps of GRPO seed 1 was at 4 % and 1 %, with
+96 % of its groups flat.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from hapo_lit.cli import pretrain
 from hapo_lit.cli.setup import build
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
-STEPS = 150
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +28,9 @@ def base():
         return str(pretrain.base_policy(config))
 
 
-def trained(base, folder, *overrides):
+def trained(base, folder, steps, *overrides):
     config = composed(
-        "train", f"model.path={base}", f"paths.run={folder}", f"steps={STEPS}", f"eval_every={STEPS}", *overrides
+        "train", f"model.path={base}", f"paths.run={folder}", f"steps={steps}", f"eval_every={steps}", *overrides
     )
     data, module, trainer = build(config, "data", "module", "trainer")
     trainer.validate(module, datamodule=data, verbose=False)
@@ -40,18 +40,18 @@ def trained(base, folder, *overrides):
 
 
 def test_hapo_leaves_the_collapse_and_its_teacher(base, tmp_path):
-    summary, steps = trained(base, tmp_path)
+    summary, steps = trained(base, tmp_path, 100)
     assert summary["greedy_before"] < 0.08
     assert summary["sampled_before"] < 0.08
-    assert summary["greedy_after"] > 0.55
-    assert summary["sampled_after"] > 0.4
+    assert summary["greedy_after"] > 0.5
+    assert summary["sampled_after"] > 0.3
     assert summary["teacher_use_first"] > 0.4
-    assert summary["teacher_use_last"] < 0.12
+    assert summary["teacher_use_last"] < 0.2
     assert (steps["teacher/beside_success"].dropna() == 0).all()  # this gate opens on all-wrong groups only
 
 
 def test_grpo_stays_collapsed(base, tmp_path):
-    summary, _ = trained(base, tmp_path, "experiment=grpo")
+    summary, _ = trained(base, tmp_path, 50, "experiment=grpo")
     assert summary["greedy_after"] < 0.08
     assert summary["sampled_after"] < 0.08
     assert summary["flat_before_last"] > 0.9

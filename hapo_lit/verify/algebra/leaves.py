@@ -11,7 +11,7 @@ from hapo_lit.verify.equality import PlainLeaves
 from hapo_lit.verify.forms import FLIPPED, Grid, Leaf, Relation
 from hapo_lit.verify.kinds import numbers
 from hapo_lit.verify.latex import ROW_END
-from hapo_lit.verify.rules import Truth, every
+from hapo_lit.verify.rules import Truth, kleene_and
 
 
 class AlgebraLeaves:
@@ -75,7 +75,7 @@ class AlgebraLeaves:
             sides = right.sides[::-1]
         else:
             return False
-        return every(
+        return kleene_and(
             self.values(one.text, two.text)
             for one, two in zip(left.sides, sides, strict=True)
             if isinstance(one, Leaf) and isinstance(two, Leaf)

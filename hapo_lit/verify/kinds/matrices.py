@@ -6,7 +6,7 @@ import re
 
 from hapo_lit.verify.forms import Form, Grid, Leaf, Parse, TupleOrInterval
 from hapo_lit.verify.latex import ROW_END
-from hapo_lit.verify.rules import Rules, Truth, every
+from hapo_lit.verify.rules import Rules, Truth, kleene_and
 
 _GRID = re.compile(r"\\begin\{([pbB]?matrix|smallmatrix|array|cases|aligned)\}((?:(?!\\begin).)*)\\end\{\1\}")
 _COLUMNS = re.compile(r"\{[clr| ]*\}")
@@ -40,7 +40,7 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
         left, right = _column(gold), _column(answer)
     if left is None or right is None or len(left) != len(right):
         return False
-    return every(rules.all_of(one, two) for one, two in zip(left, right, strict=True))
+    return kleene_and(rules.all_of(one, two) for one, two in zip(left, right, strict=True))
 
 
 def _column(form: Form) -> tuple[tuple[Form, ...], ...] | None:

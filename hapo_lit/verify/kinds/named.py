@@ -5,7 +5,7 @@ from __future__ import annotations
 from hapo_lit.verify.forms import Bag, Form, Leaf, Named, Record, Relation, TupleOrInterval
 from hapo_lit.verify.kinds import relations
 from hapo_lit.verify.kinds.names import names_in, without_index
-from hapo_lit.verify.rules import Rules, Truth, every
+from hapo_lit.verify.rules import Rules, Truth, kleene_and
 
 
 def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
@@ -13,7 +13,7 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if isinstance(gold, Named) and isinstance(answer, Named):
         if not gold.name or not answer.name or gold.name == answer.name:
             truths = [rules(gold.value, answer.value), _consistent(rules, gold), _consistent(rules, answer)]
-            same = every(truths)
+            same = kleene_and(truths)
         elif _is_constant(gold.value) and _is_constant(answer.value):
             return False
         else:
@@ -28,12 +28,12 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if isinstance(other, Relation):
         return relations.compare(rules, gold, answer) if named.relation else False
     value = rules(named.value, other) if named is gold else rules(other, named.value)
-    return every([value, _consistent(rules, named)])
+    return kleene_and([value, _consistent(rules, named)])
 
 
 def _consistent(rules: Rules, named: Named) -> Truth:
     """What stands between a name and its value may not contradict the value."""
-    return not rules.conventions.check_chains or every(
+    return not rules.conventions.check_chains or kleene_and(
         rules(side, named.value)
         for side in named.sides
         if not named.name or (isinstance(side, Leaf) and not names_in(side.text))
@@ -46,7 +46,7 @@ def compare_records(rules: Rules, gold: Form, answer: Form) -> Truth:
         left, right = ({entry.name: entry for entry in record.entries} for record in (gold, answer))
         if left.keys() != right.keys():
             return False
-        return every(rules(left[name], right[name]) for name in left)
+        return kleene_and(rules(left[name], right[name]) for name in left)
     record, other = (gold, answer) if isinstance(gold, Record) else (answer, gold)
     if isinstance(other, Named) and (split := _split_up(other)):
         return compare_records(rules, record, split)

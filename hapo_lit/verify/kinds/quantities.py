@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from hapo_lit.verify.kinds import formulas, numbers
-from hapo_lit.verify.rules import Rules, Truth, some
+from hapo_lit.verify.rules import Rules, Truth, kleene_or
 
 UNKNOWN = "?"
 """Stands before a word that is a unit only if both sides have it."""
@@ -193,7 +193,7 @@ def compare(rules: Rules, left: Quantity, right: Quantity) -> Truth:
     truths = [formulas.compare(rules, share.value, plain.value) if rules.conventions.percent_optional else False]
     if rules.conventions.percent_as_ratio and not plain.unit and truths[0] is not True:
         truths.append(formulas.compare(rules, _hundredth(share.value), plain.value))
-    return some(truths)
+    return kleene_or(truths)
 
 
 def _hundredth(value: str) -> str:

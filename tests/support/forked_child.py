@@ -1,0 +1,133 @@
+"""What a process does that :mod:`support.forked_runs` has forked: it becomes the `hapo` command, or a script."""
+
+from __future__ import annotations
+
+import atexit
+import importlib.util
+import json
+import os
+import runpy
+import sys
+import threading
+import traceback
+from signal import SIGKILL
+from types import SimpleNamespace
+from typing import Any, NoReturn
+
+
+def become(
+    folder: str, arguments: list[str], environment: dict[str, str], outputs: tuple[int, int], dies_at: str | None
+) -> NoReturn:
+    """Be ``python -m hapo_lit ARGUMENTS``, the leader of a process group."""
+    os.setpgid(0, 0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for number, output in enumerate(outputs, start=1):
+        os.dup2(output, number)
+    sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
+    if any(argument.endswith(".devices=2") for argument in arguments):
+        _second_rank_is_forked()
+    if "RANK" in environment:
+        _has_rank(int(environment["RANK"]))
+    if dies_at is not None:
+        _die_at(dies_at)
+    _run(folder, arguments, environment)
+
+
+def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Run the command, or a script if that is the first argument, and end this process as Python does."""
+    from hapo_lit.cli import main
+
+    status = 1
+    try:
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[0] = folder
+        if arguments[0].endswith(".py"):
+            sys.argv = arguments
+            runpy.run_path(arguments[0], run_name="__main__")
+        else:
+            sys.argv[1:] = arguments
+            main(arguments)
+        status = 0
+    except SystemExit as left:
+        status = left.code if isinstance(left.code, int) else int(left.code is not None)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+class _SecondRank:
+    """In place of :class:`subprocess.Popen` in Lightning's launchers: a process that was forked before the run began,
+    and has waited to be told what to run."""
+
+    waiting: int
+    orders: int
+
+    def __init__(self, command: list[str], env: dict[str, str], cwd: str) -> None:
+        assert command[:3] == [sys.executable, "-m", "hapo_lit.__main__"]
+        self.pid, self.returncode = self.waiting, None
+        os.write(self.orders, json.dumps([cwd, command[3:], env]).encode())
+        os.close(self.orders)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            ended, status = os.waitpid(self.pid, os.WNOHANG)
+            self.returncode = os.waitstatus_to_exitcode(status) if ended else None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+def _second_rank_is_forked() -> None:
+    """Let Lightning's launchers start the second of two ranks at once."""
+    from lightning.fabric.strategies.launchers import subprocess_script as by_fabric
+    from lightning.pytorch.strategies.launchers import subprocess_script as by_trainer
+
+    orders, _SecondRank.orders = os.pipe()
+    _SecondRank.waiting = os.fork()
+    if _SecondRank.waiting:
+        os.close(orders)
+        for launcher in (by_fabric, by_trainer):
+            launcher.subprocess = SimpleNamespace(Popen=_SecondRank)  # type: ignore[attr-defined]
+        return
+    os.close(_SecondRank.orders)
+    with open(orders) as file:
+        order = file.read()
+    if not order:  # the run ended before it would have started this one
+        os._exit(0)
+    _has_rank(1)
+    _run(*json.loads(order))
+
+
+def _has_rank(rank: int) -> None:
+    """Be that rank for Lightning, which has read the environment when it was imported."""
+    from lightning.fabric.utilities.rank_zero import rank_zero_only
+
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]
+
+
+def _die_at(point: str) -> None:
+    """Kill this process in the place of a change: ``mkdir NAME``, ``symlink NAME``, ``rename NAME`` (what it was
+    called), ``remove NAME``; or at ``overwrite NAME``, when the file has been emptied and nothing is written yet."""
+
+    def hook(event: str, args: tuple[Any, ...]) -> None:
+        kind = event.removeprefix("os.")
+        if event == "open" and isinstance(args[1], str) and "w" in args[1] and os.path.exists(args[0]):
+            kind = "overwrite"
+        if kind not in ("mkdir", "symlink", "rename", "remove", "overwrite"):
+            return
+        path = args[1 if kind == "symlink" else 0]
+        if isinstance(path, str | os.PathLike) and f"{kind} {os.path.basename(path)}" == point:
+            if kind == "overwrite":
+                os.truncate(path, 0)
+            os.kill(os.getpid(), SIGKILL)
+
+    sys.addaudithook(hook)
