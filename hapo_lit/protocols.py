@@ -44,6 +44,10 @@ class Ranks(NamedTuple):
     """Integer -> its maximum over ranks."""
     barrier: Callable[[], None]
     """Returns once every rank has called it."""
+    rank: int = 0
+    """This process's number, from 0."""
+    world: int = 1
+    """How many processes there are."""
 
 
 ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, max=lambda number: number, barrier=lambda: None)
@@ -250,6 +254,10 @@ class Algorithm(Protocol):
     @property
     def injector(self) -> Injector | None:
         """What places the teacher; None = nothing does, and groups are the teacher alone."""
+
+    @property
+    def weighting(self) -> TokenWeighting:
+        """How much each token counts."""
 
     @property
     def rollouts_per_prompt(self) -> int:

@@ -33,6 +33,7 @@ from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.fabric_setup import check_settings
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.update_notices import update_notices
 
 GIB = 2**30
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -72,7 +73,8 @@ def main(config: DictConfig) -> None:
     }
     chosen = "one process" if processes == 1 else "fsdp" if config.fabric.strategy == "fsdp" else "ddp"
     show_memory(console, memories, chosen, processes)
-    for line in (*notes(found), *host_and_disk(config, weights, found, processes, checkpointer), NOT_COUNTED):
+    notices = update_notices(module, data.prompts_per_step)
+    for line in (*notices, *notes(found), *host_and_disk(config, weights, found, processes, checkpointer), NOT_COUNTED):
         console.print(line, soft_wrap=True)
     warn(config.memory_gib, memories[chosen])
 
@@ -146,7 +148,7 @@ def show_phase(
         "rows of a prompt": f"{plan.rows}, of the teacher {'at most ' if plan.teachers else ''}{plan.teachers}",
         "the gate": "" if gate is None else opening(gate, plan.rollouts),
         "passes of a process for an update": f"at most {plan.micro_batches:,}, of {rows} at most",
-        "updates on a batch": f"{plan.updates}, {updates:,} in all",
+        "updates on a batch": f"{plan.updates}, {updates:,} in all{splitting(plan)}",
         "tokens sampled in a step": "" if plan.supervised else f"at most {sampled:,}, {sampled * plan.steps:,} in all",
         "tokens trained on in a step": f"at most {trained:,}, {trained * plan.steps:,} in all",
         "evaluations": f"{evaluations}, each {' and '.join(config.evaluators)}",
@@ -156,6 +158,16 @@ def show_phase(
         if fact:
             table.add_row(name, fact)
     console.print(table)
+
+
+def splitting(plan: PhasePlan) -> str:
+    """How a batch is split into mini-batches, if it is."""
+    if plan.minibatches == 1:
+        return ""
+    passes = f"{plan.passes} pass{'es' if plan.passes > 1 else ''}"
+    prompts = f"{plan.minibatch} prompt{'s' if plan.minibatch > 1 else ''}"
+    most = " at most" if plan.prompts % plan.minibatches else ""
+    return f"; {passes} over {plan.minibatches} mini-batches of {prompts}{most}"
 
 
 def opening(gate: Gate, rollouts: int) -> str:

@@ -34,6 +34,7 @@ from hapo_lit.training.export import export
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.run_state import restore
+from hapo_lit.training.update_notices import update_notices
 
 RUN_CHOICE_VARIABLE = "HAPO_RUN"
 """Set by rank 0 for its child processes: its pid, the run folder, the checkpoint."""
@@ -142,6 +143,8 @@ class RunSession:
         facts = data.describe()
         if self.is_rank_0:
             print_data_report(data, facts)
+            for notice in update_notices(module, self.config.prompts_per_step):
+                print(notice)
             OmegaConf.save(self.config, self.run / "config.yaml")
             module.policy.config.save_pretrained(self.run / "model")
             if module.policy.generation_config is not None:

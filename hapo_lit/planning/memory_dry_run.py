@@ -151,7 +151,7 @@ def blank_rows(module: HapoModule, rows: int, prompt: int, response: int) -> Row
         advantages=torch.ones(rows),
         token_weights=torch.full((rows, response), 1 / (rows * response)),
         confidence=torch.ones(rows),
-        old_logprobs=logprobs.clone() if module.updates_per_batch > 1 else None,
+        old_logprobs=logprobs.clone() if module.updates_per_batch * module.minibatches > 1 else None,
         reference_logprobs=logprobs.clone() if phase.loss.needs_reference else None,
         behaviour_logprobs=None if engine is None or engine.is_trainer else logprobs.clone(),
         step=module.step,

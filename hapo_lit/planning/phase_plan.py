@@ -21,8 +21,8 @@ class PhasePlan:
     """A phase's steps; numbers are over all processes where nothing else is said.
 
     Example:
-        ``PhasePlan(steps=500, prompts=128, rollouts=8, rows=8, teachers=1, processes=8, micro_batch_size=1, updates=1,
-        prompt=1024, response=8192)`` has ``micro_batches == 128``.
+        ``PhasePlan(steps=500, prompts=128, rollouts=8, rows=8, teachers=1, processes=8, micro_batch_size=1, passes=1,
+        minibatches=2, prompt=1024, response=8192)`` has ``micro_batches == 64``.
     """
 
     steps: int
@@ -36,8 +36,10 @@ class PhasePlan:
     """Rows of each prompt that are the teacher's, at most."""
     processes: int
     micro_batch_size: int
-    updates: int
-    """Optimiser steps on each batch."""
+    passes: int
+    """Passes over each batch."""
+    minibatches: int
+    """Optimiser steps in a pass."""
     prompt: int
     """Tokens of a prompt, at most."""
     response: int
@@ -54,14 +56,29 @@ class PhasePlan:
         return self.prompts // self.processes
 
     @property
+    def updates(self) -> int:
+        """Optimiser steps on each batch."""
+        return self.passes * self.minibatches
+
+    @property
+    def minibatch(self) -> int:
+        """Prompts of a mini-batch, at most."""
+        return ceil(self.prompts / self.minibatches)
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rows that one process runs for an optimiser step, at most."""
+        return ceil(self.minibatch / self.processes) * self.rows
+
+    @property
     def micro_batches(self) -> int:
         """Forward and backward passes of one process for an optimiser step, at most."""
-        return ceil(self.prompts_per_process * self.rows / self.micro_batch_size)
+        return ceil(self.rows_per_update / self.micro_batch_size)
 
     @property
     def micro_batch(self) -> int:
         """Rows of a micro-batch, at most."""
-        return min(self.micro_batch_size, self.prompts_per_process * self.rows)
+        return min(self.micro_batch_size, self.rows_per_update)
 
     @property
     def sampled_tokens(self) -> int:
@@ -71,7 +88,7 @@ class PhasePlan:
     @property
     def trained_tokens(self) -> int:
         """Tokens, prompts included, in the passes with gradients of a step, at most."""
-        return self.prompts * self.rows * (self.prompt + self.response) * self.updates
+        return self.prompts * self.rows * (self.prompt + self.response) * self.passes
 
     @property
     def rollout_batch(self) -> RolloutBatch:
@@ -109,7 +126,8 @@ def phase_plans(module: HapoModule, prompts: int, processes: int, prompt: int, r
                 teachers=teachers,
                 processes=processes,
                 micro_batch_size=module.micro_batch_size,
-                updates=module.updates_per_batch,
+                passes=module.updates_per_batch,
+                minibatches=min(module.minibatches, prompts),
                 prompt=prompt,
                 response=response,
             )

@@ -42,7 +42,7 @@ from hapo_lit.training.optimizer import set_for_step, trained_parameters, unwrap
 from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
-from hapo_lit.training.update import SkipLimit, micro_batches
+from hapo_lit.training.update import SkipLimit, micro_batches, split_by_prompts
 from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
 Loss = Callable[[Rows], LossOutput]
@@ -62,8 +62,10 @@ class HapoModule(LightningModule):
         evaluators: name -> how held-out accuracy is measured; logged as ``heldout/<name>``.
         max_grad_norm: gradients are scaled down to this norm.
         micro_batch_size: responses per forward and backward pass; the loss does not depend on it.
-        updates_per_batch: optimiser steps on each batch of rollouts (μ of GRPO).  With 1 the ratio is exactly one and
-            no old-policy pass is made.
+        updates_per_batch: passes over each batch of rollouts (μ of GRPO).
+        minibatches: optimiser steps in each pass: the batch's prompts are split into so many mini-batches, each
+            weighted as if it were the batch.  At most one for each prompt.  With one pass and one mini-batch the ratio
+            is exactly one and no old-policy pass is made.
         temperature: of the engine, so that log-probabilities are those of the distribution sampled from.
         max_skipped: updates in a row that may have a loss or gradient that is not finite; each is skipped and counted,
             and one more ends the run.
@@ -84,6 +86,7 @@ class HapoModule(LightningModule):
         max_grad_norm: float = 1.0,
         micro_batch_size: int = 128,
         updates_per_batch: int = 1,
+        minibatches: int = 1,
         temperature: float = 1.0,
         max_skipped: int = 4,
     ) -> None:
@@ -93,9 +96,9 @@ class HapoModule(LightningModule):
             raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
         if max_grad_norm <= 0:
             raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
-        sizes = {"micro_batch_size": (micro_batch_size, 1), "updates_per_batch": (updates_per_batch, 1)}
-        for name, (value, least) in (sizes | {"max_skipped": (max_skipped, 0)}).items():
-            if value < least:
+        counts = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
+        for name, value in (counts | {"minibatches": minibatches, "max_skipped": max_skipped}).items():
+            if value < (least := int(name != "max_skipped")):
                 raise ValueError(f"module.{name} must be at least {least}, got {value}")
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
         self.reference: PreTrainedModel | None = None
@@ -103,7 +106,7 @@ class HapoModule(LightningModule):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.make_optimizer, self.evaluation = optimizer, HeldOutEvaluation(evaluators)
         self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
-        self.updates_per_batch, self.temperature = updates_per_batch, temperature
+        self.updates_per_batch, self.minibatches, self.temperature = updates_per_batch, minibatches, temperature
         self.skips = SkipLimit(max_skipped)
         self.step = 0
         """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
@@ -165,12 +168,17 @@ class HapoModule(LightningModule):
         started = time.perf_counter()
         optimizer = self._optimizer()
         set_for_step(optimizer, self.phases, self.step)
-        batches, row_share = micro_batches(experience, self.phase.loss, self.micro_batch_size, self.ranks)
+        count = self.minibatches_of(len(experience.group.prompt_ids))
+        parts = [
+            micro_batches(part, self.phase.loss, self.micro_batch_size, self.ranks)
+            for part in split_by_prompts(experience, count, self.phase.algorithm.weighting, self.ranks)
+        ]
         tallies: dict[str, Tensor] = {}
-        total, norm, skipped = torch.zeros(()), torch.zeros(()), 0
-        for _ in range(self.updates_per_batch):
+        updates = self.updates_per_batch * count
+        total, norms, skipped = torch.zeros(()), torch.zeros(()), 0
+        for batches, _ in parts * self.updates_per_batch:
             optimizer.zero_grad(set_to_none=True)
-            update = torch.zeros(())
+            update, norm = torch.zeros(()), torch.zeros(())
             for index, rows in enumerate(batches, 1):
                 with nullcontext() if index == len(batches) else no_sync():
                     output = loss(rows)
@@ -179,7 +187,7 @@ class HapoModule(LightningModule):
                 accumulate(tallies, {name: metric.detach() for name, metric in output.metrics.items()})
             if batches:
                 norm = total_norm(trained_parameters(self.policy), self.max_grad_norm)
-            total = total + update / self.updates_per_batch
+            total, norms = total + update / updates, norms + norm / updates
             if self.ranks.max(int(not bool((update + norm).isfinite()))):
                 skipped += 1
                 optimizer.zero_grad(set_to_none=True)
@@ -190,9 +198,9 @@ class HapoModule(LightningModule):
             torch.clear_autocast_cache()  # it holds casts of the weights as they were
         numbers = {
             "loss/total": float(total),
-            "update/gradient_norm": float(norm),
+            "update/gradient_norm": float(norms),
             "update/learning_rate": self.phases.learning_rate(self.step),
-            "update/row_share": row_share,
+            "update/row_share": sum(share for _, share in parts),
             "update/skipped": float(skipped),
             "time/update": time.perf_counter() - started,
         }
@@ -229,7 +237,11 @@ class HapoModule(LightningModule):
         launcher = self._fabric if self._fabric is not None else self._trainer
         if launcher is None or launcher.world_size == 1:
             return ALONE
-        return ranks_over(self.all_gather, self.device)
+        return ranks_over(self.all_gather, self.device, launcher.global_rank, launcher.world_size)
+
+    def minibatches_of(self, prompts: int) -> int:
+        """Optimiser steps in a pass over a batch of which this rank has so many prompts."""
+        return min(self.minibatches, prompts * self.ranks.world)
 
     def decode(self, group: RolloutGroup) -> list[str]:
         """The ``P * G`` responses as text, without the token that ended them."""
@@ -240,7 +252,7 @@ class HapoModule(LightningModule):
         """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
         started, text, shape = time.perf_counter(), group.text(), group.tokens.shape
         old = reference = None
-        if self.updates_per_batch > 1:
+        if self.updates_per_batch * self.minibatches_of(len(group.prompt_ids)) > 1:
             old = self.logprobs_of(text).reshape(shape)
         if self.phase.loss.needs_reference:
             with without_adapter(self.policy) if self.reference is None else nullcontext():

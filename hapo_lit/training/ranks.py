@@ -11,12 +11,14 @@ from torch import Tensor
 from hapo_lit.protocols import Ranks
 
 
-def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device) -> Ranks:
+def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device, rank: int, world: int) -> Ranks:
     """The ranks of several processes.
 
     Args:
         all_gather: Lightning's: a tensor of this rank -> ``[world, ...]`` of all.
         device: of this rank; collective operations need tensors on it.
+        rank: this process's number, from 0.
+        world: how many processes there are.
     """
 
     def gathered(values: Tensor) -> Tensor:
@@ -32,4 +34,6 @@ def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device) -> Ran
         mean=lambda value: gathered(value).mean(),
         max=lambda number: int(gathered(torch.tensor(number, device=device)).max()),
         barrier=barrier,
+        rank=rank,
+        world=world,
     )

@@ -1,13 +1,41 @@
-"""What an update is made of: the same number of micro-batches on every rank, and a limit on skipped updates."""
+"""What an update is made of: mini-batches of prompts, an optimiser step each; the same number of micro-batches on every
+rank; and a limit on skipped updates."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 
 from hapo_lit.errors import NotFiniteError
-from hapo_lit.protocols import PolicyLoss, Ranks
+from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
 from hapo_lit.rows import Rows
 from hapo_lit.types import Experience
+
+
+def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighting, ranks: Ranks) -> list[Experience]:
+    """A batch split by prompts: the batch once for each part, in which tokens of other parts have no weight.
+
+    A mini-batch is weighted as if it were the batch, as in verl: its denominators are its own.  Advantages stay those
+    of the whole batch.  The parts are those of the batch of all ranks, in its order, so that they do not depend on the
+    number of ranks; their sizes differ by one prompt at most.
+
+    Args:
+        experience: credited, of this rank.
+        count: how many parts; at most the prompts of all ranks.  1 = the batch as it is.
+        weighting: what its token weights came from.
+        ranks: the other processes; rank r has prompts r, r + world, ... of the batch.
+    """
+    if count == 1:
+        return [experience]
+    group = experience.group
+    own = torch.arange(len(group.prompt_ids), device=group.prompt_ids.device)
+    part_P = (own * ranks.world + ranks.rank) * count // (len(own) * ranks.world)
+    weights = [
+        weighting(replace(group, present=group.present & (part_P == part)[:, None]), ranks.mean, experience.step)
+        for part in range(count)
+    ]
+    return [replace(experience, token_weights=part_weights) for part_weights in weights]
 
 
 def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ranks) -> tuple[list[Rows], float]:

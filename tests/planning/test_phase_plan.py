@@ -51,6 +51,16 @@ def test_rows_are_those_that_the_injector_makes(preset, expected):
     assert [plan.supervised for plan in plans] == [plan.rollouts == 0 for plan in plans]
 
 
+def test_mini_batches_make_more_updates_of_fewer_passes():
+    module, _ = planned("module.minibatches=16", "module.updates_per_batch=2", "module.micro_batch_size=4")
+    (plan,) = phase_plans(module, 40, 2, 10, 20)
+    assert (plan.passes, plan.minibatches, plan.updates, plan.minibatch) == (2, 16, 32, 3)
+    assert (plan.rows_per_update, plan.micro_batches, plan.micro_batch) == (2 * 4, 2, 4)  # 3 prompts are 2 and 1
+    assert plan.trained_tokens == 40 * 4 * 30 * 2
+    (plan,) = phase_plans(module, 8, 2, 10, 20)
+    assert (plan.minibatches, plan.updates, plan.minibatch, plan.micro_batches) == (8, 16, 1, 1)
+
+
 def test_a_rollout_batch_is_that_of_the_process_with_most():
     assert RolloutBatch.largest(128, 8, 7, 1024, 8192) == (16 * 7, 1024, 8192)
     assert RolloutBatch.largest(10, 4, 2, 1, 1) == (3 * 2, 1, 1)

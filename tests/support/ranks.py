@@ -44,7 +44,7 @@ CASES = {
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
     "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5"],
     "sequence_mean": ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6", "weighting=sequence_mean"],
-    "uneven": ["module.micro_batch_size=1", "module.updates_per_batch=2"],
+    "uneven": ["module.micro_batch_size=1", "module.minibatches=4"],
     "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
 }
 WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
