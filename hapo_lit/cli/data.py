@@ -41,6 +41,8 @@ def main(config: DictConfig) -> None:
             config.seed,
         )
     _show(console, found, data.tokenizer)
+    for note in data.notes():
+        console.print(note)
 
 
 def _show(console: Console, found: Inspection, tokenizer: Any) -> None:

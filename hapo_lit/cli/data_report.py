@@ -22,6 +22,8 @@ def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     print(DATA_LINE.format(size=size, of=part, **facts))
     if dropped := data.dropped():
         print(f"rows: {dropped}")
+    for note in data.notes():
+        print(note)
     if not facts["teacher_usable"]:
         print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
     prompt, teacher = data.sample()

@@ -1,21 +1,23 @@
-"""``hapo pretrain``: the base policy of the embedded experiment, trained once and cached by its fingerprint."""
+"""``hapo pretrain``: the base policy of the embedded experiment, trained once and cached under its key."""
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from hapo_lit import __version__
 from hapo_lit.cli.setup import build
 from hapo_lit.data import arithmetic
-from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
+from hapo_lit.storage.cache_key import cache_key
 
-RECIPE = ("model", "data", "phases", "optim", "seed", "threads")
+RECIPE = ("model", "data", "phases", "optim", "module", "precision", "steps", "seed", "threads")
 """The parts of the configuration on which the base policy's weights depend."""
+LIBRARIES = ("torch", "transformers", "tokenizers")
+"""What decides the weights besides our code."""
 
 
 def main(config: DictConfig) -> None:
@@ -31,13 +33,17 @@ def cached_base_policy() -> Path:
 def base_policy(config: DictConfig) -> Path:
     """The Hugging Face folder of this base policy; it is trained if it is not in the cache.
 
-    The fingerprint in the folder's name covers what the weights depend on: :data:`RECIPE`, the version of the package
-    and that of the problems.
+    The key in the folder's name covers what the weights depend on: :data:`RECIPE` with the code that it names, the
+    version of the problems, and :data:`LIBRARIES`.  A recipe with code that has no file is trained every time.
     """
     OmegaConf.resolve(config)
-    recipe = OmegaConf.to_yaml(OmegaConf.masked_copy(config, list(RECIPE)))
-    fingerprint = stable_hash(f"{__version__} {arithmetic.VERSION}\n{recipe}", 6).hex()
-    folder = Path(config.paths.cache) / f"base-{fingerprint}"
+    recipe = OmegaConf.masked_copy(config, list(RECIPE))
+    parts = {"problems": arithmetic.VERSION, "recipe": OmegaConf.to_container(recipe)}
+    key, unknown = cache_key(parts, LIBRARIES)
+    folder = Path(config.paths.cache) / f"base-{key[:12]}"
+    if unknown:
+        folder = Path(tempfile.mkdtemp(prefix="hapo-")) / folder.name
+        print(f"the base policy is not kept: {unknown} has no source file to hash")
     if folder.is_dir():
         return folder
     print(f"building the base policy (about a minute, once): {folder}", flush=True)
@@ -46,5 +52,5 @@ def base_policy(config: DictConfig) -> Path:
     with appearing(folder, shared=True) as draft:
         module.policy.save_pretrained(draft)
         module.tokenizer.save_pretrained(draft)
-        (draft / "recipe.yaml").write_text(recipe)
+        (draft / "recipe.yaml").write_text(OmegaConf.to_yaml(recipe))
     return folder

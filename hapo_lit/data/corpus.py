@@ -6,25 +6,32 @@ every epoch can be a permutation of all problems.  Neither holds the set in memo
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from hapo_lit.data.filters import Filter, fingerprint64
+from hapo_lit.data.filters import Filter, fingerprint64, normalised
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.schemas import BadRow, Candidate, Schema
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
+from hapo_lit.storage.cache_key import CacheKey, cache_key, identity
 
 KEPT, BAD_ROW, DUPLICATE, HELD_OUT = "kept", "bad_row", "duplicate", "held_out"
 """What may become of a row, besides being dropped for a filter's reason."""
 
 VERSION = 2
 """To be raised when the same rows and filters give other problems; part of the fingerprint."""
+PREPARING_LIBRARIES = ("datasets", "pyarrow")
+"""What decides how rows are read."""
+CONTENT = "content"
+"""In the facts on prepared problems: a hash of all of them."""
 
 
 class Corpus:
@@ -145,15 +152,21 @@ class Corpus:
                 yield problem_of(candidate), after
 
     @cached_property
-    def _fingerprint(self) -> str:
-        held = self.heldout_reader and self.heldout_reader.fingerprint()
-        parts = [VERSION, self.reader.fingerprint(), _description(self.schema), held, self.on_bad_row]
-        parts += [self.heldout_size, self.heldout_share, *map(_description, self.filters)]
-        return stable_hash(repr(parts)).hex()
+    def cache_key(self) -> CacheKey:
+        """The key of what this corpus makes of its rows: the problems, and which of them are held out."""
+        return cache_key(self._parts() | {"normalised": normalised}, PREPARING_LIBRARIES)
+
+    def _parts(self) -> dict[str, Any]:
+        names = ("reader", "schema", "filters", "heldout_reader", "heldout_size", "heldout_share", "on_bad_row")
+        return {"version": VERSION, **{name: getattr(self, name) for name in names}}
+
+    @cached_property
+    def _identity(self) -> str:
+        return identity(self._parts())
 
     def fingerprint(self) -> str:
-        """Changes when rows, mapping, filters or the held-out share do."""
-        return self._fingerprint
+        """Changes when rows, mapping, filters or the held-out share do, and stays when a library is upgraded."""
+        return self._identity
 
 
 class CachedCorpus:
@@ -161,22 +174,31 @@ class CachedCorpus:
 
     Args:
         corpus: what to read.
-        cache: folder of the Arrow files, which are named by the corpus' fingerprint.
+        cache: folder of the Arrow files, which are named by the corpus' key.  A corpus with a part that has no key is
+            read again by every run, into a folder that ends with it.
         progress: True = show a bar while reading.
     """
 
     def __init__(self, corpus: Corpus, cache: str, progress: bool = True) -> None:
         self.corpus, self.cache, self.progress = corpus, Path(cache).expanduser(), progress
-        self._tally: Counter[str] = Counter()
+        self._facts: dict[str, Any] = {}
+        self._own: TemporaryDirectory[str] | None = None
 
     def heldout(self) -> list[Problem]:
         return self.corpus.heldout()
 
     def report(self) -> dict[str, int]:
-        return dict(self._tally)
+        return dict(self._facts.get("rows", {}))
+
+    def note(self) -> str:
+        """Why prepared problems are not kept, in one line; empty if they are."""
+        unknown = self.corpus.cache_key.unknown
+        return f"prepared problems are not kept: {unknown} has no source file to hash" if unknown else ""
 
     def fingerprint(self) -> str:
-        return self.corpus.fingerprint()
+        """A hash of all prepared problems and of the held-out ones."""
+        heldout = stable_hash(repr([(problem.problem, problem.answer) for problem in self.heldout()]))
+        return f"{self._facts[CONTENT]} {heldout.hex()}"
 
     def train(self) -> Sequence[Problem]:
         """All training problems.
@@ -184,24 +206,28 @@ class CachedCorpus:
         Raises:
             ValueError: no problem is left; the message says what became of the rows.
         """
-        path = self.cache / f"{self.corpus.fingerprint()}.arrow"
+        key, unknown = self.corpus.cache_key
+        if unknown and self._own is None:
+            self._own = TemporaryDirectory(prefix="hapo-")
+        path = (Path(self._own.name) if self._own else self.cache) / f"{key}.arrow"
         facts = path.with_suffix(".json")
         if not (facts.is_file() and path.is_file()):
             with appearing(path, shared=True) as draft:
-                tally = self._write(draft)
+                made = self._write(draft)
             with appearing(facts, shared=True) as draft:  # the last to appear: without it the set is read again
-                draft.write_text(json.dumps(tally))
-        self._tally = Counter(json.loads(facts.read_text()))
-        if not self._tally[KEPT]:
-            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {tally_line(self._tally)}")
+                draft.write_text(json.dumps(made))
+        self._facts = json.loads(facts.read_text())
+        if not self._facts["rows"].get(KEPT):
+            rows = tally_line(Counter(self._facts["rows"]))
+            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {rows}")
         return _ArrowProblems(path)
 
-    def _write(self, path: Path) -> Counter[str]:
-        """Write the problems as an Arrow file, and count what became of the rows."""
+    def _write(self, path: Path) -> dict[str, Any]:
+        """Write the problems as an Arrow file; what became of the rows, and a hash of the problems."""
         import pyarrow
         from rich.progress import track
 
-        tally: Counter[str] = Counter()
+        tally, content = Counter[str](), hashlib.blake2b(digest_size=16)
         schema = pyarrow.schema(
             [
                 *(("problem", "string"), ("solutions", pyarrow.list_(pyarrow.string()))),
@@ -221,8 +247,9 @@ class CachedCorpus:
                     }
                     for p in batch
                 ]
+                content.update(repr(rows).encode())
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema))
-        return tally
+        return {"rows": tally, CONTENT: content.hexdigest()}
 
 
 class _ArrowProblems(Sequence[Problem]):
@@ -254,14 +281,6 @@ def problem_of(candidate: Candidate) -> Problem:
 def tally_line(tally: Counter[str]) -> str:
     """What became of the rows, in one line, the most frequent outcome first."""
     return ", ".join(f"{count:,} {name}" for name, count in tally.most_common() if count) or "there are no rows"
-
-
-def _description(part: object) -> str:
-    """A part's class and settings; sets are sorted, as their order changes from process to process."""
-    settings = {
-        name: sorted(value) if isinstance(value, set | frozenset) else value for name, value in vars(part).items()
-    }
-    return f"{type(part).__qualname__}{settings}"
 
 
 def _batched(items: Iterable[Problem], size: int) -> Iterator[list[Problem]]:

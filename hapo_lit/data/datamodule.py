@@ -16,7 +16,7 @@ from hapo_lit.data.collate import OUTCOMES, TEACHER_USABLE, EncodedProblem, coll
 from hapo_lit.data.corpus import Corpus, tally_line
 from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
-from hapo_lit.data.problems import Problem, ProblemSource
+from hapo_lit.data.problems import HasNote, Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
@@ -173,6 +173,11 @@ class MathDataModule(LightningDataModule):
             return tally_line(self.training_set.ordering.tally)
         report = self.source.report()  # type: ignore[union-attr]
         return tally_line(Counter(report)) if report else ""
+
+    def notes(self) -> list[str]:
+        """What else a reader of the report should know of the data, a line each."""
+        parts = (self.source, self.teacher_check)
+        return [note for part in parts if isinstance(part, HasNote) and (note := part.note())]
 
     def sample(self) -> tuple[str, str]:
         """A prompt and its teacher as the policy sees them, with all special tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from hapo_lit.numerics.hashing import stable_int
 
@@ -41,3 +41,11 @@ class ProblemSource(Protocol):
 
     def report(self) -> dict[str, int]:
         """What became of the rows that were read; empty for a source that drops none."""
+
+
+@runtime_checkable
+class HasNote(Protocol):
+    """A part of the data that may have something to say before a run."""
+
+    def note(self) -> str:
+        """One line; empty = nothing."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from hapo_lit.numerics.hashing import stable_hash
+from hapo_lit.storage.cache_key import file_stamp
 
 RawRow = Mapping[str, Any]
 """A row as it was read: column -> cell."""
@@ -81,7 +82,7 @@ class LocalFiles:
             if not found:
                 raise FileNotFoundError(f"data file {pattern!r} does not exist; set data.path to files or a pattern")
             self.files += [Path(file) for file in found]
-        self._fingerprint = stable_hash(repr([_stamp(file) for file in self.files])).hex()
+        self._fingerprint = stable_hash(repr([file_stamp(file) for file in self.files])).hex()
         self._columns = {file: names for file in self.files if (names := _columns(file)) is not None}
 
     def require(self, columns: Sequence[str]) -> None:
@@ -203,16 +204,6 @@ def _stream_or_file(ipc: Any, source: Any) -> Any:
     except ValueError:
         source.seek(0)
         return ipc.open_file(source)
-
-
-def _stamp(file: Path) -> tuple[object, ...]:
-    """What distinguishes a file from another, without reading all of it."""
-    facts = file.stat()
-    with file.open("rb") as content:
-        head = content.read(2**16)
-        content.seek(max(0, facts.st_size - 2**16))
-        ends = head + content.read()
-    return file.name, facts.st_size, facts.st_mtime_ns, stable_hash(ends).hex()
 
 
 def _lines(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:

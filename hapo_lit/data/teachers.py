@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -11,6 +9,11 @@ from typing import Protocol
 from hapo_lit.data.problems import Problem
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
+from hapo_lit.storage.appended_files import AppendedFiles
+from hapo_lit.storage.cache_key import cache_key
+
+VERDICT_LIBRARIES = ("sympy", "latex2sympy2_extended", "math-verify")
+"""What decides verdicts besides the verifier's own code."""
 
 
 class TeacherCheck(Protocol):
@@ -39,49 +42,37 @@ class TrustedTeachers:
 
 
 class CachedTeachers:
-    """Another check, whose *accepting* verdicts are kept on disk under a hash of check, solution and answer.
+    """Another check, whose *accepting* verdicts are kept on disk.
 
-    Rejections are not kept, since a missed deadline may have caused them.  Several processes may share the file.
+    They are kept for this check and everything that it was made from (:mod:`hapo_lit.storage.cache_key`), by problem,
+    solution and answer.  Rejections are not kept, since a missed deadline may have caused them.  Processes, also those
+    of several machines, may share the folder.
 
     Args:
-        check: gives the verdicts that are not in the file.
-        path: of an SQLite file.
+        check: gives the verdicts that are not kept.
+        path: folder of the verdicts.
     """
 
     def __init__(self, check: TeacherCheck, path: str) -> None:
-        self.check, self.path = check, Path(path).expanduser()
-        verifier = getattr(check, "verifier", None)
-        self.name = f"{type(check).__name__}:{type(verifier).__name__}:{getattr(verifier, 'fingerprint', '')}"
-        self._connection: sqlite3.Connection | None = None
-        self._owner = 0
+        self.check = check
+        key, self.unknown = cache_key({"check": check}, VERDICT_LIBRARIES)
+        self._kept = None if self.unknown else AppendedFiles(Path(path).expanduser() / key)
 
     def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        keys = [self._key(problem) for problem in problems]
-        known = self._known(keys)
+        if self._kept is None:
+            return self.check(problems)
+        keys = [_key(problem) for problem in problems]
+        known = self._kept.values()
         unknown = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
         fresh = dict(zip(unknown, self.check(list(unknown.values())), strict=True)) if unknown else {}
-        if accepted := [(key, reward) for key, reward in fresh.items() if reward > 0]:
-            with self._connected() as database:
-                database.executemany("INSERT OR REPLACE INTO verdicts VALUES (?, ?)", accepted)
+        self._kept.add({key: reward for key, reward in fresh.items() if reward > 0})
         return [fresh[key] if key in fresh else known[key] for key in keys]
 
-    def _key(self, problem: Problem) -> bytes:
-        return stable_hash("\0".join((self.name, problem.solution, problem.answer)), 16)
+    def note(self) -> str:
+        """Why no verdict is kept, in one line; empty if they are."""
+        return f"verdicts on teachers are not kept: {self.unknown} has no source file to hash" if self.unknown else ""
 
-    def _known(self, keys: Sequence[bytes]) -> dict[bytes, float]:
-        """The verdicts in the file; 500 keys are asked for at once, as SQLite limits the length of a query."""
-        found: dict[bytes, float] = {}
-        for start in range(0, len(keys), 500):
-            part = keys[start : start + 500]
-            query = f"SELECT * FROM verdicts WHERE key IN ({','.join('?' * len(part))})"
-            found |= dict(self._connected().execute(query, part).fetchall())
-        return found
 
-    def _connected(self) -> sqlite3.Connection:
-        """The connection of this process; a forked process needs one of its own."""
-        if self._connection is None or self._owner != os.getpid():
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection, self._owner = sqlite3.connect(self.path, timeout=60), os.getpid()
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("CREATE TABLE IF NOT EXISTS verdicts (key BLOB PRIMARY KEY, reward REAL)")
-        return self._connection
+def _key(problem: Problem) -> str:
+    parts = (problem.problem, problem.solution, problem.answer, problem.difficulty)
+    return stable_hash("\0".join(parts), 16).hex()

@@ -87,6 +87,9 @@ class RunData(ResumableData, Protocol):
     def dropped(self) -> str:
         """How many rows were left out and why, in one line; may be empty."""
 
+    def notes(self) -> Sequence[str]:
+        """What else should be said of the data before a run, a line each."""
+
     def sample(self) -> tuple[str, str]:
         """A prompt and its teacher's solution as the policy sees them."""
 

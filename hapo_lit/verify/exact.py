@@ -36,6 +36,10 @@ class ExactVerifier:
     def metrics(self) -> dict[str, float]:
         return self._metrics
 
+    def fingerprint(self) -> str:
+        """Nothing: there are no settings."""
+        return ""
+
 
 def _same(gold: str, answer: str) -> bool:
     left, right = normalise(gold), normalise(answer)

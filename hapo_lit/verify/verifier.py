@@ -41,7 +41,6 @@ class MathVerifier:
         memory_mib: int = 2048,
     ) -> None:
         self.checker = Checker(conventions, workers, cpu_seconds, seconds, memory_mib)
-        self.fingerprint = f"rules {RULES}, {self.checker.conventions}"
         self._recent: deque[tuple[int, int]] = deque()
         self._metrics: dict[str, float] = {}
 
@@ -63,6 +62,10 @@ class MathVerifier:
 
     def metrics(self) -> dict[str, float]:
         return self._metrics
+
+    def fingerprint(self) -> str:
+        """What decides a verdict that accepts; limits and workers only decide how many are reached."""
+        return f"rules {RULES}, {self.checker.conventions}"
 
     def _stop_if_broken(self, verdicts: Sequence[Verdict], answers: Sequence[str]) -> None:
         failed = [row for row, verdict in enumerate(verdicts) if verdict.reason in OWN_FAULTS]

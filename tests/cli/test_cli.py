@@ -17,6 +17,7 @@ from support.configs import composed
 from hapo_lit.analysis import read_metrics
 from hapo_lit.cli import pretrain
 from hapo_lit.policy.loading import load_policy, load_tokenizer
+from hapo_lit.storage import cache_key
 from hapo_lit.training.metric_names import CLOCKED
 
 
@@ -174,15 +175,18 @@ def little(cache, *overrides):
     )
 
 
-def test_a_base_policy_is_built_once_and_named_by_its_recipe(tmp_path, capsys):
+def test_a_base_policy_is_built_once_and_named_by_its_recipe(tmp_path, capsys, monkeypatch):
     first = pretrain.base_policy(little(tmp_path))
     assert "building the base policy" in capsys.readouterr().out
     stamp = (first / "model.safetensors").stat().st_mtime_ns
     assert pretrain.base_policy(little(tmp_path)) == first
     assert "building" not in capsys.readouterr().out
     assert (first / "model.safetensors").stat().st_mtime_ns == stamp
-    other = pretrain.base_policy(little(tmp_path, "seed=1"))
-    assert other != first
+    for change in ("seed=1", "module.max_grad_norm=0.5", "steps=1"):
+        assert pretrain.base_policy(little(tmp_path, change)) != first
+    monkeypatch.setattr(cache_key, "_version", lambda name: f"another {name}")
+    assert pretrain.base_policy(little(tmp_path)) != first
+    monkeypatch.undo()
     again = pretrain.base_policy(little(tmp_path / "elsewhere"))
     assert again.name == first.name
     assert all(

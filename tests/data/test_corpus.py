@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import Counter
 
 import pytest
@@ -94,6 +95,41 @@ def test_a_cached_corpus_holds_every_problem_once_and_is_written_once(files, tmp
     assert list(again.train()) == list(problems)
     assert again.report() == cached.report()
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == written
+
+
+SHAPE = """
+from hapo_lit.data.schemas import Plain
+
+class Shape(Plain):
+    def __call__(self, row):
+        return super().__call__({**row, "problem": "Now: " + row["problem"]})
+"""
+
+
+def test_another_schema_of_ones_own_prepares_again_and_holds_out_what_it_says(lines, mine, tmp_path):
+    """Old problems under a new schema would be trained on and held out at once."""
+
+    def sides(schema):
+        source = Corpus(LocalFiles(lines), schema, [NoAnswer(), Proof()], None, 100, 0.3)
+        cached = CachedCorpus(source, str(tmp_path / "cache"), progress=False)
+        return {p.answer for p in cached.train()}, {p.answer for p in cached.heldout()}, cached.fingerprint()
+
+    before = sides(mine(SHAPE).Shape())
+    train, held, fingerprint = sides(mine(SHAPE.replace("Now", "Please compute")).Shape())
+    assert not train & held
+    assert held != before[1]
+    assert fingerprint != before[2]
+    assert sides(mine(SHAPE.replace("class", "\nclass")).Shape()) == before  # other code, the same problems: resumable
+
+
+def test_a_corpus_with_a_part_that_has_no_source_is_prepared_every_time(lines, tmp_path):
+    schema = Plain()
+    schema.lock = threading.Lock()
+    source = Corpus(LocalFiles(lines), schema, [NoAnswer(), Proof()], None, 3, 0.1)
+    cached = CachedCorpus(source, str(tmp_path / "cache"), progress=False)
+    assert list(cached.train()) == list(CachedCorpus(corpus(lines), str(tmp_path / "other"), progress=False).train())
+    assert not (tmp_path / "cache").exists()
+    assert cached.note() == "prepared problems are not kept: schema.lock (lock) has no source file to hash"
 
 
 def test_a_cached_corpus_that_was_not_finished_is_written_again(files, tmp_path):

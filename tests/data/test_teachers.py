@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 
@@ -30,27 +31,79 @@ def test_of_several_solutions_the_longest_that_fits_and_is_right_is_taken(tokeni
     assert tally["teacher_rejected"] == 1
 
 
+class Counting(VerifiedTeachers):
+    """Keeps what it was asked in a list outside, which is none of its settings."""
+
+    def __call__(self, problems):
+        CHECKED.extend(problems)
+        return super().__call__(problems)
+
+
+CHECKED = []
+
+
 def test_verdicts_are_asked_for_once_and_survive_on_disk(tmp_path):
-    checked = []
-
-    class Counting(VerifiedTeachers):
-        def __call__(self, problems):
-            checked.extend(problems)
-            return super().__call__(problems)
-
-    problems = [Problem("a", r"\boxed{1}", "1"), Problem("b", r"\boxed{2}", "1"), Problem("c", r"\boxed{1}", "1")]
-    path = str(tmp_path / "deep" / "teachers.sqlite")
+    CHECKED.clear()
+    problems = [Problem("a", r"\boxed{1}", "1"), Problem("b", r"\boxed{2}", "1"), Problem("a", r"\boxed{1}", "1")]
+    path = str(tmp_path / "deep" / "teachers")
     assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
-    assert len(checked) == 2  # the third has the first one's solution and answer
+    assert len(CHECKED) == 2  # the third is the first
     assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
-    assert len(checked) == 3  # only the rejected one again: it may have been a missed deadline
+    assert len(CHECKED) == 3  # only the rejected one again: it may have been a missed deadline
     assert CachedTeachers(TrustedTeachers(), path)(problems) == [1.0, 1.0, 1.0]  # another check, other verdicts
     assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
 
 
+NEEDLE = """
+import torch
+
+class Needle:
+    def __init__(self, word):
+        self.word = word
+
+    def __call__(self, responses, answers):
+        return torch.tensor([float(self.word in response) for response in responses])
+
+    def metrics(self):
+        return {}
+"""
+
+
+def test_a_verifier_with_another_setting_or_other_code_asks_again(mine, tmp_path):
+    problems = [Problem("a", r"\boxed{1}", "1")]
+
+    def verdicts(verifier):
+        return CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))(problems)
+
+    needle = mine(NEEDLE).Needle
+    assert verdicts(needle("boxed")) == [1.0]
+    assert verdicts(needle("NEVER_THERE")) == [0.0]
+    assert verdicts(needle("boxed")) == [1.0]
+    assert verdicts(mine(NEEDLE.replace("in response)", "in response) * 0.5")).Needle("boxed")) == [0.5]
+    assert verdicts(MathVerifier()) == verdicts(MathVerifier(workers=2)) == [1.0]
+
+
+def test_a_verdict_belongs_to_its_problem(mine, tmp_path):
+    class ByText(TrustedTeachers):
+        def __call__(self, problems):
+            return [float("easy" in problem.problem) for problem in problems]
+
+    check = CachedTeachers(ByText(), str(tmp_path / "kept"))
+    assert check([Problem("easy", "1", "1"), Problem("hard", "1", "1")]) == [1.0, 0.0]
+
+
+def test_what_cannot_be_hashed_is_not_kept_and_one_line_says_so(mine, tmp_path):
+    verifier = mine(NEEDLE).Needle("boxed")
+    verifier.lock = threading.Lock()
+    check = CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))
+    assert check([Problem("a", r"\boxed{1}", "1")]) == [1.0]
+    assert not (tmp_path / "kept").exists()
+    assert check.note() == "verdicts on teachers are not kept: check.verifier.lock (lock) has no source file to hash"
+
+
 def test_teachers_are_verified_by_algebra_in_loader_processes(lines, tokenizer, tmp_path):
     """The verifier's own processes are children of the loader's."""
-    check = CachedTeachers(VerifiedTeachers(MathVerifier()), str(tmp_path / "teachers.sqlite"))
+    check = CachedTeachers(VerifiedTeachers(MathVerifier()), str(tmp_path / "teachers"))
     data = datamodule(corpus(lines), tokenizer, check=check, workers=1)
     batch = next(iter(data.train_dataloader()))
     assert batch.teacher_usable.all()
