@@ -139,7 +139,8 @@ def assert_near(first, second, tolerance=1e-6):
     assert max(float((first[name] - second[name]).abs().max()) for name in first) <= tolerance
 
 
-def test_a_run_on_two_processes_resumes_on_one_and_back(work):
+@pytest.mark.parametrize("start", few_of([hapo, cold_hapo], [hapo]))
+def test_a_run_on_two_processes_resumes_on_one_and_back(work, start):
     """Checkpoints are complete whatever wrote them, so a run may switch between `train` and `fabric` and change its
     number of processes."""
     hapo(work, "train", *ARGUMENTS, "trainer.devices=2", "hydra.run.dir=two")
@@ -152,7 +153,7 @@ def test_a_run_on_two_processes_resumes_on_one_and_back(work):
     assert "resuming after step 2 of 4" in done.stdout
     assert "written by 2 processes" in done.stdout
     assert_near(work / "one/policy", work / "back/policy")
-    done = cold_hapo(
+    done = start(
         work, "fabric", *ARGUMENTS, "fabric.devices=2", "resume=one/checkpoints/step-2.ckpt", "hydra.run.dir=forth"
     )
     assert done.stdout.count("held-out accuracy, sampled, after") == 1  # rank 0 alone speaks

@@ -170,12 +170,16 @@ def test_jobs_of_one_process_are_what_they_would_be_alone(work):
 
 @pytest.mark.slow
 @needs("hydra_plugins.hydra_joblib_launcher")
-def test_joblib_runs_jobs_in_processes(work):
-    where = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.sweep.dir=joblib"]
-    done = hapo(work, "train", *where, *TWO_STEPS, "gate.threshold=0.2,0.01", "-m", check=False)
+@pytest.mark.parametrize("backend", few_of(["loky", "multiprocessing"], ["multiprocessing"]))
+def test_joblib_runs_jobs_in_processes(work, backend):
+    """Joblib's default, loky, imports everything in each of its processes; the other forks them."""
+    where = ["hydra/launcher=joblib", f"hydra.launcher.backend={backend}", "hydra.launcher.n_jobs=2"]
+    done = hapo(
+        work, "train", *where, f"hydra.sweep.dir={backend}", *TWO_STEPS, "gate.threshold=0.2,0.01", "-m", check=False
+    )
     assert done.returncode == 1, done.stderr
-    assert finished(work / "joblib") == ["0_gate.threshold=0.2"]
-    assert "  joblib/1_gate.threshold=0.01: gate.threshold=0.01 with 4 rollouts" in done.stderr
+    assert finished(work / backend) == ["0_gate.threshold=0.2"]
+    assert f"  {backend}/1_gate.threshold=0.01: gate.threshold=0.01 with 4 rollouts" in done.stderr
 
 
 @pytest.mark.slow
@@ -251,8 +255,8 @@ def test_a_pruner_without_a_study_is_refused(says, base):
 @pytest.mark.slow
 def test_a_signal_stops_the_sweep_and_it_resumes_where_it_was(work):
     stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
-    settings = [*TWO_STEPS[:-1], "steps=30", "seed=0,1", *stopped, "-m"]
-    for setting in ("callbacks.checkpointer.keep=-1", "eval_every=2"):
+    settings = [*TWO_STEPS[:-1], "steps=80", "save_every=10", "seed=0,1", *stopped, "-m"]
+    for setting in ("callbacks.checkpointer.keep=-1", "eval_every=2", "save_every=2"):
         settings.remove(setting)
     seen = "stopped/0_*/checkpoints/step-*.ckpt"
     done = forked_runs().run(work, "train", *settings, signal=SIGTERM, seen=seen)

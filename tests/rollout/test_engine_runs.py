@@ -178,7 +178,7 @@ def test_a_server_that_dies_ends_the_run_which_goes_on_with_another(work, mortal
     hapo(work, "fabric", *two, "hydra.run.dir=shared")  # one process has a batch more to evaluate
     assert column(work / "shared", "engine/logprob_gap_max").max() < 1e-4
     long = [*without("steps", "save_every", "eval_every"), *watched, "hydra.run.dir=served"]
-    long += ["steps=60", "save_every=1", "eval_every=100"]
+    long += ["steps=12", "save_every=1", "eval_every=100"]
     run = forked_runs().start(work, "train", *long)
     assert soon(lambda: run.ended() or list(work.glob("served/checkpoints/step-*.ckpt")), 120)
     die()

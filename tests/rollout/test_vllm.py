@@ -122,7 +122,7 @@ def test_engines_of_a_process_share_one_vllm(make):
             engine.generate(prompts, 2, 0)
 
 
-@pytest.mark.parametrize("lora", [pytest.param(None, marks=NEEDS_VLLM), pytest.param({"rank": 3}, marks=NEEDS_VLLM)])
+@pytest.mark.parametrize("lora", [pytest.param({"rank": 3}, marks=NEEDS_VLLM)])
 def test_an_exported_policy_is_an_ordinary_folder_to_vllm(tmp_path, lora):
     import vllm
 
