@@ -63,7 +63,9 @@ class Checkpointer(RunCallback):
 
     def on_fit_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         self._saved_at = time.monotonic()
-        self.signals.catch_again()
+
+    def on_train_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
+        self.signals.catch_again()  # Lightning's own handlers come after `on_fit_start`
 
     def on_validation_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         self.signals.catch_again()
