@@ -25,7 +25,6 @@ from hapo_lit.protocols import (
     Injector,
     Ranks,
     RolloutEngine,
-    Score,
     TokenWeighting,
     Verifier,
 )
@@ -82,7 +81,7 @@ class Hapo:
         return self.engine.is_trainer
 
     @torch.no_grad()
-    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, ranks: Ranks) -> Experience:
         """Algorithm 1: turn prompts into credited experience."""
         # fmt: off
         size = self.rollouts_per_prompt
@@ -97,14 +96,13 @@ class Hapo:
             group=group,
             advantages=self.advantage(group, ranks.mean),                              # 6  credit
             token_weights=self.weighting(group, ranks.mean, step),                     # 7  share of each token
-            **score(group),                                                            # 8  log π_old, log π_ref
             behaviour_logprobs=None if self.engine.is_trainer else group.behaviour_logprobs,
             decision=decision, rollouts=rollouts, teacher_usable=prompts.teacher_usable, step=step,
         )
         # fmt: on
 
     @torch.no_grad()
-    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
+    def without_teacher(self, experience: Experience, ranks: Ranks) -> Experience | None:
         """The rollouts credited as if the gate had stayed closed: for measuring what an injection changes."""
         rollouts = experience.rollouts
         if rollouts is None:
@@ -116,7 +114,6 @@ class Hapo:
             decision=experience.decision,
             behaviour_logprobs=None if self.engine.is_trainer else rollouts.behaviour_logprobs,
             step=experience.step,
-            **score(rollouts),
         )
 
     def sync(self, policy: torch.nn.Module) -> None:
@@ -159,7 +156,7 @@ class Supervised:
         self.weighting = weighting
 
     @torch.no_grad()
-    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, ranks: Ranks) -> Experience:
         """The teachers of the batch as experience; prompts without a usable teacher are absent rows."""
         usable = prompts.teacher_usable
         group = RolloutGroup(
@@ -181,7 +178,7 @@ class Supervised:
             step=step,
         )
 
-    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> None:
+    def without_teacher(self, experience: Experience, ranks: Ranks) -> None:
         """Returns None: all rows of a supervised step are the teachers', so that none would be left."""
 
     def sync(self, policy: torch.nn.Module) -> None:

@@ -56,9 +56,6 @@ ALONE = Ranks(gather=lambda values: values, mean=lambda value: value, max=lambda
 Decode = Callable[[RolloutGroup], list[str]]
 """A group's ``P * G`` responses as text, without the token that ended them."""
 
-Score = Callable[[RolloutGroup], Mapping[str, Any]]
-"""A group -> ``{"old_logprobs": ..., "reference_logprobs": ...}``, each ``[P, G, T]`` or None, without gradients."""
-
 
 @runtime_checkable
 class Gate(Protocol):
@@ -284,10 +281,10 @@ class Algorithm(Protocol):
     def close(self) -> None:
         """Let the engine end what it has started."""
 
-    def collect(self, prompts: PromptBatch, step: int, decode: Decode, score: Score, ranks: Ranks) -> Experience:
+    def collect(self, prompts: PromptBatch, step: int, decode: Decode, ranks: Ranks) -> Experience:
         """Sample for the prompts, judge, inject teachers and assign credit.  Collective: every rank must call it."""
 
-    def without_teacher(self, experience: Experience, score: Score, ranks: Ranks) -> Experience | None:
+    def without_teacher(self, experience: Experience, ranks: Ranks) -> Experience | None:
         """The same rollouts credited as if nothing had been injected; None if there were none."""
 
     def metrics(self) -> dict[str, float]: ...

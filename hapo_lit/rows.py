@@ -41,6 +41,10 @@ class Text(NamedTuple):
         """The responses at ``index`` (integers or a mask over ``N``)."""
         return Text(*(value[index] for value in self))
 
+    def longest_first(self) -> Tensor:
+        """``[N]``: the order of micro-batches, by falling length of the responses."""
+        return self.mask.sum(1).argsort(descending=True, stable=True)
+
     def trimmed(self) -> Text:
         """Without columns that are padding in every row; at least one column of each kind stays."""
         prompt_width = max(1, int(self.prompt_mask.any(0).sum()))
@@ -84,9 +88,9 @@ class Rows(NamedTuple):
     confidence: Tensor
     """``[N] float``."""
     old_logprobs: Tensor | None
-    """``[N, T] float`` or None."""
+    """``[N, T] float`` log π_old; None = exactly on-policy, use the detached current ones."""
     reference_logprobs: Tensor | None
-    """``[N, T] float`` or None."""
+    """``[N, T] float`` log π_ref; None = no KL term."""
     behaviour_logprobs: Tensor | None
     """``[N, T] float`` or None: the engine's, where they may differ from the trainer's."""
     step: int
@@ -113,7 +117,7 @@ class Rows(NamedTuple):
 
     def split(self, size: int) -> Iterator[Rows]:
         """Micro-batches of at most ``size`` rows, longest responses first, each trimmed to its longest row."""
-        order = self.text.mask.sum(1).argsort(descending=True, stable=True)
+        order = self.text.longest_first()
         for index in order.split(size) if len(order) else ():
             yield self.select(index).trimmed()
 

@@ -254,10 +254,6 @@ class Experience(_Movable):
     """What the gate said of each prompt."""
     rollouts: RolloutGroup | None = None
     """The group before injection, verified; None = nothing was sampled (a supervised step)."""
-    old_logprobs: Tensor | None = None
-    """``[P, G, T]`` log π_old; None = exactly on-policy, use the detached current ones."""
-    reference_logprobs: Tensor | None = None
-    """``[P, G, T]`` log π_ref; None = no KL term."""
     behaviour_logprobs: Tensor | None = None
     """``[P, G, T]`` as the engine reports them, if the engine is not the trainer itself; None = nothing to correct."""
     teacher_usable: Tensor | None = None
@@ -271,25 +267,20 @@ class Experience(_Movable):
         _check(self, "token_weights", full, *_FLOATS)
         if self.decision.open.shape[0] != full[0]:
             raise ValueError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
-        for name in ("old_logprobs", "reference_logprobs", "behaviour_logprobs"):
-            if getattr(self, name) is not None:
-                _check(self, name, full, *_FLOATS)
+        if self.behaviour_logprobs is not None:
+            _check(self, "behaviour_logprobs", full, *_FLOATS)
 
     def rows(self) -> Rows:
-        """The ``P * G`` responses, one after the other."""
-        group, size = self.group, self.group.tokens.shape[1]
-
-        def flat(value: Tensor | None) -> Tensor | None:
-            return None if value is None else value.flatten(0, 1)
-
+        """The ``P * G`` responses, one after the other, without log π_old and log π_ref, which the update adds."""
+        group, size, behaviour = self.group, self.group.tokens.shape[1], self.behaviour_logprobs
         return Rows(
             text=group.text(),
             is_teacher=group.is_teacher.flatten(),
             advantages=self.advantages.flatten(),
             token_weights=self.token_weights.flatten(0, 1),
             confidence=self.decision.confidence.repeat_interleave(size),
-            old_logprobs=flat(self.old_logprobs),
-            reference_logprobs=flat(self.reference_logprobs),
-            behaviour_logprobs=flat(self.behaviour_logprobs),
+            old_logprobs=None,
+            reference_logprobs=None,
+            behaviour_logprobs=None if behaviour is None else behaviour.flatten(0, 1),
             step=self.step,
         )

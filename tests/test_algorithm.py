@@ -29,7 +29,6 @@ def collect(algorithm, prompts, ranks=ALONE):
         prompts,
         step=0,
         decode=lambda group: [""] * group.rewards.numel(),
-        score=lambda group: {"old_logprobs": None, "reference_logprobs": None},
         ranks=ranks,
     )
 
@@ -153,20 +152,19 @@ def test_without_its_teacher_a_batch_is_credited_as_if_the_gate_had_stayed_close
     def at_step_three(gate):
         algorithm = hapo(rewards, gate)
         algorithm.weighting = weighting
-        score = lambda group: {"old_logprobs": group.behaviour_logprobs}  # noqa: E731
-        experience = algorithm.collect(prompts, 3, lambda group: [""] * group.rewards.numel(), score, ALONE)
-        return algorithm, experience, algorithm.without_teacher(experience, score, ALONE)
+        experience = algorithm.collect(prompts, 3, lambda group: [""] * group.rewards.numel(), ALONE)
+        return algorithm, experience, algorithm.without_teacher(experience, ALONE)
 
     _, plain, _ = at_step_three(NeverGate())
     _, helped, without = at_step_three(AlwaysGate())
     assert helped.group.is_teacher.any()
     assert not torch.equal(helped.advantages, without.advantages)
-    for name in ("advantages", "token_weights", "old_logprobs"):
+    for name in ("advantages", "token_weights"):
         assert torch.equal(getattr(without, name), getattr(plain, name))
     assert torch.equal(without.group.tokens, plain.group.tokens)
     assert without.step == 3
     assert float(without.token_weights.sum()) == pytest.approx(0.25)
-    assert Supervised(TokenMean()).without_teacher(helped, None, ALONE) is None
+    assert Supervised(TokenMean()).without_teacher(helped, ALONE) is None
 
 
 @pytest.mark.parametrize("is_trainer", [True, False])

@@ -88,8 +88,8 @@ def trainer_of(folder, tokenizer, **settings):
     return trainer
 
 
-def experience_of(policy, advantage, weighting, seed=3):
-    """A batch whose old, reference and engine log-probabilities stray from the policy's by about 0.3 nats."""
+def rows_of(policy, advantage, weighting, seed=3):
+    """Rows of a batch whose old, reference and engine log-probabilities stray from the policy's by about 0.3 nats."""
     group = make_group(
         [[1, 0, 0, 0, 0, 1], [1, 1, 1, 1, 1, 0], [0] * 6, [0, 0, 1, 0, 1, 0]],
         lengths=[[1, 5, 9, 12, 12, 3], [2, 2, 7, 1, 4, 12], [6, 5, 4, 3, 2, 1], [8, 1, 12, 2, 9, 9]],
@@ -104,15 +104,15 @@ def experience_of(policy, advantage, weighting, seed=3):
         noise = 0.3 * torch.randn(own.shape, generator=draw, dtype=torch.float64)
         return torch.where(group.mask, own + noise, 0.0)
 
-    return Experience(
+    old, reference, behaviour = strayed(), strayed(), strayed()
+    experience = Experience(
         group=group,
         advantages=advantage(group, ALONE.mean),
         token_weights=weighting(group, ALONE.mean, 0),
         decision=GateDecision(torch.zeros(PROMPTS, dtype=torch.bool), torch.ones(PROMPTS)),
-        old_logprobs=strayed(),
-        reference_logprobs=strayed(),
-        behaviour_logprobs=strayed(),
+        behaviour_logprobs=behaviour,
     )
+    return experience.rows()._replace(old_logprobs=old.flatten(0, 1), reference_logprobs=reference.flatten(0, 1))
 
 
 def gradient_of(model, loss):
@@ -121,14 +121,12 @@ def gradient_of(model, loss):
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
-def ours(policy, experience, loss):
-    rows = experience.rows()
+def ours(policy, rows, loss):
     value = loss(*token_logprobs(policy, rows.text, entropy_gradient=loss.needs_entropy), rows).loss
     return float(value.detach()), gradient_of(policy, value)
 
 
-def theirs(trainer, experience, mask=None, correction=None):
-    rows = experience.rows()
+def theirs(trainer, rows, mask=None, correction=None):
     mask = rows.text.mask if mask is None else mask
     inputs = {
         "prompt_ids": rows.text.prompt_tokens,
@@ -169,14 +167,14 @@ def test_loss_and_gradient_equal_trls(folder, tokenizer, name, beta, kl):
     settings = {"loss_type": name, "beta": beta, "use_bias_correction_kl": kl is k3_reweighted}
     trainer = trainer_of(folder, tokenizer, epsilon=0.2, epsilon_high=high, **settings)
     advantage = GroupCentred() if name == "dr_grpo" else GroupNormalised(eps=1e-4)
-    experience = experience_of(trainer.model, advantage, WEIGHTINGS[name])
+    rows = rows_of(trainer.model, advantage, WEIGHTINGS[name])
     loss = Surrogate(UnitRatio(), clip=Clipped(0.2, high), kl_coefficient=beta, kl=kl)
     if not beta:
-        experience = replace(experience, reference_logprobs=None)
-    output = loss(*token_logprobs(trainer.model, experience.rows().text), experience.rows())
+        rows = rows._replace(reference_logprobs=None)
+    output = loss(*token_logprobs(trainer.model, rows.text), rows)
     clipped, tokens = output.metrics["loss/clipped_share"].tolist()
     assert 0.05 < clipped / tokens < 0.6
-    assert_equal(ours(trainer.model, experience, loss), theirs(trainer, experience))
+    assert_equal(ours(trainer.model, rows, loss), theirs(trainer, rows))
 
 
 @pytest.mark.parametrize(
@@ -190,9 +188,9 @@ def test_loss_and_gradient_equal_trls(folder, tokenizer, name, beta, kl):
 )
 def test_so_do_its_other_losses(folder, tokenizer, settings, loss):
     trainer = trainer_of(folder, tokenizer, beta=0.0, **settings)
-    experience = experience_of(trainer.model, GroupNormalised(eps=1e-4), TokenMean())
-    experience = replace(experience, reference_logprobs=None)
-    assert_equal(ours(trainer.model, experience, loss), theirs(trainer, experience))
+    rows = rows_of(trainer.model, GroupNormalised(eps=1e-4), TokenMean())
+    rows = rows._replace(reference_logprobs=None)
+    assert_equal(ours(trainer.model, rows, loss), theirs(trainer, rows))
 
 
 def test_so_does_gspo(folder, tokenizer):
@@ -205,20 +203,21 @@ def test_so_does_gspo(folder, tokenizer):
         epsilon=0.03,
         epsilon_high=0.04,
     )
-    experience = experience_of(trainer.model, GroupNormalised(eps=1e-4), SequenceMean())
-    experience = replace(experience, reference_logprobs=None)
+    rows = rows_of(trainer.model, GroupNormalised(eps=1e-4), SequenceMean())
+    rows = rows._replace(reference_logprobs=None)
     loss = Surrogate(UnitRatio(), ratio=sequence_ratio, clip=Clipped(0.03, 0.04))
-    assert_equal(ours(trainer.model, experience, loss), theirs(trainer, experience))
+    assert_equal(ours(trainer.model, rows, loss), theirs(trainer, rows))
 
 
 def test_so_does_the_mask_on_truncated_responses(folder, tokenizer):
     trainer = trainer_of(folder, tokenizer, loss_type="grpo", beta=0.0)
-    experience = experience_of(trainer.model, GroupNormalised(eps=1e-4), DropTruncated(SequenceMean()))
-    experience = replace(experience, reference_logprobs=None)
-    kept = experience.rows().text.mask & experience.group.finished.flatten()[:, None]
-    assert 0 < int((~experience.group.finished).sum()) < PROMPTS * GROUP
+    rows = rows_of(trainer.model, GroupNormalised(eps=1e-4), DropTruncated(SequenceMean()))
+    rows = rows._replace(reference_logprobs=None)
+    finished = rows.text.mask.sum(1) < LIMIT
+    kept = rows.text.mask & finished[:, None]
+    assert 0 < int((~finished).sum()) < PROMPTS * GROUP
     # TRL's model does not see what it masks, ours does; responses are what differs, and they have no weight
-    assert_equal(ours(trainer.model, experience, Surrogate(UnitRatio())), theirs(trainer, experience, mask=kept))
+    assert_equal(ours(trainer.model, rows, Surrogate(UnitRatio())), theirs(trainer, rows, mask=kept))
 
 
 @pytest.mark.parametrize(
@@ -233,10 +232,9 @@ def test_so_does_the_mask_on_truncated_responses(folder, tokenizer):
 )
 def test_so_do_corrections_for_the_engine(folder, tokenizer, correction, bounded):
     trainer = trainer_of(folder, tokenizer, loss_type="dapo", beta=0.0)
-    experience = experience_of(trainer.model, GroupNormalised(eps=1e-4), TokenMean())
-    experience = replace(experience, reference_logprobs=None)
-    rows = experience.rows()
+    rows = rows_of(trainer.model, GroupNormalised(eps=1e-4), TokenMean())
+    rows = rows._replace(reference_logprobs=None)
     gap = torch.where(rows.text.mask, rows.old_logprobs - rows.behaviour_logprobs, 0.0)
     factor = bounded(gap.exp(), gap.sum(1, keepdim=True).exp())
     loss = Surrogate(UnitRatio(), correction=correction)
-    assert_equal(ours(trainer.model, experience, loss), theirs(trainer, experience, correction=factor))
+    assert_equal(ours(trainer.model, rows, loss), theirs(trainer, rows, correction=factor))

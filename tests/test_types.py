@@ -53,7 +53,7 @@ def test_carriers_are_frozen_and_move_whole():
     assert moved.advantages.is_meta
     assert moved.group.tokens.is_meta
     assert moved.decision.open.is_meta
-    assert moved.old_logprobs is None
+    assert moved.behaviour_logprobs is None
 
 
 def test_success_counts_leave_out_teachers_and_absent_rows():

@@ -18,7 +18,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-ENTRY_METHODS = ("loss", "collect", "on_validation_epoch_start")
+ENTRY_METHODS = ("loss", "score", "collect", "on_validation_epoch_start")
 """Methods of the module that begin passes of its models, on all ranks together.
 
 The beginning of an evaluation is one of them and its steps are not: ranks may have different numbers of held-out

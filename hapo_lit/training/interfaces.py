@@ -156,9 +156,6 @@ class RunModule(ResumableModule, Protocol):
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of the loss at the present weights, a tensor for each trained parameter."""
 
-    def score(self, group: RolloutGroup) -> Mapping[str, Any]:
-        """log π_old and log π_ref of a group, as :data:`hapo_lit.protocols.Score` says."""
-
 
 # -- trainer and callbacks --------------------------------------------------------------------------------------------
 

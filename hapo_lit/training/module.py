@@ -42,7 +42,7 @@ from hapo_lit.training.optimizer import set_for_step, trained_parameters, unwrap
 from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
-from hapo_lit.training.update import SkipLimit, micro_batches, split_by_prompts
+from hapo_lit.training.update import SkipLimit, check_settings, micro_batches, split_by_prompts
 from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
 Loss = Callable[[Rows], LossOutput]
@@ -92,14 +92,8 @@ class HapoModule(LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        if temperature <= 0:
-            raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
-        if max_grad_norm <= 0:
-            raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
         counts = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
-        for name, value in (counts | {"minibatches": minibatches, "max_skipped": max_skipped}).items():
-            if value < (least := int(name != "max_skipped")):
-                raise ValueError(f"module.{name} must be at least {least}, got {value}")
+        check_settings(temperature, max_grad_norm, max_skipped, {**counts, "minibatches": minibatches})
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
@@ -120,7 +114,7 @@ class HapoModule(LightningModule):
         """Called in each step with its experience, at the weights that sampled it."""
         self.optimizer: Optimizer | None = None
         """Set by ``hapo fabric``; the Trainer keeps its own."""
-        self._seconds = {"time/sync": 0.0, "time/score": 0.0}
+        self._sync_seconds = 0.0
         self._saved_optimizer: dict[str, Any] | None = None
 
     # -- one step ------------------------------------------------------------------------------------------------
@@ -128,10 +122,10 @@ class HapoModule(LightningModule):
     def run_step(self, batch: PromptBatch, loss: Loss, no_sync: NoSync) -> None:
         """One training step; afterwards ``metrics`` and ``experience`` hold what it gave."""
         started = time.perf_counter()
-        with when_out_of_memory("sampling and scoring", lower="prompts_per_step, group_size or max_response_tokens"):
+        with when_out_of_memory("sampling", lower="prompts_per_step, group_size or max_response_tokens"):
             self.experience = experience = self.collect(batch)
         tallies = reward_tallies(experience, batch.difficulties, self.data.difficulties) | anneal_tallies(experience)
-        tallies |= tallied(self.phase.algorithm.metrics() | self._seconds)
+        tallies |= tallied(self.phase.algorithm.metrics() | {"time/sync": self._sync_seconds})
         for hook in self.before_update_hooks:
             hook(experience)
         with when_out_of_memory("updating", lower="module.micro_batch_size, then max_response_tokens, then group_size"):
@@ -147,8 +141,8 @@ class HapoModule(LightningModule):
         with unsharded(self.policy) if algorithm.samples_from_policy else nullcontext():
             started = time.perf_counter()
             algorithm.sync(self.policy)
-            self._seconds = {"time/sync": time.perf_counter() - started, "time/score": 0.0}
-            experience = algorithm.collect(batch, self.step, self.decode, self.score, self.ranks)
+            self._sync_seconds = time.perf_counter() - started
+            experience = algorithm.collect(batch, self.step, self.decode, self.ranks)
         algorithm.sleep()
         return experience
 
@@ -165,16 +159,16 @@ class HapoModule(LightningModule):
         Raises:
             NotFiniteError: more than ``max_skipped`` updates in a row had a loss or gradient that is not finite.
         """
-        started = time.perf_counter()
+        began = time.perf_counter()
         optimizer = self._optimizer()
         set_for_step(optimizer, self.phases, self.step)
-        count = self.minibatches_of(len(experience.group.prompt_ids))
+        count = min(self.minibatches, len(experience.group.prompt_ids) * self.ranks.world)
+        updates = self.updates_per_batch * count
         parts = [
-            micro_batches(part, self.phase.loss, self.micro_batch_size, self.ranks)
+            self.micro_batches(part, policy_moves=updates > 1)
             for part in split_by_prompts(experience, count, self.phase.algorithm.weighting, self.ranks)
         ]
-        tallies: dict[str, Tensor] = {}
-        updates = self.updates_per_batch * count
+        started, tallies = time.perf_counter(), dict[str, Tensor]()
         total, norms, skipped = torch.zeros(()), torch.zeros(()), 0
         for batches, _ in parts * self.updates_per_batch:
             optimizer.zero_grad(set_to_none=True)
@@ -202,6 +196,7 @@ class HapoModule(LightningModule):
             "update/learning_rate": self.phases.learning_rate(self.step),
             "update/row_share": sum(share for _, share in parts),
             "update/skipped": float(skipped),
+            "time/score": started - began,
             "time/update": time.perf_counter() - started,
         }
         return tallies | tallied(numbers)
@@ -239,36 +234,44 @@ class HapoModule(LightningModule):
             return ALONE
         return ranks_over(self.all_gather, self.device, launcher.global_rank, launcher.world_size)
 
-    def minibatches_of(self, prompts: int) -> int:
-        """Optimiser steps in a pass over a batch of which this rank has so many prompts."""
-        return min(self.minibatches, prompts * self.ranks.world)
-
     def decode(self, group: RolloutGroup) -> list[str]:
         """The ``P * G`` responses as text, without the token that ended them."""
         return decode_responses(group, self.tokenizer)
 
-    @torch.no_grad()
-    def score(self, group: RolloutGroup) -> dict[str, Tensor | None]:
-        """log π_old, only if the policy will have moved before the batch is used up; log π_ref, only with a KL term."""
-        started, text, shape = time.perf_counter(), group.text(), group.tokens.shape
-        old = reference = None
-        if self.updates_per_batch * self.minibatches_of(len(group.prompt_ids)) > 1:
-            old = self.logprobs_of(text).reshape(shape)
-        if self.phase.loss.needs_reference:
-            with without_adapter(self.policy) if self.reference is None else nullcontext():
-                reference = self.logprobs_of(text, self.reference).reshape(shape)
-        self._seconds["time/score"] = time.perf_counter() - started
-        return {"old_logprobs": old, "reference_logprobs": reference}
+    def micro_batches(self, experience: Experience, policy_moves: bool) -> tuple[list[Rows], float]:
+        """:func:`hapo_lit.training.update.micro_batches` with log π_old and log π_ref.
+
+        These come from passes over the very micro-batches of the update, so that before the first update every ratio is
+        exactly one, in every precision.  ``policy_moves``: before the batch is used up, so that π_old is needed.
+        """
+        batches, row_share = micro_batches(experience, self.phase.loss, self.micro_batch_size, self.ranks)
+        if not self.phase.algorithm.rollouts_per_prompt:  # teachers alone are compared with no policy
+            return batches, row_share
+        return [self.score(rows, policy_moves) for rows in batches], row_share
 
     @torch.no_grad()
-    def logprobs_of(self, text: Text, model: PreTrainedModel | None = None) -> Tensor:
-        """``[N, T]`` log-probabilities of responses under the policy as it is, or under another model.
+    def score(self, rows: Rows, policy_moves: bool) -> Rows:
+        """A micro-batch with log π_old, if the policy moves before it is used up, and log π_ref, with a KL term."""
+        if policy_moves:
+            rows = rows._replace(old_logprobs=token_logprobs(self.policy, rows.text, self.temperature)[0])
+        if self.phase.loss.needs_reference:
+            with without_adapter(self.policy) if self.reference is None else nullcontext():
+                model = self.policy if self.reference is None else self.reference
+                rows = rows._replace(reference_logprobs=token_logprobs(model, rows.text, self.temperature)[0])
+        return rows
+
+    @torch.no_grad()
+    def logprobs_of(self, text: Text) -> Tensor:
+        """``[N, T]`` log-probabilities of responses under the policy as it is, in the order and trim of an update.
 
         Collective: every rank must call it, for as many responses.
         """
-        model = self.policy if model is None else model
-        chunks = torch.arange(len(text.tokens), device=text.tokens.device).split(self.micro_batch_size)
-        return torch.cat([token_logprobs(model, text.select(chunk), self.temperature)[0] for chunk in chunks])
+        logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
+        for index in text.longest_first().split(self.micro_batch_size):
+            part = text.select(index).trimmed()
+            found = token_logprobs(self.policy, part, self.temperature)[0]
+            logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
+        return logprobs_NT
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""
@@ -276,7 +279,7 @@ class HapoModule(LightningModule):
         held = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             parameter.grad = None
-        for rows in micro_batches(experience, self.phase.loss, self.micro_batch_size, self.ranks)[0]:
+        for rows in self.micro_batches(experience, policy_moves=False)[0]:
             self.manual_backward(self.loss(rows).loss)
         found = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
         for parameter, gradient in zip(parameters, held, strict=True):

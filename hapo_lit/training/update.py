@@ -3,6 +3,7 @@ rank; and a limit on skipped updates."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -11,6 +12,18 @@ from hapo_lit.errors import NotFiniteError
 from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
 from hapo_lit.rows import Rows
 from hapo_lit.types import Experience
+
+
+def check_settings(temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int]) -> None:
+    """Raise ``ValueError`` at settings of updates that make no sense; each of ``counts`` must be at least 1."""
+    if temperature <= 0:
+        raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
+    if max_grad_norm <= 0:
+        raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
+    for name, value in {**counts, "max_skipped": max_skipped}.items():
+        least = int(name in counts)
+        if value < least:
+            raise ValueError(f"module.{name} must be at least {least}, got {value}")
 
 
 def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighting, ranks: Ranks) -> list[Experience]:

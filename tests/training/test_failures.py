@@ -77,7 +77,7 @@ class Greedy(HFEngine):
 def test_running_out_of_memory_names_the_setting_to_lower(make_policy, tokenizer):
     algorithm = hapo()
     algorithm.engine = Greedy(12)
-    with pytest.raises(MemoryShortError, match="while sampling and scoring: lower prompts_per_step, group_size or"):
+    with pytest.raises(MemoryShortError, match="while sampling: lower prompts_per_step, group_size or"):
         fit(module(make_policy(), tokenizer, phase(algorithm)), data(tokenizer))
 
     class Hungry(Surrogate):

@@ -12,7 +12,7 @@ from hapo_lit.weighting import TokenMean
 
 
 def collect(algorithm, prompts):
-    return algorithm.collect(prompts, 0, lambda group: [""] * group.rewards.numel(), lambda group: {}, ALONE)
+    return algorithm.collect(prompts, 0, lambda group: [""] * group.rewards.numel(), ALONE)
 
 
 def anneal_metrics(experience):

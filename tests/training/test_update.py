@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from hapo_lit.gates import AlwaysGate, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import k3
 from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.protocols import ALONE
 from hapo_lit.teacher import NegativeLogLikelihood
 from hapo_lit.training.fabric_setup import open_fabric, set_up
+from hapo_lit.training.update import split_by_prompts
 from hapo_lit.weighting import TokenMean
 
 
@@ -88,13 +91,39 @@ def test_hapo_whose_gate_never_opens_is_grpo_bit_for_bit(make_policy, tokenizer)
 def test_several_updates_per_batch_use_the_policy_that_sampled(make_policy, tokenizer):
     built = module(make_policy(), tokenizer, phase(hapo(NeverGate())), updates_per_batch=3)
     experience = experience_of(built, tokenizer)
-    reported = experience.rollouts.behaviour_logprobs
-    assert (experience.old_logprobs[..., : reported.shape[2]] - reported).abs().max() < 1e-4
+    experience = replace(experience, behaviour_logprobs=experience.rollouts.behaviour_logprobs)
+    (rows,), _ = built.micro_batches(experience, policy_moves=True)
+    assert (rows.old_logprobs - rows.behaviour_logprobs).abs().max() < 1e-4
+    assert built.micro_batches(experience, policy_moves=False)[0][0].old_logprobs is None
     once = module(make_policy(), tokenizer, phase(hapo(NeverGate())))
-    assert experience_of(once, tokenizer).old_logprobs is None
     fit(built, data(tokenizer))
     fit(once, data(tokenizer))
     assert not torch.equal(weights(built), weights(once))
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_before_the_first_update_every_ratio_is_exactly_one(make_policy, tokenizer, precision, checkpointing):
+    """log π_old and log π_ref come from the split, the trim and the order of the update, whose rounding they share."""
+    policy = make_policy()
+    if checkpointing:
+        policy.gradient_checkpointing_enable({"use_reentrant": False})
+    settings = {"minibatches": 2, "updates_per_batch": 2, "micro_batch_size": 3}
+    built = module(policy, tokenizer, phase(hapo(AlwaysGate()), kl=0.1), **settings)
+    fabric = open_fabric("cpu", 1, 1, "auto", precision, sharded_checkpoints=False)
+    datamodule = data(tokenizer)
+    set_up(fabric, built, datamodule)
+    seen = []
+    with fabric.autocast():
+        experience = built.collect(datamodule.batch(0))
+        for part in split_by_prompts(experience, 2, TokenMean(), ALONE):
+            for rows in built.micro_batches(part, policy_moves=True)[0]:
+                logprobs, _ = token_logprobs(built.policy, rows.text)
+                assert logprobs.requires_grad
+                assert torch.equal(logprobs, rows.old_logprobs)
+                assert torch.equal(logprobs, rows.reference_logprobs)
+                seen.append(rows.size)
+    assert seen == [3, 3, 2, 3, 3, 2]
 
 
 def test_the_reference_policy_stays_where_training_began(make_policy, tokenizer):

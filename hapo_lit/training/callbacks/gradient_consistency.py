@@ -45,7 +45,7 @@ class GradientConsistency(RunCallback):
 
 def compared(module: RunModule, experience: Experience) -> dict[str, float]:
     """The two gradients of a batch, compared; nothing if the batch has no rollouts."""
-    without = module.phase.algorithm.without_teacher(experience, module.score, module.ranks)
+    without = module.phase.algorithm.without_teacher(experience, module.ranks)
     if without is None:
         return {}
     gradient, gradient_without = module.gradient(experience), module.gradient(without)
