@@ -14,8 +14,8 @@ from rich.text import Text
 
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.collate import TEACHER_OUTCOMES
-from hapo_lit.data.corpus import KEPT
 from hapo_lit.data.inspection import Example, Inspection, inspect, source_name
+from hapo_lit.data.outcomes import KEPT
 from hapo_lit.errors import one_line
 
 SHOWN = 10
@@ -41,8 +41,6 @@ def main(config: DictConfig) -> None:
             config.seed,
         )
     _show(console, found, data.tokenizer)
-    for note in data.notes():
-        console.print(note)
 
 
 def _show(console: Console, found: Inspection, tokenizer: Any) -> None:
@@ -53,6 +51,8 @@ def _show(console: Console, found: Inspection, tokenizer: Any) -> None:
     step = max(1, len(found.examples) // SHOWN)
     for number, example in enumerate(found.examples[::step][:SHOWN], 1):
         console.print(_example(number, example, tokenizer))
+    for note in found.notes:
+        console.print(note)
     if found.lacks_heldout:
         console.print(
             "warning: no problem is held out, and a run needs some: set data.heldout_path or raise heldout_share"

@@ -9,29 +9,28 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from hapo_lit.data.filters import Filter, fingerprint64, normalised
-from hapo_lit.data.problems import Problem
+from hapo_lit.data import held_out
+from hapo_lit.data.filters import Filter, OverlapsEvaluation, fingerprint64, normalised
+from hapo_lit.data.held_out import HeldOut
+from hapo_lit.data.outcomes import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, tally_line
+from hapo_lit.data.problems import Problem, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.schemas import BadRow, Candidate, Schema
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.storage.cache_key import CacheKey, cache_key, identity
 
-KEPT, BAD_ROW, DUPLICATE, HELD_OUT = "kept", "bad_row", "duplicate", "held_out"
-"""What may become of a row, besides being dropped for a filter's reason."""
-
-VERSION = 2
+VERSION = 3
 """To be raised when the same rows and filters give other problems; part of the fingerprint."""
 PREPARING_LIBRARIES = ("datasets", "pyarrow")
 """What decides how rows are read."""
-CONTENT = "content"
-"""In the facts on prepared problems: a hash of all of them."""
 
 
 class Corpus:
@@ -41,10 +40,13 @@ class Corpus:
         reader: where rows come from.
         schema: maps a row's columns.
         filters: each drops rows for one reason; a row is counted under the first that drops it.
-        heldout: a reader of held-out problems in the same shape, all of which are kept out of the training set
-            (compared by normalised text); None = a hash of the problem chooses them among the rows of ``reader``.
-        heldout_size: how many held-out problems at most.
-        heldout_share: of the problems of ``reader``, where ``heldout`` is None.
+        heldout: a reader of held-out problems in the same shape; all of them are evaluated on.  None = a hash of the
+            problem chooses them among the rows of ``reader``.
+        heldout_size: how many held-out problems at most; None = all of those in ``heldout``, else 256.
+        heldout_share: of the problems of ``reader``, where ``heldout`` is None; None = 2 %, and up to 20 % of a set
+            that is so small that 64 would not be held out.
+        overlap: ``remove`` training problems that are also in ``heldout``, compared by normalised text, or ``keep``
+            them; both are counted.
         on_bad_row: ``stop`` at a row that cannot be read, with its place, or ``skip`` and count it.
     """
 
@@ -54,35 +56,46 @@ class Corpus:
         schema: Schema,
         filters: Sequence[Filter] = (),
         heldout: Reader | None = None,
-        heldout_size: int = 256,
-        heldout_share: float = 0.02,
+        heldout_size: int | None = None,
+        heldout_share: float | None = None,
         on_bad_row: str = "stop",
+        overlap: str = "remove",
     ) -> None:
-        if on_bad_row not in ("stop", "skip"):
-            raise ValueError(f"data.source.on_bad_row must be stop or skip, got {on_bad_row!r}")
-        if not 0 < heldout_share < 1:
+        for name, value, known in (("on_bad_row", on_bad_row, "stop skip"), ("overlap", overlap, "remove keep")):
+            if value not in known.split():
+                raise ValueError(f"data.source.{name} must be {known.replace(' ', ' or ')}, got {value!r}")
+        if heldout_share is not None and not 0 < heldout_share < 1:
             raise ValueError(f"data.source.heldout_share must be between 0 and 1, got {heldout_share}")
-        if heldout_size < 1:
+        if heldout_size is not None and heldout_size < 1:
             raise ValueError(f"data.source.heldout_size must be at least 1, got {heldout_size}")
         self.reader, self.schema, self.filters = reader, schema, list(filters)
         self.heldout_reader, self.heldout_size, self.heldout_share = heldout, heldout_size, heldout_share
-        self.on_bad_row = on_bad_row
+        self.on_bad_row, self.overlap = on_bad_row, overlap
         reader.require(schema.columns)
         if heldout is not None:
             heldout.require(schema.columns)
-        self._heldout: list[Problem] | None = None
 
     def candidates(self, reader: Reader, start: Position, tally: Counter[str]) -> Iterator[tuple[Candidate, Position]]:
         """Rows from ``start`` on that can be read and that no filter drops; ``tally`` counts the others by reason."""
+        for candidate, kept, after in self._judged(reader, start, tally):
+            if kept:
+                yield candidate, after
+
+    def _judged(
+        self, reader: Reader, start: Position, tally: Counter[str]
+    ) -> Iterator[tuple[Candidate, bool, Position]]:
+        """Rows that can be read, each with whether all filters keep it."""
+        filters = self.filters
+        if reader is self.heldout_reader:  # which may well be one of the evaluation sets
+            filters = [row_filter for row_filter in filters if not isinstance(row_filter, OverlapsEvaluation)]
         for row, origin, after in reader.rows(start):
             candidate = self._mapped(row, origin, tally)
             if candidate is None:
                 continue
-            reason = next((row_filter.reason for row_filter in self.filters if row_filter(candidate)), None)
-            if reason is None:
-                yield candidate, after
-            else:
+            reason = next((row_filter.reason for row_filter in filters if row_filter(candidate)), None)
+            if reason is not None:
                 tally[reason] += 1
+            yield candidate, reason is None, after
 
     def _mapped(self, row: RawRow | Unreadable, origin: Origin, tally: Counter[str]) -> Candidate | None:
         """The row in the common shape; None if it cannot be read and such rows are skipped."""
@@ -97,39 +110,39 @@ class Corpus:
             tally[BAD_ROW] += 1
             return None
 
-    def heldout(self) -> list[Problem]:
-        """The problems that the policy is evaluated on."""
-        if self._heldout is None:
-            reader, found, tally = self.heldout_reader or self.reader, dict[int, Problem](), Counter[str]()
-            for candidate, _ in self.candidates(reader, Position(), tally):
-                tally[KEPT] += 1
-                key = fingerprint64(candidate.problem)
-                if self.heldout_reader is not None or self._held_out_by_hash(key):
-                    found.setdefault(key, problem_of(candidate))
-                if len(found) == self.heldout_size:
-                    break
-            if not found:
-                raise ValueError(
-                    f"{reader.name} gives no held-out problem ({tally_line(tally)}): look at the filters and "
-                    f"heldout_share"
-                )
-            self._heldout = list(found.values())
-        return self._heldout
-
     @cached_property
-    def _reserved(self) -> frozenset[int]:
-        """Fingerprints of all rows of the held-out reader, also of those beyond ``heldout_size``."""
-        assert self.heldout_reader is not None
-        rows = (self._mapped(row, origin, Counter()) for row, origin, _ in self.heldout_reader.rows(Position()))
-        return frozenset(fingerprint64(candidate.problem) for candidate in rows if candidate is not None)
+    def held_out(self) -> HeldOut:
+        """The problems that the policy is evaluated on."""
+        reader = self.heldout_reader or self.reader
 
-    def _held_out_by_hash(self, key: int) -> bool:
-        """Depends on the problem alone, and not on order, filters or the number of processes."""
-        return key % 2**32 < self.heldout_share * 2**32
+        def rows(tally: Counter[str]) -> Iterator[tuple[Candidate, bool]]:
+            return ((candidate, kept) for candidate, kept, _ in self._judged(reader, Position(), tally))
+
+        if self.heldout_reader is None:
+            return held_out.by_hash(rows, self.heldout_share, self.heldout_size)
+        return held_out.of_file(rows, reader.name, self.heldout_size)
+
+    def heldout(self) -> list[Problem]:
+        """The problems that the policy is evaluated on.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if not self.held_out.problems:
+            name = (self.heldout_reader or self.reader).name
+            raise ValueError(
+                f"{name} gives no held-out problem ({tally_line(self.held_out.rows)}): look at the filters and "
+                f"heldout_share"
+            )
+        return self.held_out.problems
+
+    def notes(self) -> list[str]:
+        """How problems were held out, and which limits that met."""
+        return self.held_out.notes
 
     def holds_out(self, key: int) -> bool:
-        """Whether the problem with this fingerprint must not be trained on."""
-        return self._held_out_by_hash(key) if self.heldout_reader is None else key in self._reserved
+        """Whether the problem with this fingerprint is among the held-out ones, also those beyond ``heldout_size``."""
+        return self.held_out.contains(key)
 
     def stream(
         self, start: Position, tally: Counter[str], seen: set[int] | None = None
@@ -141,15 +154,18 @@ class Corpus:
         """
         for candidate, after in self.candidates(self.reader, start, tally):
             key = fingerprint64(candidate.problem)
-            if self.holds_out(key):
-                tally[HELD_OUT] += 1
-            elif seen is not None and key in seen:
-                tally[DUPLICATE] += 1
-            else:
-                tally[KEPT] += 1
+            outcome = self.outcome(key, seen or ())
+            tally[outcome] += 1
+            if outcome == KEPT:
                 if seen is not None:
                     seen.add(key)
                 yield problem_of(candidate), after
+
+    def outcome(self, key: int, seen: Container[int]) -> str:
+        """What becomes of the problem with this fingerprint, given those of the problems before it."""
+        if self.holds_out(key) and (self.overlap == "remove" or self.heldout_reader is None):
+            return HELD_OUT
+        return DUPLICATE if key in seen else KEPT
 
     @cached_property
     def cache_key(self) -> CacheKey:
@@ -157,7 +173,16 @@ class Corpus:
         return cache_key(self._parts() | {"normalised": normalised}, PREPARING_LIBRARIES)
 
     def _parts(self) -> dict[str, Any]:
-        names = ("reader", "schema", "filters", "heldout_reader", "heldout_size", "heldout_share", "on_bad_row")
+        names = (
+            "reader",
+            "schema",
+            "filters",
+            "heldout_reader",
+            "heldout_size",
+            "heldout_share",
+            "on_bad_row",
+            "overlap",
+        )
         return {"version": VERSION, **{name: getattr(self, name) for name in names}}
 
     @cached_property
@@ -185,20 +210,21 @@ class CachedCorpus:
         self._own: TemporaryDirectory[str] | None = None
 
     def heldout(self) -> list[Problem]:
-        return self.corpus.heldout()
+        return [Problem(**{**item, "others": tuple(item["others"])}) for item in self._prepared()[1]["heldout"]]
 
     def report(self) -> dict[str, int]:
         return dict(self._facts.get("rows", {}))
 
-    def note(self) -> str:
-        """Why prepared problems are not kept, in one line; empty if they are."""
+    def notes(self) -> list[str]:
+        """How problems were held out, how many training problems were among them, and why nothing is kept, if so."""
         unknown = self.corpus.cache_key.unknown
-        return f"prepared problems are not kept: {unknown} has no source file to hash" if unknown else ""
+        kept = [f"prepared problems are not kept: {unknown} has no source file to hash"] if unknown else []
+        return [*self._prepared()[1]["notes"], *kept]
 
     def fingerprint(self) -> str:
         """A hash of all prepared problems and of the held-out ones."""
-        heldout = stable_hash(repr([(problem.problem, problem.answer) for problem in self.heldout()]))
-        return f"{self._facts[CONTENT]} {heldout.hex()}"
+        facts = self._prepared()[1]
+        return f"{facts['content']} {stable_hash(json.dumps(facts['heldout'])).hex()}"
 
     def train(self) -> Sequence[Problem]:
         """All training problems.
@@ -206,28 +232,41 @@ class CachedCorpus:
         Raises:
             ValueError: no problem is left; the message says what became of the rows.
         """
+        return _ArrowProblems(self._prepared()[0])
+
+    def _prepared(self) -> tuple[Path, dict[str, Any]]:
+        """The Arrow file, written if it is not there, and the facts on it."""
         key, unknown = self.corpus.cache_key
         if unknown and self._own is None:
             self._own = TemporaryDirectory(prefix="hapo-")
         path = (Path(self._own.name) if self._own else self.cache) / f"{key}.arrow"
         facts = path.with_suffix(".json")
-        if not (facts.is_file() and path.is_file()):
+        if not self._facts and not (facts.is_file() and path.is_file()):
             with appearing(path, shared=True) as draft:
                 made = self._write(draft)
+                made |= {"heldout": list(map(asdict, self.corpus.heldout())), "notes": self._notes(made)}
             with appearing(facts, shared=True) as draft:  # the last to appear: without it the set is read again
                 draft.write_text(json.dumps(made))
-        self._facts = json.loads(facts.read_text())
-        if not self._facts["rows"].get(KEPT):
-            rows = tally_line(Counter(self._facts["rows"]))
-            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {rows}")
-        return _ArrowProblems(path)
+        self._facts = self._facts or json.loads(facts.read_text())
+        return path, self._facts
+
+    def _notes(self, made: Mapping[str, Any]) -> list[str]:
+        count = made["overlapping"] if self.corpus.overlap == "keep" else made["rows"].get(HELD_OUT, 0)
+        if self.corpus.heldout_reader is None or not count:
+            return self.corpus.notes()
+        done = "and are trained on" if self.corpus.overlap == "keep" else "and are left out"
+        return [*self.corpus.notes(), f"overlap: {count:,} training rows are among the held-out problems {done}"]
 
     def _write(self, path: Path) -> dict[str, Any]:
-        """Write the problems as an Arrow file; what became of the rows, and a hash of the problems."""
+        """Write the problems as an Arrow file; what became of the rows, how many are held out too, and a hash of all.
+
+        Raises:
+            ValueError: none is left.
+        """
         import pyarrow
         from rich.progress import track
 
-        tally, content = Counter[str](), hashlib.blake2b(digest_size=16)
+        tally, overlapping, content = Counter[str](), 0, hashlib.blake2b(digest_size=16)
         schema = pyarrow.schema(
             [
                 *(("problem", "string"), ("solutions", pyarrow.list_(pyarrow.string()))),
@@ -247,9 +286,12 @@ class CachedCorpus:
                     }
                     for p in batch
                 ]
-                content.update(repr(rows).encode())
+                content.update(repr(rows).encode("utf-8", "surrogatepass"))
+                overlapping += sum(self.corpus.holds_out(fingerprint64(p.problem)) for p in batch)
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema))
-        return {"rows": tally, CONTENT: content.hexdigest()}
+        if not tally[KEPT]:
+            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {tally_line(tally)}")
+        return {"rows": tally, "overlapping": overlapping, "content": content.hexdigest()}
 
 
 class _ArrowProblems(Sequence[Problem]):
@@ -269,18 +311,6 @@ class _ArrowProblems(Sequence[Problem]):
         row = self._rows[int(index)]
         first, *others = row["solutions"] or [""]
         return Problem(row["problem"], first, row["answer"], tuple(others), row["difficulty"])
-
-
-def problem_of(candidate: Candidate) -> Problem:
-    """A candidate as a problem."""
-    first, *others = candidate.solutions or ("",)
-    label = candidate.level or candidate.source
-    return Problem(candidate.problem, first, candidate.answer, tuple(others), label)
-
-
-def tally_line(tally: Counter[str]) -> str:
-    """What became of the rows, in one line, the most frequent outcome first."""
-    return ", ".join(f"{count:,} {name}" for name, count in tally.most_common() if count) or "there are no rows"
 
 
 def _batched(items: Iterable[Problem], size: int) -> Iterator[list[Problem]]:

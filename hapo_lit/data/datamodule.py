@@ -12,11 +12,12 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hapo_lit.data.collate import OUTCOMES, TEACHER_USABLE, EncodedProblem, collate, encode, fits
-from hapo_lit.data.corpus import Corpus, tally_line
+from hapo_lit.data.collate import OUTCOMES, PROMPT_TOO_LONG, TEACHER_USABLE, EncodedProblem, collate, encode, fits
+from hapo_lit.data.corpus import Corpus
 from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
-from hapo_lit.data.problems import HasNote, Problem, ProblemSource
+from hapo_lit.data.outcomes import tally_line
+from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
@@ -89,6 +90,7 @@ class MathDataModule(LightningDataModule):
         """Seconds that training waited for its last batch."""
         self._cursor: Cursor = ()
         self._heldout: list[EncodedProblem] = []
+        self._heldout_too_long = 0
         self._training_set: TrainingSet | None = None
 
     def setup(self, stage: str | None = None) -> None:
@@ -96,7 +98,9 @@ class MathDataModule(LightningDataModule):
         if self._training_set is not None:
             return
         training_set = self._read()
-        self._heldout = self._encoded(self.source.heldout(), Counter())
+        tally = Counter[str]()
+        self._heldout = self._encoded(self.source.heldout(), tally)
+        self._heldout_too_long = tally[PROMPT_TOO_LONG]
         self._check_world_size(self.world_size)
         if 0 < len(self._heldout) < self.world_size:
             raise ValueError(
@@ -176,8 +180,15 @@ class MathDataModule(LightningDataModule):
 
     def notes(self) -> list[str]:
         """What else a reader of the report should know of the data, a line each."""
+        self.setup()
         parts = (self.source, self.teacher_check)
-        return [note for part in parts if isinstance(part, HasNote) and (note := part.note())]
+        lines = [line for part in parts if isinstance(part, HasNotes) for line in part.notes()]
+        if self._heldout_too_long:
+            lines.append(
+                f"held out: {self._heldout_too_long:,} problems have prompts of more than max_prompt_tokens="
+                f"{self.max_prompt_tokens} and are not evaluated on"
+            )
+        return lines
 
     def sample(self) -> tuple[str, str]:
         """A prompt and its teacher as the policy sees them, with all special tokens."""

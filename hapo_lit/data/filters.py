@@ -23,6 +23,11 @@ _LATEX = re.compile(
     r"|\\(?=[%&#])|(?<=\\)[dt](?=frac)|[$~]"
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_NUMBER = re.compile(
+    r"\A[\s#*]{0,8}(?:(?:problem|question|exercise|example|task|ex|q)\.? {0,2}#?\d{1,4}[.):\]]{0,2}"
+    r"|[(\[]?\d{1,4}[.):\]])\*{0,2}\s{1,8}(?=[^\W\d_]|[$\\(*\"])"
+)
+"""The number of a problem in a list: ``1.``, ``(12)``, ``**Problem 3.**``."""
 _SPACE = re.compile(r"(?<!\d) | (?!\d)")
 _PUNCTUATION = re.compile(
     r"[{}?;\"'`\u2018\u2019\u201c\u201d]|[.,:](?!\d)|(?<!\d)[,:]|_{2,}|(?<=[a-z]{2})-(?=[a-z]{2})"
@@ -205,12 +210,14 @@ class OverlapsEvaluation:
 
 
 def normalised(problem: str) -> str:
-    """The problem in lower case without whitespace, prose punctuation, braces and LaTeX's spacing and delimiters.
+    """The problem in lower case without whitespace, prose punctuation, braces and LaTeX's spacing and delimiters, and
+    without its number in a list.
 
     Operators and parentheses stay, and so does everything between two digits, but for a comma that groups thousands:
     ``7-2`` is not ``7+2``, ``1.5`` is not ``15`` and ``1, 12`` is not ``11, 2``.
     """
     text = unicodedata.normalize("NFKC", problem).lower().translate(_DASHES)
+    text = _NUMBER.sub("", text, count=1)
     text = _THOUSANDS.sub("", _LATEX.sub("", text))
     text = _SPACE.sub("", " ".join(text.split()))
     return _PUNCTUATION.sub("", text)

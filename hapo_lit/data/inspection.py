@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.progress import track
 
 from hapo_lit.data.collate import PROMPT_TOO_LONG, EncodedProblem, encode, prompt_tokens
-from hapo_lit.data.corpus import DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, problem_of, tally_line
+from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.filters import fingerprint64
-from hapo_lit.data.problems import Problem, ProblemSource
+from hapo_lit.data.outcomes import HELD_OUT, KEPT, tally_line
+from hapo_lit.data.problems import HasNotes, Problem, ProblemSource, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
@@ -53,6 +54,8 @@ class Inspection(NamedTuple):
     """Training problems with prompts that fit, chosen at random if there are more than :data:`EXAMPLES`."""
     stopped: bool
     """Whether a stream was left after :data:`STREAM_ROWS` rows."""
+    notes: list[str]
+    """What a run would say of the data besides."""
     lacks_heldout: bool
     """Whether the problems to hold out should be among the rows, and none is."""
 
@@ -108,6 +111,7 @@ def inspect(
             for (problem, origin), item in zip(sample.pairs, encoded, strict=True)
         ],
         stopped=isinstance(source, Corpus) and rows.total() == STREAM_ROWS,
+        notes=[line for part in (corpus, teacher_check) if isinstance(part, HasNotes) for line in part.notes()],
         lacks_heldout=corpus is not None and corpus.heldout_reader is None and not rows[HELD_OUT],
     )
 
@@ -153,7 +157,7 @@ def _training_problems(source: ProblemSource | Corpus, tally: Counter[str]) -> I
     known = set[int]()
     for candidate, _ in corpus.candidates(reader, Position(), tally):
         key = fingerprint64(candidate.problem)
-        outcome = HELD_OUT if corpus.holds_out(key) else DUPLICATE if key in known else KEPT
+        outcome = corpus.outcome(key, known)
         tally[outcome] += 1
         if outcome == KEPT:
             known.add(key)

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from hapo_lit.data.collate import PROMPT_TOO_LONG
-from hapo_lit.data.corpus import KEPT, Corpus, tally_line
+from hapo_lit.data.corpus import Corpus
+from hapo_lit.data.outcomes import KEPT, tally_line
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 

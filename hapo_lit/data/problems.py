@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+from hapo_lit.data.schemas import Candidate
 from hapo_lit.numerics.hashing import stable_int
 
 
@@ -43,9 +44,16 @@ class ProblemSource(Protocol):
         """What became of the rows that were read; empty for a source that drops none."""
 
 
+def problem_of(candidate: Candidate) -> Problem:
+    """A candidate as a problem."""
+    first, *others = candidate.solutions or ("",)
+    label = candidate.level or candidate.source
+    return Problem(candidate.problem, first, candidate.answer, tuple(others), label)
+
+
 @runtime_checkable
-class HasNote(Protocol):
+class HasNotes(Protocol):
     """A part of the data that may have something to say before a run."""
 
-    def note(self) -> str:
-        """One line; empty = nothing."""
+    def notes(self) -> list[str]:
+        """A line each."""

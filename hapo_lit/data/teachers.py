@@ -68,9 +68,9 @@ class CachedTeachers:
         self._kept.add({key: reward for key, reward in fresh.items() if reward > 0})
         return [fresh[key] if key in fresh else known[key] for key in keys]
 
-    def note(self) -> str:
-        """Why no verdict is kept, in one line; empty if they are."""
-        return f"verdicts on teachers are not kept: {self.unknown} has no source file to hash" if self.unknown else ""
+    def notes(self) -> list[str]:
+        """Why no verdict is kept, if so."""
+        return [f"verdicts on teachers are not kept: {self.unknown} has no source file to hash"] if self.unknown else []
 
 
 def _key(problem: Problem) -> str:

@@ -9,8 +9,9 @@ from collections import Counter
 import pytest
 from support.corpora import LINES, corpus, datamodule, first_batches, row, write, write_three
 
-from hapo_lit.data.corpus import DUPLICATE, HELD_OUT, KEPT, CachedCorpus, Corpus, tally_line
+from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.filters import NoAnswer, Proof
+from hapo_lit.data.outcomes import DUPLICATE, HELD_OUT, KEPT, tally_line
 from hapo_lit.data.reader import LocalFiles, Position
 from hapo_lit.data.schemas import Plain
 
@@ -129,7 +130,7 @@ def test_a_corpus_with_a_part_that_has_no_source_is_prepared_every_time(lines, t
     cached = CachedCorpus(source, str(tmp_path / "cache"), progress=False)
     assert list(cached.train()) == list(CachedCorpus(corpus(lines), str(tmp_path / "other"), progress=False).train())
     assert not (tmp_path / "cache").exists()
-    assert cached.note() == "prepared problems are not kept: schema.lock (lock) has no source file to hash"
+    assert cached.notes()[-1] == "prepared problems are not kept: schema.lock (lock) has no source file to hash"
 
 
 def test_a_cached_corpus_that_was_not_finished_is_written_again(files, tmp_path):

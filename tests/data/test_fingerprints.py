@@ -19,6 +19,10 @@ SAME = [
     ("3 − 2", "3-2"),
     (r"a 20\% share", "a 20% share"),
     ("ＡＢ＝３", "AB=3"),
+    ("1. Find $x$", "Find $x$"),
+    ("(12) Find $x$", "Find $x$"),
+    ("**Problem 3.** Find $x$", "Find $x$"),
+    ("Exercise 4: $x=1$", "7) $x=1$"),
 ]
 
 OTHER = [
@@ -32,6 +36,9 @@ OTHER = [
     ("Solve $x<1$", "Solve $x>1$"),
     (r"\sin x", r"\cos x"),
     ("3:2", "32"),
+    ("1. 5", "2. 5"),
+    ("12 apples and 3 pears", "11 apples and 3 pears"),
+    ("3.5 apples", "2.5 apples"),
 ]
 
 

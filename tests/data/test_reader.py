@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from support.corpora import corpus, row, write
 
-from hapo_lit.data.corpus import BAD_ROW, Corpus
+from hapo_lit.data.corpus import Corpus
+from hapo_lit.data.outcomes import BAD_ROW
 from hapo_lit.data.reader import Hub, LocalFiles, Origin, Position, Unreadable, hub_or_files
 from hapo_lit.data.schemas import Plain
 

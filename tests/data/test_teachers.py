@@ -98,7 +98,7 @@ def test_what_cannot_be_hashed_is_not_kept_and_one_line_says_so(mine, tmp_path):
     check = CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))
     assert check([Problem("a", r"\boxed{1}", "1")]) == [1.0]
     assert not (tmp_path / "kept").exists()
-    assert check.note() == "verdicts on teachers are not kept: check.verifier.lock (lock) has no source file to hash"
+    assert check.notes() == ["verdicts on teachers are not kept: check.verifier.lock (lock) has no source file to hash"]
 
 
 def test_teachers_are_verified_by_algebra_in_loader_processes(lines, tokenizer, tmp_path):
