@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hapo_lit.cli.data_report import RARE
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.collate import TEACHER_OUTCOMES
 from hapo_lit.data.inspection import Example, Inspection, inspect, source_name
@@ -61,7 +62,7 @@ def _show(console: Console, found: Inspection, tokenizer: Any) -> None:
 
 def _outcomes(found: Inspection) -> Table:
     rows = found.rows.total()
-    teachers = Counter(example.teacher for example in found.examples)
+    teachers = Counter(example.encoded.teacher_outcome for example in found.examples)
     table = Table(title="what became of the rows")
     table.add_column("")
     table.add_column("count", justify="right")
@@ -71,7 +72,7 @@ def _outcomes(found: Inspection) -> Table:
         table.add_row(name, f"{count:,}", f"{100 * count / rows:.1f} %")
     table.add_section()
     table.add_row("teachers looked at", f"{len(found.examples):,}", "100.0 %")
-    for name in TEACHER_OUTCOMES:
+    for name in (name for name in TEACHER_OUTCOMES if teachers[name] or name not in RARE):
         table.add_row(name, f"{teachers[name]:,}", f"{100 * teachers[name] / len(found.examples):.1f} %")
     return table
 
@@ -101,7 +102,7 @@ def _example(number: int, example: Example, tokenizer: Any) -> Table:
         "answer": one_line(problem.answer, 300),
         "source": example.source,
         "teacher": one_line(tokenizer.decode(tokens) if tokens else problem.solution, 300),
-        "verdict": example.teacher,
+        "verdict": example.encoded.teacher_outcome,
     }
     table = Table(title=f"sample {number}", show_header=False, title_justify="left")
     for name, text in facts.items():

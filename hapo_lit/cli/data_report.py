@@ -12,14 +12,23 @@ DATA_LINE = (
     "data: {size}, {heldout_problems} held out, {prompt_too_long} prompts too long; teachers{of}: "
     "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
 )
+RARE = {
+    "teacher_stops_early": "hold a stop token before their end",
+    "teacher_reads_otherwise": "read as another text once they are tokens",
+}
+"""Faults of teachers that are printed only where there are any."""
 
 
 def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     """Print sizes, what became of the teachers, and one example; ``facts`` are those of ``data.describe()``."""
     judged = sum(facts[f"teacher_{outcome}"] for outcome in ("usable", "rejected", "too_long", "absent"))
+    judged += sum(facts[name] for name in RARE)
     size = f"{facts['train_problems']:,.0f} problems" if facts["train_problems"] else "a stream of problems"
     part = "" if judged == facts["train_problems"] else f" of {judged} looked at"
     print(DATA_LINE.format(size=size, of=part, **facts))
+    for name, fault in RARE.items():
+        if facts[name]:
+            print(f"warning: {facts[name]:.0f} teachers {fault} and are not used", file=sys.stderr)
     if dropped := data.dropped():
         print(f"rows: {dropped}")
     for note in data.notes():

@@ -13,16 +13,25 @@ from torch import Tensor
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
+from hapo_lit.data.tokens import TextEncoder
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.types import PromptBatch
 
 PROMPT_TOO_LONG = "prompt_too_long"
 TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
 TEACHER_TOO_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
-TEACHER_OUTCOMES = (TEACHER_USABLE, TEACHER_REJECTED, TEACHER_TOO_LONG, TEACHER_ABSENT)
+TEACHER_STOPS_EARLY, TEACHER_READS_OTHERWISE = "teacher_stops_early", "teacher_reads_otherwise"
+FAULTS = (TEACHER_TOO_LONG, TEACHER_STOPS_EARLY, TEACHER_READS_OTHERWISE)
+"""What keeps a solution from being taught: its length, a stop before its end, tokens that read as another text."""
+TEACHER_OUTCOMES = (TEACHER_USABLE, TEACHER_REJECTED, *FAULTS, TEACHER_ABSENT)
 """What may become of a problem's teacher."""
 OUTCOMES = (PROMPT_TOO_LONG, *TEACHER_OUTCOMES)
 """What may become of a training problem: each has exactly one of these outcomes."""
+
+
+PADDING = 0
+"""The id in places that a mask hides: every model has an embedding for it, and not always one for its tokenizer's
+padding token."""
 
 
 class EncodedProblem(NamedTuple):
@@ -32,17 +41,13 @@ class EncodedProblem(NamedTuple):
     tokens: list[int]
     answer: str
     teacher_tokens: list[int]
-    """The solution and its end-of-sequence token; empty = there is no teacher, or none that fits."""
+    """The solution and its end-of-sequence token; empty = there is no teacher, or none that can be taught."""
     teacher_reward: float
     """The reward of the teacher's solution; 0 = it must not be used."""
     difficulty: str = ""
     """The problem's label."""
-
-    def teacher_outcome(self, has_solution: bool) -> str:
-        """Which of :data:`TEACHER_OUTCOMES` the teacher had; ``has_solution`` = the problem came with one."""
-        if self.teacher_tokens:
-            return TEACHER_USABLE if self.teacher_reward > 0 else TEACHER_REJECTED
-        return TEACHER_TOO_LONG if has_solution else TEACHER_ABSENT
+    teacher_outcome: str = ""
+    """Which of :data:`TEACHER_OUTCOMES` the teacher had."""
 
 
 def encode(
@@ -53,87 +58,60 @@ def encode(
     max_prompt_tokens: int,
     max_response_tokens: int,
     tally: Counter[str],
+    stop_ids: Sequence[int] = (),
 ) -> list[EncodedProblem]:
     """Tokenise problems and judge their teachers.
 
     A problem whose prompt is longer than ``max_prompt_tokens`` is dropped.  A solution longer than
-    ``max_response_tokens`` is not used, since the policy could never write it.  Of several solutions that fit, the
-    teacher is the longest one that the check accepts.  ``tally`` counts the problems by their :data:`OUTCOMES`.
+    ``max_response_tokens`` is not used, since the policy could never write it, nor is one with another of the
+    :data:`FAULTS`.  Of several solutions that are left, the teacher is the longest one that the check accepts; it ends
+    with exactly one end-of-sequence token.  ``tally`` counts the problems by their :data:`OUTCOMES`.  ``stop_ids`` are
+    the policy's other stops.
 
     Raises:
         ValueError: there is no problem, or no prompt fits.
     """
     if not problems:
         raise ValueError("there are no problems: look at the sizes or files under data.source")
-    prompts = prompt_tokens(problems, tokenizer, template)
+    encoder = TextEncoder(tokenizer, template, stop_ids)
+    prompts = encoder.prompts([problem.problem for problem in problems])
     fitting = [index for index, tokens in enumerate(prompts) if len(tokens) <= max_prompt_tokens]
     if len(fitting) < len(problems):
         tally[PROMPT_TOO_LONG] += len(problems) - len(fitting)
     if not fitting:
         raise ValueError(f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; raise the limit")
     kept = [problems[index] for index in fitting]
-    teachers = _teachers(kept, tokenizer, template, teacher_check, max_response_tokens, tally)
+    teachers = _teachers(kept, encoder, teacher_check, max_response_tokens, tally)
     return [
-        EncodedProblem(problem.prompt_id, prompts[index], problem.answer, *teacher, problem.difficulty)
-        for index, problem, teacher in zip(fitting, kept, teachers, strict=True)
+        EncodedProblem(problem.prompt_id, prompts[index], problem.answer, tokens, reward, problem.difficulty, outcome)
+        for index, problem, (tokens, reward, outcome) in zip(fitting, kept, teachers, strict=True)
     ]
-
-
-def prompt_tokens(problems: Sequence[Problem], tokenizer: Any, template: Template) -> list[list[int]]:
-    """Token ids of the prompts."""
-    texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
-    return token_ids(tokenizer, texts, template.special_tokens)
-
-
-def token_ids(tokenizer: Any, texts: list[str], special_tokens: bool) -> list[list[int]]:
-    """Token ids of texts.  Fast tokenizers are called without offsets, a quarter of the work."""
-    if getattr(tokenizer, "is_fast", False):
-        backend = tokenizer.backend_tokenizer
-        backend.no_truncation()
-        backend.no_padding()
-        return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=special_tokens)]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=special_tokens)["input_ids"] if texts else []
-    return ids
-
-
-def fits(problems: Sequence[Problem], tokenizer: Any, template: Template, max_prompt_tokens: int) -> list[bool]:
-    """Which prompts are within the limit.  Most are not tokenised: a prompt has no more tokens than bytes."""
-    texts = [template.prompt(tokenizer, problem.problem) for problem in problems]
-    spare = 8 * template.special_tokens  # room for the special tokens that a tokenizer may add
-    unsure = [index for index, text in enumerate(texts) if len(text.encode()) + spare > max_prompt_tokens]
-    within = [True] * len(texts)
-    if unsure:
-        ids = token_ids(tokenizer, [texts[index] for index in unsure], template.special_tokens)
-        for index, tokens in zip(unsure, ids, strict=True):
-            within[index] = len(tokens) <= max_prompt_tokens
-    return within
 
 
 def _teachers(
     problems: Sequence[Problem],
-    tokenizer: Any,
-    template: Template,
+    encoder: TextEncoder,
     teacher_check: TeacherCheck,
     max_response_tokens: int,
     tally: Counter[str],
-) -> list[tuple[list[int], float]]:
-    """Each problem's teacher as tokens with its reward.
+) -> list[tuple[list[int], float, str]]:
+    """Each problem's teacher as tokens, with its reward and its outcome.
 
     All problems' longest solutions are checked in one call, then the next longest of those that were rejected.
     """
-    solutions = [[text for text in (problem.solution, *problem.others) if text] for problem in problems]
-    responses = [template.response(text) for texts in solutions for text in texts]
-    ids = iter(token_ids(tokenizer, responses, special_tokens=False))
-    teachers: list[tuple[list[int], float]] = [([], 0.0)] * len(problems)
+    solutions = [
+        [encoder.without_end(text) for text in (problem.solution, *problem.others) if text] for problem in problems
+    ]
+    encoded = iter(_responses([text for texts in solutions for text in texts], encoder, max_response_tokens))
+    teachers: list[tuple[list[int], float, str]] = [([], 0.0, TEACHER_ABSENT)] * len(problems)
     unchecked: list[list[tuple[list[int], str]]] = []
-    """For each problem, the solutions that fit and were not checked yet, the longest last."""
-    outcomes = [TEACHER_ABSENT] * len(problems)
+    """For each problem, the solutions that can be taught and were not checked yet, the longest last."""
     for index, texts in enumerate(solutions):
-        encoded = [([*next(ids), tokenizer.eos_token_id], text) for text in texts]
-        fitting = [(tokens, text) for tokens, text in encoded if len(tokens) <= max_response_tokens]
-        unchecked.append(sorted(fitting, key=lambda solution: len(solution[0])))
-        if texts:
-            outcomes[index] = TEACHER_REJECTED if fitting else TEACHER_TOO_LONG
+        responses = [(*next(encoded), text) for text in texts]
+        good = [(tokens, text) for tokens, fault, text in responses if not fault]
+        unchecked.append(sorted(good, key=lambda solution: len(solution[0])))
+        if responses and not good:
+            teachers[index] = ([], 0.0, min((fault for _, fault, _ in responses), key=FAULTS.index))
     while indices := [index for index, left in enumerate(unchecked) if left]:
         candidates = [unchecked[index].pop() for index in indices]
         rewards = teacher_check(
@@ -141,18 +119,33 @@ def _teachers(
         )
         for index, (tokens, _), reward in zip(indices, candidates, rewards, strict=True):
             if reward > 0:
-                teachers[index], outcomes[index] = (tokens, reward), TEACHER_USABLE
+                teachers[index] = (tokens, reward, TEACHER_USABLE)
                 unchecked[index].clear()
             elif not teachers[index][0]:
-                teachers[index] = (tokens, 0.0)
-    tally.update(outcomes)
+                teachers[index] = (tokens, 0.0, TEACHER_REJECTED)
+    tally.update(outcome for *_, outcome in teachers)
     return teachers
 
 
-def collate(encoded: Sequence[EncodedProblem], pad_id: int) -> PromptBatch:
-    """Pad prompts on the left and teachers on the right."""
-    tokens, mask = _padded([item.tokens for item in encoded], pad_id, left=True)
-    teacher_tokens, teacher_mask = _padded([item.teacher_tokens for item in encoded], pad_id, left=False)
+def _responses(texts: list[str], encoder: TextEncoder, limit: int) -> list[tuple[list[int], str]]:
+    """Token ids of solutions with their end, and what keeps each from being taught (one of :data:`FAULTS`, or "")."""
+    found = []
+    for tokens, same in zip(ids := encoder.responses(texts), encoder.reads_back(ids), strict=True):
+        fault = ""
+        if len(tokens) + 1 > limit:
+            fault = TEACHER_TOO_LONG
+        elif not encoder.stop_ids.isdisjoint(tokens):
+            fault = TEACHER_STOPS_EARLY
+        elif not same:
+            fault = TEACHER_READS_OTHERWISE
+        found.append(([*tokens, encoder.end_id], fault))
+    return found
+
+
+def collate(encoded: Sequence[EncodedProblem]) -> PromptBatch:
+    """Pad prompts on the left and teachers on the right, with :data:`PADDING`."""
+    tokens, mask = _padded([item.tokens for item in encoded], left=True)
+    teacher_tokens, teacher_mask = _padded([item.teacher_tokens for item in encoded], left=False)
     return PromptBatch(
         prompt_ids=torch.tensor([item.prompt_id for item in encoded]),
         tokens=tokens,
@@ -167,13 +160,13 @@ def collate(encoded: Sequence[EncodedProblem], pad_id: int) -> PromptBatch:
 
 def fingerprint(encoded: Sequence[EncodedProblem]) -> str:
     """A hash of everything the policy will see, in order."""
-    # without the label, which the policy does not see
-    return stable_hash("".join(repr(item[:-1]) for item in encoded)).hex()
+    # without the labels, which the policy does not see
+    return stable_hash("".join(repr(item[:5]) for item in encoded)).hex()
 
 
-def _padded(sequences: Sequence[list[int]], pad_id: int, left: bool) -> tuple[Tensor, Tensor]:
+def _padded(sequences: Sequence[list[int]], left: bool) -> tuple[Tensor, Tensor]:
     width = max(1, *map(len, sequences))
-    tokens = torch.full((len(sequences), width), pad_id)
+    tokens = torch.full((len(sequences), width), PADDING)
     mask = torch.zeros(len(sequences), width, dtype=torch.bool)
     for row, sequence in enumerate(sequences):
         where = slice(width - len(sequence), width) if left else slice(0, len(sequence))

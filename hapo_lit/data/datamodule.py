@@ -12,7 +12,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hapo_lit.data.collate import OUTCOMES, PROMPT_TOO_LONG, TEACHER_USABLE, EncodedProblem, collate, encode, fits
+from hapo_lit.data.collate import OUTCOMES, PROMPT_TOO_LONG, TEACHER_USABLE, EncodedProblem, collate, encode
 from hapo_lit.data.corpus import Corpus
 from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
@@ -20,6 +20,7 @@ from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
+from hapo_lit.data.tokens import TextEncoder
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
 from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.hashing import stable_hash
@@ -84,6 +85,8 @@ class MathDataModule(LightningDataModule):
         self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
         self.rank, self.world_size = 0, 1
         """This process's rank and the number of processes, where there is no Trainer to ask."""
+        self.stop_ids: Sequence[int] = ()
+        """What ends the policy's responses, besides the tokenizer's end of sequence; set before ``setup``."""
         self.consumed = 0
         """Batches that training has used; fewer than a loader that runs ahead has made."""
         self.waited = 0.0
@@ -135,10 +138,12 @@ class MathDataModule(LightningDataModule):
             self.max_prompt_tokens,
             self.max_response_tokens,
             tally,
+            self.stop_ids,
         )
 
     def _fits(self, problems: Sequence[Problem]) -> list[bool]:
-        return fits(problems, self.tokenizer, self.template, self.max_prompt_tokens)
+        encoder = TextEncoder(self.tokenizer, self.template)
+        return encoder.within([problem.problem for problem in problems], self.max_prompt_tokens)
 
     # -- what is in it -------------------------------------------------------------------------------------------
 
@@ -213,9 +218,8 @@ class MathDataModule(LightningDataModule):
     def val_dataloader(self) -> DataLoader[PromptBatch]:
         self.setup()
         rank, world_size = self._rank_and_world_size()
-        pad = partial(collate, pad_id=self.tokenizer.pad_token_id)
         mine = self._heldout[rank::world_size]
-        return DataLoader(mine, batch_size=self.heldout_batch, collate_fn=pad, generator=torch.Generator())  # type: ignore[arg-type]
+        return DataLoader(mine, batch_size=self.heldout_batch, collate_fn=collate, generator=torch.Generator())  # type: ignore[arg-type]
 
     def _rank_and_world_size(self) -> tuple[int, int]:
         if self.trainer:
@@ -240,7 +244,7 @@ class MathDataModule(LightningDataModule):
         self._check_world_size(world_size)
         part = slice(rank, None, world_size)
         for problems, after in self.training_set.batches(cursor, part, worker, workers):
-            yield replace(collate(problems, self.tokenizer.pad_token_id), cursor=after)
+            yield replace(collate(problems), cursor=after)
 
     def _check_world_size(self, world_size: int) -> None:
         if self.prompts_per_step % world_size:

@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from hapo_lit.data.collate import PROMPT_TOO_LONG, EncodedProblem, encode, prompt_tokens
+from hapo_lit.data.collate import PROMPT_TOO_LONG, EncodedProblem, encode
 from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.filters import fingerprint64
 from hapo_lit.data.outcomes import HELD_OUT, KEPT, tally_line
@@ -19,6 +19,7 @@ from hapo_lit.data.problems import HasNotes, Problem, ProblemSource, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
+from hapo_lit.data.tokens import TextEncoder
 
 STREAM_ROWS = 20_000
 """How many rows of a stream are read; a source that is not streamed is read to its end."""
@@ -35,8 +36,6 @@ class Example(NamedTuple):
     source: str
     """Where the data set says that the problem comes from; may be empty."""
     encoded: EncodedProblem
-    teacher: str
-    """Which of :data:`~hapo_lit.data.collate.TEACHER_OUTCOMES` its teacher had."""
 
 
 class Inspection(NamedTuple):
@@ -83,9 +82,10 @@ def inspect(
     """
     rows: Counter[str] = Counter()
     prompts, answers, sample = list[int](), list[int](), _Sample(seed)
+    encoder = TextEncoder(tokenizer, template)
     pairs = _training_problems(source, rows)
     while chunk := list(islice(pairs, CHUNK)):
-        ids = prompt_tokens([problem for problem, _ in chunk], tokenizer, template)
+        ids = encoder.prompts([problem.problem for problem, _ in chunk])
         prompts += [len(tokens) for tokens in ids]
         answers += [len(problem.answer) for problem, _ in chunk]
         for pair, tokens in zip(chunk, ids, strict=True):
@@ -98,18 +98,14 @@ def inspect(
         raise ValueError(f"{source_name(source)}: no row is left to train on: {tally_line(rows)}")
     chosen = [problem for problem, _ in sample.pairs]
     encoded = encode(chosen, tokenizer, template, teacher_check, max_prompt_tokens, max_response_tokens, Counter())
-    responses = [template.response(problem.solution) for problem in chosen if problem.solution]
-    teachers = tokenizer(responses, add_special_tokens=False)["input_ids"] if responses else []
+    teachers = encoder.responses([encoder.without_end(problem.solution) for problem in chosen if problem.solution])
     corpus = _corpus(source)
     return Inspection(
         rows,
         prompts,
         [len(tokens) + 1 for tokens in teachers],
         answers,
-        [
-            Example(problem, origin, item, item.teacher_outcome(bool(problem.solution)))
-            for (problem, origin), item in zip(sample.pairs, encoded, strict=True)
-        ],
+        [Example(problem, origin, item) for (problem, origin), item in zip(sample.pairs, encoded, strict=True)],
         stopped=isinstance(source, Corpus) and rows.total() == STREAM_ROWS,
         notes=[line for part in (corpus, teacher_check) if isinstance(part, HasNotes) for line in part.notes()],
         lacks_heldout=corpus is not None and corpus.heldout_reader is None and not rows[HELD_OUT],

@@ -9,6 +9,10 @@ class Template(Protocol):
     special_tokens: bool
     """True = the tokenizer adds its own special tokens to the prompt."""
 
+    @property
+    def written(self) -> str:
+        """What it writes into responses itself: a special token that is part of it may be in a solution too."""
+
     def prompt(self, tokenizer: Any, problem: str) -> str:
         """The text of the prompt."""
 
@@ -27,6 +31,10 @@ class _Responses:
     def __init__(self, response: str, begun: str) -> None:
         _must_hold("{solution}", response)
         self._response, self.begun = response, begun
+
+    @property
+    def written(self) -> str:
+        return self._response + self.begun
 
     def response(self, solution: str) -> str:
         return self._response.replace("{solution}", solution).removeprefix(self.begun)

@@ -6,10 +6,11 @@ from collections import Counter
 
 import pytest
 
-from hapo_lit.data.collate import collate, encode, fingerprint, token_ids
+from hapo_lit.data.collate import collate, encode, fingerprint
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import PlainTemplate
+from hapo_lit.data.tokens import token_ids
 from hapo_lit.verify.exact import ExactVerifier
 
 PROBLEMS = [
@@ -52,7 +53,7 @@ def test_long_prompts_are_dropped_and_none_left_is_an_error(tokenizer):
 
 
 def test_prompts_are_padded_on_the_left_and_teachers_on_the_right(tokenizer):
-    batch = collate(encoded(tokenizer)[:2], tokenizer.pad_token_id)
+    batch = collate(encoded(tokenizer)[:2])
     assert batch.mask[:, -1].all()
     assert batch.mask.sum(1).tolist() == [8, 10]
     assert batch.teacher_mask[:, 0].all()
@@ -65,7 +66,7 @@ def test_prompts_are_padded_on_the_left_and_teachers_on_the_right(tokenizer):
 
 
 def test_a_batch_without_any_teacher_still_has_a_shape(tokenizer):
-    batch = collate(encoded(tokenizer)[2:], tokenizer.pad_token_id)
+    batch = collate(encoded(tokenizer)[2:])
     assert batch.teacher_tokens.shape == (2, 1)
     assert not batch.teacher_mask.any()
 

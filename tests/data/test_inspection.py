@@ -71,7 +71,7 @@ def test_every_row_is_counted_by_what_became_of_it(tmp_path, tokenizer):
         "no_answer": 1,
         "prompt_too_long": 1,
     }
-    assert [example.teacher.removeprefix("teacher_") for example in found.examples] == [
+    assert [example.encoded.teacher_outcome.removeprefix("teacher_") for example in found.examples] == [
         *("usable", "usable", "usable", "rejected", "absent", "too_long")
     ]
     assert sorted(found.teacher_tokens) == [6, 6, 6, 7, 199]  # with the end of the sequence
