@@ -28,8 +28,9 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data import filters
-from hapo_lit.data.corpus import CachedCorpus, Corpus, tally_line
+from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.datamodule import MathDataModule
+from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.reader import LocalFiles
 from hapo_lit.data.schemas import Numina15
 from hapo_lit.data.teachers import TeacherCheck, TrustedTeachers, VerifiedTeachers

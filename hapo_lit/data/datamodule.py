@@ -35,8 +35,8 @@ class MathDataModule(LightningDataModule):
     """Training prompts without end, and held-out prompts once.
 
     A list of problems is encoded at once; a cached corpus is read as it is needed; a stream is shuffled block by block.
-    In all three cases a batch is chosen as a whole and each rank takes its part, so that the position in the data is
-    the same on all ranks.  Each batch carries the position after it: batches that a loader made ahead of the step are
+    In all three cases a batch is chosen as a whole, holds a prompt once, and each rank takes its part, so that the
+    position in the data is the same on all ranks.  Each batch carries the position after it: batches that a loader made ahead of the step are
     made again after a resume, and none is lost.
 
     Args:
@@ -52,6 +52,8 @@ class MathDataModule(LightningDataModule):
         buffer: problems in a block of a stream.
         workers: processes that read, tokenise and verify ahead of the step; 0 = none.
         seed: of the order.
+        repeats: True = a list of problems may hold one several times, and a batch too, as supervised learning may;
+            otherwise the first counts, because equal prompts would get equal responses.
         path, heldout_path, evaluation_path: the files that the source was given; not used here.
     """
 
@@ -69,6 +71,7 @@ class MathDataModule(LightningDataModule):
         buffer: int = 4096,
         workers: int = 0,
         seed: int = 0,
+        repeats: bool = False,
         path: Any = None,
         heldout_path: Any = None,
         evaluation_path: Any = None,
@@ -81,7 +84,7 @@ class MathDataModule(LightningDataModule):
         for name, value, least in (("prompts_per_step", prompts_per_step, 1), ("data.workers", workers, 0)):
             if value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.buffer, self.workers, self.seed = buffer, workers, seed
+        self.buffer, self.workers, self.seed, self.repeats = buffer, workers, seed, repeats
         self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
         self.rank, self.world_size = 0, 1
         """This process's rank and the number of processes, where there is no Trainer to ask."""
@@ -118,7 +121,7 @@ class MathDataModule(LightningDataModule):
             return StreamedSet(self.source, self._fits, self._encoded, self.prompts_per_step, self.buffer, self.seed)
         problems = self.source.train()
         if isinstance(problems, list):
-            return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed)
+            return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed, self.repeats)
         fingerprint: str = self.source.fingerprint()  # type: ignore[attr-defined]
         return OnDemandSet(problems, fingerprint, self._fits, self._encoded, self.prompts_per_step, self.seed)
 
@@ -188,6 +191,8 @@ class MathDataModule(LightningDataModule):
         self.setup()
         parts = (self.source, self.teacher_check)
         lines = [line for part in parts if isinstance(part, HasNotes) for line in part.notes()]
+        if count := self.training_set.duplicates:
+            lines.append(f"duplicates: {count:,} training problems are left out, whose prompts occur before")
         if self._heldout_too_long:
             lines.append(
                 f"held out: {self._heldout_too_long:,} problems have prompts of more than max_prompt_tokens="

@@ -13,7 +13,7 @@ import numpy as np
 
 from hapo_lit.data.collate import PROMPT_TOO_LONG
 from hapo_lit.data.corpus import Corpus
-from hapo_lit.data.outcomes import KEPT, tally_line
+from hapo_lit.data.outcomes import DUPLICATE, KEPT, tally_line
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import Position
 
@@ -55,8 +55,9 @@ class BlockShuffler:
     """Shuffles a stream block by block: ``buffer`` problems are read, put in random order, and made into batches.
 
     The cursor is (epoch, file and row where the block begins, how many of the block are used), so that resuming reads
-    at most one block twice.  Duplicates are dropped within a block.  An epoch's last problems are left out if they do
-    not fill a batch.
+    at most one block twice.  Duplicates are dropped within a block, and a problem whose prompt is in the batch already,
+    since a batch may begin in one block and end in another.  An epoch's last problems are left out if they do not
+    fill a batch.
 
     Args:
         corpus: what to read.
@@ -86,17 +87,23 @@ class BlockShuffler:
         epoch, file, row, used = cursor
         while True:
             batches, from_start = 0, (file, row, used) == (0, 0, 0)
-            batch: list[Problem] = []
+            batch: dict[int, Problem] = {}
             for begins, block in self._blocks(Position(file, row), epoch):
                 for position in range(used, len(block)):
-                    batch.append(block[position])
+                    problem = block[position]
+                    if problem.prompt_id in batch:
+                        self.tally[DUPLICATE] += 1
+                        self.tally[KEPT] -= 1
+                        continue
+                    batch[problem.prompt_id] = problem
                     if len(batch) == self.per_batch:
-                        yield batch, (epoch, *begins, position + 1)
-                        batch, batches = [], batches + 1
+                        yield list(batch.values()), (epoch, *begins, position + 1)
+                        batch, batches = {}, batches + 1
                 used = 0
             if not batches and from_start:
                 raise ValueError(
-                    f"{self.corpus.reader.name}: too few rows are left for a batch: {tally_line(self.tally)}"
+                    f"{self.corpus.reader.name}: too few rows are left for a batch of prompts_per_step="
+                    f"{self.per_batch}: {tally_line(self.tally)}"
                 )
             epoch, file, row, used = epoch + 1, 0, 0, 0
 

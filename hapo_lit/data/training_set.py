@@ -49,6 +49,8 @@ class TrainingSet(Protocol):
 
     size: int
     """How many problems there are; 0 = not known."""
+    duplicates: int
+    """How many problems were left out because another one has the same prompt."""
     start: Cursor
 
     def batches(
@@ -96,10 +98,16 @@ class InMemorySet(_Indexed):
         encode: encodes them; those that are too long are left out.
         per_batch: problems in a batch.
         seed: of the order.
+        repeats: True = a problem may be there several times, and then also in a batch; otherwise the first counts.
     """
 
-    def __init__(self, problems: Sequence[Problem], encode: Encode, per_batch: int, seed: int) -> None:
+    def __init__(
+        self, problems: Sequence[Problem], encode: Encode, per_batch: int, seed: int, repeats: bool = False
+    ) -> None:
         self.tally: Counter[str] = Counter()
+        kept = range(len(problems)) if repeats else _firsts(problem.prompt_id for problem in problems)
+        self.duplicates = len(problems) - len(kept)
+        problems = [problems[index] for index in kept]
         self.teachers = [problem for problem in problems if problem.solution][:DESCRIBED_TEACHERS]
         self.items = encode(problems, self.tally)
         super().__init__(len(self.items), per_batch, seed)
@@ -120,7 +128,8 @@ class InMemorySet(_Indexed):
 class OnDemandSet(_Indexed):
     """Problems in a file that are read and encoded when a batch needs them.
 
-    Problems whose prompt is too long are left out; to find them, all problems are read once at the start.
+    Problems whose prompt is too long, or is that of an earlier problem, are left out; to find them, all problems are
+    read once at the start.
 
     Args:
         problems: all problems, read at an index.
@@ -142,9 +151,17 @@ class OnDemandSet(_Indexed):
         self.problems, self.source_fingerprint, self.encode = problems, source_fingerprint, encode
         starts = range(0, len(problems), CHUNK)
         shown = track(starts, "measuring prompts", transient=True, disable=len(starts) < 10)
-        within = [verdict for start in shown for verdict in fits(problems[start : start + CHUNK])]
-        self.kept = np.flatnonzero(within)
+        within, prompts = list[bool](), list[int]()
+        for start in shown:
+            chunk = problems[start : start + CHUNK]
+            within += fits(chunk)
+            prompts += [problem.prompt_id for problem in chunk]
+        firsts = np.zeros(len(prompts), dtype=bool)
+        firsts[_firsts(prompts)] = True
+        self.kept = np.flatnonzero(firsts & within)
         """The indices of the problems that are not left out."""
+        self.duplicates = int((~firsts).sum())
+        self.too_long = int(firsts.sum()) - len(self.kept)
         super().__init__(len(self.kept), per_batch, seed)
 
     def _problems_at(self, indices: Iterable[int]) -> list[Problem]:
@@ -161,8 +178,7 @@ class OnDemandSet(_Indexed):
         return Counter(problem.difficulty for problem in self._first)
 
     def describe(self) -> Description:
-        too_long = len(self.problems) - self.size
-        return _described(self._first, self.encode, Counter({PROMPT_TOO_LONG: too_long}))
+        return _described(self._first, self.encode, Counter({PROMPT_TOO_LONG: self.too_long}))
 
     def fingerprint(self) -> str:
         return self.source_fingerprint
@@ -180,6 +196,7 @@ class StreamedSet:
     """
 
     size = 0
+    duplicates = 0
 
     def __init__(self, corpus: Corpus, fits: Fits, encode: Encode, per_batch: int, buffer: int, seed: int) -> None:
         self.corpus, self.encode = corpus, encode
@@ -213,6 +230,14 @@ class StreamedSet:
 
     def fingerprint(self) -> str:
         return self.corpus.fingerprint()
+
+
+def _firsts(prompts: Iterable[int]) -> list[int]:
+    """The indices at which a prompt occurs for the first time."""
+    found: dict[int, int] = {}
+    for index, prompt in enumerate(prompts):
+        found.setdefault(prompt, index)
+    return list(found.values())
 
 
 def _described(problems: list[Problem], encode: Encode, tally: Counter[str]) -> Description:

@@ -79,7 +79,9 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path, tokenizer):
     cached = CachedCorpus(corpus(file, heldout=heldout), str(tmp_path / "cache"), progress=False)
     with pytest.raises(ValueError, match=r"a.jsonl: no row is left to train on: 7 proof, 2 held_out"):
         cached.train()
-    with pytest.raises(ValueError, match=r"a.jsonl: too few rows are left for a batch: 7 proof, 2 held_out"):
+    with pytest.raises(
+        ValueError, match=r"a.jsonl: too few rows are left for a batch of prompts_per_step=4: 7 proof, 2 held_out"
+    ):
         first_batches(datamodule(corpus(file, heldout=heldout), tokenizer), 1)
     with pytest.raises(ValueError, match=r"gives no held-out problem \(7 proof, 2 kept\)"):
         corpus(file, filters=[Proof(), NoAnswer()], heldout_share=1e-9).heldout()

@@ -7,6 +7,7 @@ import torch
 
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.datamodule import MathDataModule
+from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import PlainTemplate
 from hapo_lit.verify.exact import ExactVerifier
@@ -40,6 +41,47 @@ def test_every_epoch_is_a_permutation_of_its_own_and_no_prompt_comes_twice_in_a_
 def test_more_prompts_per_step_than_problems_is_an_error(tokenizer):
     with pytest.raises(ValueError, match="prompts_per_step=11, but there are only 10 training problems"):
         arithmetic(tokenizer, size=10, step=11).setup()
+
+
+class Listed:
+    """A list of problems, in memory or read one by one."""
+
+    def __init__(self, problems):
+        self.problems = problems
+
+    def train(self):
+        return self.problems
+
+    def heldout(self):
+        return [Problem("Compute 1-1.", "", "0")]
+
+    def report(self):
+        return {}
+
+    def fingerprint(self):
+        return ""
+
+
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_a_prompt_comes_once_in_a_batch_however_often_it_is_in_the_list(tokenizer, sequence):
+    problems = [Problem(f"Compute {number % 5}-0.", "", str(number)) for number in range(20)]
+
+    def of(step, **settings):
+        check, verifier = TrustedTeachers(), ExactVerifier()
+        return MathDataModule(
+            Listed(sequence(problems)), tokenizer, PlainTemplate(), check, verifier, step, 30, 72, **settings
+        )
+
+    data = of(4)
+    for index in range(10):
+        both = [data.batch(index, rank, 2).prompt_ids.tolist() for rank in range(2)]
+        assert len({*both[0], *both[1]}) == 4
+    assert set(data.batch(0).answers) <= set("01234")  # the first row of each prompt
+    assert data.notes()[-1] == "duplicates: 15 training problems are left out, whose prompts occur before"
+    with pytest.raises(ValueError, match="prompts_per_step=6, but there are only 5 training problems"):
+        of(6).setup()
+    if sequence is list:
+        assert of(20, repeats=True).training_set.size == 20
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])

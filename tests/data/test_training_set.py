@@ -13,8 +13,8 @@ from hapo_lit.data.problems import Problem
 from hapo_lit.data.reader import LocalFiles, Position
 
 
-def stream(files, tokenizer, **settings):
-    return datamodule(corpus(files), tokenizer, **settings)
+def stream(files, tokenizer, prompts_per_step=4, heldout=None, **settings):
+    return datamodule(corpus(files, heldout=heldout), tokenizer, prompts_per_step, **settings)
 
 
 def test_an_epoch_of_a_stream_deals_every_problem_at_most_once_and_no_batch_twice_the_same(lines, tokenizer):
@@ -28,6 +28,29 @@ def test_an_epoch_of_a_stream_deals_every_problem_at_most_once_and_no_batch_twic
     assert batches[0] != batches[per_epoch]  # another epoch, another order
     assert [ids for ids, _ in first_batches(stream(lines, tokenizer, seed=1), 1)] != batches[:1]
     assert all(len(set(ids)) == 4 for ids in batches)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_that_crosses_blocks_holds_a_prompt_once_and_is_resumed(tmp_path, tokenizer, workers):
+    """The same six problems again and again, in blocks of seven rows: nearly every batch of four crosses a border."""
+    write(tmp_path / "a.jsonl", [row(number % 6 + 2) for number in range(84)])
+    heldout = LocalFiles(write(tmp_path / "h.jsonl", [row(500)]))
+
+    def fresh():
+        return stream(str(tmp_path / "a.jsonl"), tokenizer, buffer=5, heldout=heldout)
+
+    through = first_batches(fresh(), 30, workers=workers)
+    assert all(len(set(ids)) == 4 for ids, _ in through)
+    first, second = fresh(), fresh()
+    first.setup()
+    for step, batch in zip(range(7), first.batches(0, 1), strict=False):
+        first.advance(batch, step + 1)
+    second.load_state_dict(first.state_dict())
+    assert first_batches(second, 10, workers=workers) == through[7:17]
+    with pytest.raises(
+        ValueError, match=r"a.jsonl: too few rows are left for a batch of prompts_per_step=7: .*duplicate"
+    ):
+        first_batches(stream(str(tmp_path / "a.jsonl"), tokenizer, 7, heldout=heldout), 1)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 4])
