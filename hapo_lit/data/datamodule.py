@@ -36,8 +36,8 @@ class MathDataModule(LightningDataModule):
 
     A list of problems is encoded at once; a cached corpus is read as it is needed; a stream is shuffled block by block.
     In all three cases a batch is chosen as a whole, holds a prompt once, and each rank takes its part, so that the
-    position in the data is the same on all ranks.  Each batch carries the position after it: batches that a loader made ahead of the step are
-    made again after a resume, and none is lost.
+    position in the data is the same on all ranks.  Each batch carries the position after it: batches that a loader made
+    ahead of the step are made again after a resume, and none is lost.
 
     Args:
         source: where problems come from: a list in memory, :class:`~hapo_lit.data.corpus.CachedCorpus`, or a
