@@ -6,6 +6,7 @@ A schedule is a function of progress in [0, 1] without a state of its own: a che
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 
@@ -42,6 +43,34 @@ class Cosine:
 
     def __call__(self, progress: float) -> float:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _clamped(progress))) / 2
+
+
+class WarmupLinear(Linear):
+    """From 0 up to ``start`` in a straight line over the first ``warmup`` of the way, then down to ``end`` in another.
+
+    Args:
+        start: the highest value.
+        end: the last value.
+        warmup: share of the way in [0, 1); the first step has the value 0, as everywhere.
+    """
+
+    def __init__(self, start: float, end: float = 0.0, warmup: float = 0.05) -> None:
+        super().__init__(start, end)
+        self.warmup = _share(warmup)
+
+    def __call__(self, progress: float) -> float:
+        return _with_warmup(super().__call__, self.warmup, progress)
+
+
+class WarmupCosine(Cosine):
+    """As :class:`WarmupLinear`, but down from ``start`` to ``end`` along half a cosine wave."""
+
+    def __init__(self, start: float, end: float = 0.0, warmup: float = 0.05) -> None:
+        super().__init__(start, end)
+        self.warmup = _share(warmup)
+
+    def __call__(self, progress: float) -> float:
+        return _with_warmup(super().__call__, self.warmup, progress)
 
 
 class Step:
@@ -91,6 +120,7 @@ class StepSchedule:
             raise ValueError(f"{name} must be a number or a schedule, got {value!r}")
         if callable(value) and (not isinstance(horizon, int) or horizon < 1):
             raise ValueError(f"{name} is a schedule and needs a horizon of at least 1 step (${{steps}}), got {horizon}")
+        self.name = name
         self.schedule: Schedule = value if callable(value) else Constant(value)
         self.horizon = horizon if callable(value) and horizon else 1
 
@@ -109,6 +139,38 @@ class StepSchedule:
         if not low <= lowest <= highest <= high:
             span = f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
             raise ValueError(f"{name} must stay in [{low:g}, {high:g}], and is {span}")
+
+
+def step_schedules(parts: Iterable[object]) -> Iterator[StepSchedule]:
+    """Every :class:`StepSchedule` that one of the parts holds, itself or in a part of its own."""
+    seen: set[int] = set()
+    waiting = list(parts)
+    while waiting:
+        part = waiting.pop()
+        if id(part) in seen or type(part).__module__.startswith(("torch.", "transformers.", "numpy")):
+            continue
+        seen.add(id(part))
+        if isinstance(part, StepSchedule):
+            yield part
+        elif isinstance(part, Mapping):
+            waiting.extend(part.values())
+        elif isinstance(part, list | tuple):
+            waiting.extend(part)
+        else:
+            waiting.extend(getattr(part, "__dict__", {}).values())
+
+
+def _share(warmup: float) -> float:
+    if not 0 <= warmup < 1:
+        raise ValueError(f"learning_rate.warmup is a share of the way in [0, 1), got {warmup}")
+    return warmup
+
+
+def _with_warmup(schedule: Schedule, warmup: float, progress: float) -> float:
+    progress = _clamped(progress)
+    if progress < warmup:
+        return schedule(0.0) * progress / warmup
+    return schedule((progress - warmup) / (1 - warmup))
 
 
 def _clamped(progress: float) -> float:

@@ -1,6 +1,16 @@
 import pytest
 
-from hapo_lit.schedules import Complement, Constant, Cosine, Linear, Sigmoid, Step, StepSchedule
+from hapo_lit.schedules import (
+    Complement,
+    Constant,
+    Cosine,
+    Linear,
+    Sigmoid,
+    Step,
+    StepSchedule,
+    WarmupCosine,
+    WarmupLinear,
+)
 
 
 @pytest.mark.parametrize(
@@ -42,3 +52,19 @@ def test_a_steep_sigmoid_does_not_overflow():
     assert Sigmoid(1, 0, steepness=1e6)(1.0) == 0
     with pytest.raises(ValueError, match="steepness"):
         Sigmoid(1, 0, steepness=0)
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [(WarmupLinear, 0.6), (WarmupCosine, 0.6)])
+def test_a_warm_up_rises_from_0_and_then_the_schedule_falls(schedule, middle):
+    rate = schedule(start=1.0, end=0.2, warmup=0.2)
+    assert [rate(progress) for progress in (0, 0.05, 0.1, 0.2, 0.6, 1, 2)] == pytest.approx(
+        [0, 0.25, 0.5, 1, middle, 0.2, 0.2]
+    )
+    assert schedule(start=1.0, warmup=0.0)(0.0) == 1.0
+    assert schedule(start=1.0)(1.0) == 0.0
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1])
+def test_a_warm_up_that_is_no_share_is_refused(warmup):
+    with pytest.raises(ValueError, match=r"learning_rate.warmup is a share of the way"):
+        WarmupLinear(1.0, warmup=warmup)

@@ -123,11 +123,13 @@ class RunSession:
                 print(f"no checkpoint in {self.run}: beginning at step 0")
             return
         state = load(self.checkpoint) if in_its_folder else load_checked(self.checkpoint)
+        if (done := state["run"]["step"]) > self.config.steps:
+            raise SetupError(f"the checkpoint is at step {done}, beyond steps={self.config.steps}: set more steps")
         restore(state, module, data, None if self.config.allow_changes else self.settings)
         if module.step == self.config.steps and not in_its_folder:
             raise SetupError(
-                f"that run is finished (step {module.step} of {self.config.steps}): to train its policy further, start "
-                f"a new run with model.path=RUN/policy"
+                f"that run is finished (step {module.step} of {self.config.steps}): to train its policy further, set "
+                f"more steps, or start a new run with model.path=RUN/policy"
             )
         if checkpointer is not None and in_its_folder:
             checkpointer.resume(state, self.is_rank_0)

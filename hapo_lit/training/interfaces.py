@@ -100,6 +100,11 @@ class RunData(ResumableData, Protocol):
 class ResumableModule(Protocol):
     """A module whose weights, optimiser and memory are part of the run state."""
 
+    step: int
+    """Training steps done."""
+    phases: Phases
+    """Which algorithm, loss and learning rate act when."""
+
     def state_dict(self) -> dict[str, Any]:
         """The weights."""
 
@@ -122,10 +127,6 @@ class ResumableModule(Protocol):
 class RunModule(ResumableModule, Protocol):
     """What a callback may ask of the module."""
 
-    step: int
-    """Training steps done."""
-    phases: Phases
-    """Which algorithm, loss and learning rate act when."""
     data: RunData
     """The prompts."""
     tokenizer: PreTrainedTokenizerBase

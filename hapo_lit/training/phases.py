@@ -11,7 +11,7 @@ from typing import Any
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.protocols import Algorithm, PolicyLoss
-from hapo_lit.schedules import Schedule
+from hapo_lit.schedules import Schedule, StepSchedule, step_schedules
 
 
 class Phase:
@@ -20,7 +20,8 @@ class Phase:
     Args:
         algorithm: turns prompts into experience.
         loss: turns experience into a loss.
-        learning_rate: schedule over this phase's own progress.
+        learning_rate: schedule over ``learning_rate_steps``, and its last value after them.
+        learning_rate_steps: from the phase's first; None = as many as the phase has.
         steps: the phase's budget; None = all that the run has left (last phase only).
         fresh_optimizer: True = the optimiser forgets its moments when the phase begins.
     """
@@ -32,7 +33,12 @@ class Phase:
         learning_rate: Schedule,
         steps: int | None = None,
         fresh_optimizer: bool = True,
+        learning_rate_steps: int | None = None,
     ) -> None:
+        if learning_rate_steps is not None and (type(learning_rate_steps) is not int or learning_rate_steps < 1):
+            raise ValueError(
+                f"learning_rate_steps must be a whole number of at least 1, or null, got {learning_rate_steps!r}"
+            )
         if algorithm.teacher_stands_alone and loss.teacher.needs_advantage:
             raise ValueError(
                 f"{type(loss.teacher).__name__} weighs a teacher by its advantage, and this injector leaves it none: "
@@ -45,6 +51,7 @@ class Phase:
             )
         self.algorithm, self.loss = algorithm, loss
         self.learning_rate, self.steps = learning_rate, steps
+        self.learning_rate_steps = learning_rate_steps
         self.fresh_optimizer = fresh_optimizer
 
 
@@ -86,10 +93,15 @@ class Phases:
         return step > 0 and step in self._starts and self.at(step).fresh_optimizer
 
     def learning_rate(self, step: int) -> float:
-        """The learning rate of ``step``, from the phase's schedule over the phase's own steps."""
+        """The learning rate of ``step``, from the schedule of its phase."""
+        return self._learning_rate(step, self.steps)
+
+    def _learning_rate(self, step: int, steps: int) -> float:
+        """That of a run of ``steps``."""
         index = self._index(step)
-        start, end = (*self._starts, self.steps)[index : index + 2]
-        return self._phases[index].learning_rate((step - start) / (end - start))
+        start, end = (*self._starts, steps)[index : index + 2]
+        phase = self._phases[index]
+        return phase.learning_rate((step - start) / (phase.learning_rate_steps or end - start))
 
     def with_steps(self) -> list[tuple[Phase, range]]:
         """Each phase with its steps."""
@@ -104,11 +116,51 @@ class Phases:
         return {"bounds": [*self._starts, self.steps], "algorithms": algorithms}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        bounds = [*self._starts, self.steps]
-        if state["bounds"] != bounds:
+        if state["bounds"][:-1] != self._starts:
             raise ResumeError(
-                f"the run of the checkpoint had phases that begin and end at steps {state['bounds']}, this one at "
-                f"{bounds}: learning rates would jump; resume with the same steps"
+                f"the run of the checkpoint had phases that begin at steps {state['bounds'][:-1]}, this one at "
+                f"{self._starts}: resume with the same phases"
             )
         for phase, memory in zip(self._phases, state["algorithms"], strict=True):
             phase.algorithm.load_state_dict(memory)
+
+    def check_length(self, then: int, done: int) -> None:
+        """Whether a run may have another length than when it began: only if it would have come to the same place.
+
+        Args:
+            then: steps of the run of the checkpoint.
+            done: steps that it had taken.
+
+        Raises:
+            ResumeError: what would have been different.
+        """
+        if self.steps == then:
+            return
+        advice = (
+            f"resume with steps={then}, set allow_changes=true, or start a new run with model.path=RUN/policy (a run "
+            f"that is to become longer needs learning_rate=constant or a learning_rate_steps)"
+        )
+        for step in _some_of(done):
+            was, would_be = self._learning_rate(step, then), self._learning_rate(step, self.steps)
+            if was != would_be:
+                raise ResumeError(
+                    f"steps changed from {then} to {self.steps}, over which the learning rate runs: at step {step + 1} "
+                    f"it was {was:g} and would have been {would_be:g}; {advice}"
+                )
+        for phase in self._phases:
+            for schedule in step_schedules([phase.algorithm, phase.loss]):
+                if schedule.horizon == self.steps and not _same(schedule, then, done):
+                    raise ResumeError(
+                        f"steps changed from {then} to {self.steps}, over which {schedule.name} runs: it would have "
+                        f"had other values; {advice}"
+                    )
+
+
+def _some_of(done: int) -> list[int]:
+    """Steps before ``done``: all of them, or a thousand and the last."""
+    return sorted({*range(0, done, max(1, done // 1000)), *range(max(0, done - 1), done)})
+
+
+def _same(schedule: StepSchedule, horizon: int, done: int) -> bool:
+    """Whether a schedule had the values that it would have had over another horizon."""
+    return all(schedule(step) == schedule.schedule(step / horizon) for step in _some_of(done))

@@ -87,11 +87,14 @@ def restore(
     """
     data.load_state_dict(state["data"])
     module.load_run_state(state["run"])
-    if settings is not None and (different := changed(state["settings"], settings)):
-        raise ResumeError(
-            f"settings differ from those of the checkpoint ({'; '.join(different)}): resume with the same ones, start "
-            f"a new run, or set allow_changes=true"
-        )
+    if settings is not None:
+        steps = module.phases.steps
+        module.phases.check_length(state["run"]["phases"]["bounds"][-1], module.step)
+        if different := changed({**state["settings"], "steps": steps}, {**settings, "steps": steps}):
+            raise ResumeError(
+                f"settings differ from those of the checkpoint ({'; '.join(different)}): resume with the same ones, "
+                f"start a new run, or set allow_changes=true"
+            )
     if "module" in state:
         check_weights(module, {name: value.shape for name, value in state["module"].items()})
         module.load_state_dict(state["module"])

@@ -104,7 +104,11 @@ def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
     [
         (["gate=beta"], "it had another gate"),
         (["seed=1"], "training data changed since the checkpoint was written"),
-        (["steps=9"], "begin and end at steps [0, 4], this one at [0, 9]"),
+        (
+            ["steps=9"],
+            "over which the learning rate runs: at step 2 it was 0.000775 and would have been 0.0009; resume",
+        ),
+        (["steps=1"], "the checkpoint is at step 2, beyond steps=1"),
         (["resume=run/checkpoints/last.ckpt"], "that run is finished (step 4 of 4)"),
         (["resume=run/config.yaml"], "is damaged (File is not a zip file): try an older checkpoint"),
         (["hydra.run.dir=run"], "already holds a run; choose another folder with hydra.run.dir"),

@@ -57,3 +57,16 @@ def test_each_entry_point_goes_on_from_the_others_checkpoint(runs, work, verb, o
     done = runs.run(work, verb, *RUN, f"hydra.run.dir={run}", f"resume={checkpoint}")
     assert done.returncode == 0, done.stderr
     assert_same_end(work / run, work / verb)
+
+
+@pytest.mark.parametrize("verb", few_of(VERBS, ["train"]))
+def test_a_finished_run_may_be_made_longer_where_its_learning_rate_allows_it(runs, work, verb):
+    """It then ends where a run of that length ends, whose learning rates were the same."""
+    settings = [*RUN, "learning_rate=constant", "learning_rate.value=1e-3", "callbacks.checkpointer.keep=1"]
+    for folder, steps in (("short", 8), ("long", STEPS)):
+        done = runs.run(work, verb, *settings, f"steps={steps}", f"hydra.run.dir={folder}-{verb}")
+        assert done.returncode == 0, done.stderr
+    done = runs.run(work, verb, *settings, "resume=auto", f"hydra.run.dir=short-{verb}")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after step 8 of {STEPS}" in done.stdout
+    assert_same_end(work / f"short-{verb}", work / f"long-{verb}")
