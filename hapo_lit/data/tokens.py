@@ -80,6 +80,8 @@ class TextEncoder:
 
     def reads_back(self, responses: Sequence[list[int]]) -> list[bool]:
         """Whether the text of each response, encoded again, gives the same ids."""
+        if not responses:  # of which a tokenizer would make one empty text
+            return []
         texts = self.tokenizer.batch_decode(responses, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         again = self._encoded([self._marked(text) for text in texts], special_tokens=False)
         return [ids == tokens for ids, tokens in zip(again, responses, strict=True)]
