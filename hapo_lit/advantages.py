@@ -123,7 +123,7 @@ class SpareFailures:
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         advantages = self.estimator(group, mean)
-        success = (group.rewards > 0) & group.present
+        success = group.successes & group.present
         by_teacher, by_policy = success & group.is_teacher, success & group.on_policy
         teacher_only = by_teacher.any(1, keepdim=True) & ~by_policy.any(1, keepdim=True)
         return torch.where(teacher_only & ~success, 0.0, advantages)

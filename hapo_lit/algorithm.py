@@ -29,6 +29,7 @@ from hapo_lit.protocols import (
     Verifier,
 )
 from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
+from hapo_lit.verify.judging import judge
 
 
 class Hapo:
@@ -86,11 +87,11 @@ class Hapo:
         # fmt: off
         size = self.rollouts_per_prompt
         rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
-        verdicts = self.verifier(decode(rollouts), prompts.answers_repeated(size))
-        rollouts = rollouts.with_rewards(verdicts.to(rollouts.rewards))                # 2  r ∈ {0, 1}
+        judgement = judge(self.verifier, decode(rollouts), prompts.questions(size))
+        rollouts = rollouts.with_rewards(*judgement)                                   # 2  r, and whether it is right
         counts = rollouts.success_counts()
         self.gate.observe(*map(ranks.gather, (rollouts.prompt_ids, *counts)))          # 3  Beta posterior
-        decision = self.gate(rollouts.prompt_ids, rollouts.rewards)                    # 4  gate
+        decision = self.gate(rollouts.prompt_ids, rollouts.successes.float())          # 4  gate
         group = self.injector(rollouts, prompts, decision.open, step)                  # 5  hindsight
         return Experience(
             group=group,
@@ -166,6 +167,7 @@ class Supervised:
             tokens=prompts.teacher_tokens[:, None],
             mask=prompts.teacher_mask[:, None],
             rewards=prompts.teacher_rewards[:, None],
+            successes=usable[:, None],
             finished=usable[:, None],
             is_teacher=usable[:, None],
             present=usable[:, None],

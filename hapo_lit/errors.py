@@ -25,6 +25,10 @@ class VerifierError(RuntimeError):
     """Too many verdicts failed for rewards to be trusted; the message says why."""
 
 
+class PartError(ValueError):
+    """A part does not keep to its protocol; the message names part, method, and what was expected."""
+
+
 class NotFiniteError(RuntimeError):
     """Several updates in a row had a loss or gradient that is not finite; carries the last batch for inspection."""
 
@@ -55,6 +59,12 @@ class Pruned(Exception):
     def __init__(self, message: str, value: float) -> None:
         super().__init__(message)
         self.value = value
+
+
+def part_name(part: object) -> str:
+    """What messages call a part: the class that it is of, or the function that it is, as YAML would name it."""
+    kind = part if hasattr(part, "__qualname__") else type(part)
+    return f"{kind.__module__}.{kind.__qualname__}"  # type: ignore[attr-defined]
 
 
 def cut(text: str, length: int) -> str:

@@ -32,6 +32,8 @@ class NoInjection:
 class ReplaceWorst:
     """Success-substitution injection: the teacher replaces the rollout with the least reward (arXiv 2603.11321, Eq. 7).
 
+    A success is replaced only where there is no failure, whatever the rewards are.
+
     Args:
         ties: which of several equally bad rollouts is replaced, which the paper does not say: :class:`FirstTied`,
             :class:`LeastLikely` or :class:`DrawnTied`.
@@ -50,8 +52,10 @@ class ReplaceWorst:
         return group_size
 
     def __call__(self, group: RolloutGroup, prompts: PromptBatch, open: Tensor, step: int) -> RolloutGroup:
-        rewards_PG = torch.where(group.on_policy, group.rewards, torch.inf)
-        tied_PG = group.on_policy & (rewards_PG == rewards_PG.amin(1, keepdim=True))
+        failed_PG = group.on_policy & ~group.successes
+        candidates_PG = torch.where(failed_PG.any(1, keepdim=True), failed_PG, group.on_policy)
+        rewards_PG = torch.where(candidates_PG, group.rewards, torch.inf)
+        tied_PG = candidates_PG & (rewards_PG == rewards_PG.amin(1, keepdim=True))
         worst_PG = one_hot(self.ties(group, tied_PG, step), group.rewards.shape[1])
         return place_teacher(group, prompts, worst_PG & (open & prompts.teacher_usable)[:, None])
 
@@ -205,6 +209,7 @@ def place_teacher(group: RolloutGroup, prompts: PromptBatch, at: Tensor) -> Roll
         tokens=torch.where(at_token, teacher(prompts.teacher_tokens), wide(group.tokens)),
         mask=torch.where(at_token, teacher(prompts.teacher_mask), wide(group.mask)),
         rewards=torch.where(at, prompts.teacher_rewards[:, None].to(group.rewards), group.rewards),
+        successes=group.successes | at,
         finished=group.finished | at,
         is_teacher=group.is_teacher | at,
         present=group.present | at,
@@ -234,6 +239,7 @@ def _with_empty_row(group: RolloutGroup) -> RolloutGroup:
         tokens=token_row(group.tokens),
         mask=token_row(group.mask),
         rewards=row(group.rewards),
+        successes=row(group.successes),
         finished=row(group.finished),
         is_teacher=row(group.is_teacher),
         present=row(group.present),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from hapo_lit.rows import LossOutput, Rows
+from hapo_lit.rows import Judgement, LossOutput, Rows
 from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class Gate(Protocol):
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         """Learn on-policy counts ``[P]`` gathered over all ranks."""
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
-        """Decide for ``[P]`` prompts whose on-policy rewards are ``[P, G]``.  Pure."""
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
+        """Decide for ``[P]`` prompts whose rollouts are right (1.0) or not (0.0), ``[P, G]``.  Pure."""
 
     def metrics(self) -> dict[str, float]:
         """Numbers worth plotting, relative to the gate's own namespace."""
@@ -229,11 +229,30 @@ class RolloutEngine(Protocol):
 class Verifier(Protocol):
     """Judges answers."""
 
-    def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """``[N] float32`` in {0, 1}; a verdict that cannot be reached is 0 and counted in ``metrics``."""
+    def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor | Judgement:
+        """``[N]`` rewards, of which exactly 1 is a success; or rewards and successes.
+
+        A verdict that cannot be reached earns what a wrong answer does, and is counted in ``metrics``.
+        """
 
     def metrics(self) -> dict[str, float]:
         """Time and tallies of the last call."""
+
+
+@runtime_checkable
+class HasSuccessRule(Protocol):
+    """A verifier that returns rewards alone and has its own rule of what a success is."""
+
+    def succeeds(self, rewards: Tensor) -> Tensor:
+        """``[N] bool``: which of the responses that earn ``rewards [N]`` are right."""
+
+
+@runtime_checkable
+class AsksFor(Protocol):
+    """A verifier that wants to know more than the reference answers."""
+
+    asks_for: Sequence[str]
+    """Of ``problems``, ``prompt_ids`` and ``difficulties`` those that it gets as keyword arguments, ``N`` of each."""
 
 
 @runtime_checkable

@@ -6,11 +6,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+
+class Questions(NamedTuple):
+    """What ``N`` responses answer: the reference answers, and what else a verifier may ask for.
+
+    >>> questions = Questions(answers=("29",), problems=("Compute 14+15.",))
+    """
+
+    answers: Sequence[str]
+    """The reference answers."""
+    problems: Sequence[str] = ()
+    """The texts of the problems; empty = they are not known, and so for the fields below."""
+    prompt_ids: Sequence[int] = ()
+    """The problems' identities, the same in every epoch, rank and run."""
+    difficulties: Sequence[str] = ()
+    """The problems' labels."""
+
+
+class Judgement(NamedTuple):
+    """What a verifier says of ``N`` responses: whether each is right, and what it earns.
+
+    A right one, and a wrong one that earns something for its form:
+
+    >>> judgement = Judgement(rewards=torch.tensor([1.0, 0.1]), successes=torch.tensor([True, False]))
+    """
+
+    rewards: Tensor
+    """``[N] float``, finite: what advantages are made of."""
+    successes: Tensor
+    """``[N] bool``: what gates, injectors, teacher checks and evaluations see."""
 
 
 class Text(NamedTuple):

@@ -18,15 +18,17 @@ afterwards: a stage that alters something returns ``dataclasses.replace(value, .
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from hapo_lit.rows import Rows, Text
+from hapo_lit.rows import Questions, Rows, Text
 
 Carrier = TypeVar("Carrier", bound="_Movable")
+Item = TypeVar("Item")
 
 
 class _Movable:
@@ -73,6 +75,8 @@ class PromptBatch(_Movable):
     ... )
     >>> prompts.teacher_usable
     tensor([True])
+    >>> prompts.questions(2).answers
+    ['29', '29']
     """
 
     prompt_ids: Tensor
@@ -88,11 +92,16 @@ class PromptBatch(_Movable):
     teacher_mask: Tensor
     """``[P, T] bool``: True on the teacher's tokens."""
     teacher_rewards: Tensor
-    """``[P] float``: the verifier's verdict on the teacher; 0 = absent, wrong or too long, and never injected."""
+    """``[P] float``: what the teacher's solution earns; 0 where it may not be used."""
+    teacher_usable: Tensor = field(default=None)  # type: ignore[assignment]
+    """``[P] bool``: False = the teacher is absent, wrong or too long, and never injected.  Where it is not given, a
+    teacher is usable whose reward is exactly 1."""
     cursor: tuple[int, ...] = ()
     """Where the data stand after this batch: what a checkpoint holds, to resume at the next one."""
     difficulties: tuple[str, ...] = ()
     """``P`` labels, such as ``4-digit``, by which rewards are reported separately; empty = there are none."""
+    problems: tuple[str, ...] = ()
+    """``P`` texts of the problems, for a verifier that asks for them; empty = they are not known."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:
@@ -107,19 +116,29 @@ class PromptBatch(_Movable):
         _check(self, "teacher_tokens", (size, self.teacher_tokens.shape[1]), torch.int64)
         _check(self, "teacher_mask", tuple(self.teacher_tokens.shape), torch.bool)
         _check(self, "teacher_rewards", (size,), *_FLOATS)
-        if len(self.answers) != size:
-            raise ValueError(f"PromptBatch.answers has {len(self.answers)} entries for {size} prompts")
-        if len(self.difficulties) not in (0, size):
-            raise ValueError(f"PromptBatch.difficulties has {len(self.difficulties)} entries for {size} prompts")
+        if self.teacher_usable is None:
+            object.__setattr__(self, "teacher_usable", self.teacher_rewards == 1)
+        _check(self, "teacher_usable", (size,), torch.bool)
+        for name, sizes in {"answers": (size,), "difficulties": (0, size), "problems": (0, size)}.items():
+            if len(getattr(self, name)) not in sizes:
+                raise ValueError(f"PromptBatch.{name} has {len(getattr(self, name))} entries for {size} prompts")
 
     def answers_repeated(self, group_size: int) -> list[str]:
         """``P * G`` reference answers in the order of flattened ``[P, G]`` responses."""
         return [answer for answer in self.answers for _ in range(group_size)]
 
-    @property
-    def teacher_usable(self) -> Tensor:
-        """``[P] bool``: the teacher exists and the verifier accepted it."""
-        return self.teacher_rewards > 0
+    def questions(self, group_size: int) -> Questions:
+        """What ``P * G`` responses answer, in the order of flattened ``[P, G]`` responses."""
+
+        def repeated(column: Sequence[Item]) -> list[Item]:
+            return [value for value in column for _ in range(group_size)]
+
+        return Questions(
+            answers=repeated(self.answers),
+            problems=repeated(self.problems),
+            prompt_ids=repeated(self.prompt_ids.tolist()),
+            difficulties=repeated(self.difficulties),
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +173,7 @@ class RolloutGroup(_Movable):
     mask: Tensor
     """``[P, G, T] bool``: True on response tokens, the end-of-sequence token included."""
     rewards: Tensor
-    """``[P, G] float``: 1 = verified right, 0 = not (or not verified yet)."""
+    """``[P, G] float``: what advantages are made of; 0 = nothing earned (or not verified yet)."""
     finished: Tensor
     """``[P, G] bool``: False = the response ran into the length limit."""
     is_teacher: Tensor
@@ -163,6 +182,9 @@ class RolloutGroup(_Movable):
     """``[P, G] bool``: False = a row that does not exist; it counts nowhere."""
     behaviour_logprobs: Tensor | None = None
     """``[P, G, T] float``: log-probabilities as the engine reports them, 0 off the mask; None = not reported."""
+    successes: Tensor = field(default=None)  # type: ignore[assignment]
+    """``[P, G] bool``: what gates and injectors see.  Where it is not given, a row succeeds whose reward is exactly 1;
+    a stage that changes rewards alone leaves it as it is."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3:
@@ -175,7 +197,9 @@ class RolloutGroup(_Movable):
         _check(self, "tokens", full, torch.int64)
         _check(self, "mask", full, torch.bool)
         _check(self, "rewards", (prompts, group), *_FLOATS)
-        for name in ("finished", "is_teacher", "present"):
+        if self.successes is None:
+            object.__setattr__(self, "successes", self.rewards == 1)
+        for name in ("finished", "is_teacher", "present", "successes"):
             _check(self, name, (prompts, group), torch.bool)
         if self.behaviour_logprobs is not None:
             _check(self, "behaviour_logprobs", full, *_FLOATS)
@@ -185,13 +209,24 @@ class RolloutGroup(_Movable):
         """``[P, G] bool``: rows that exist and that the policy wrote."""
         return self.present & ~self.is_teacher
 
-    def with_rewards(self, rewards_N: Tensor) -> RolloutGroup:
+    def with_rewards(self, rewards_N: Tensor, successes_N: Tensor | None = None) -> RolloutGroup:
         """The same group with the verifier's ``P * G`` verdicts, which come in flattened ``[P, G]`` order.
 
-        A response that never ended earns nothing, whatever it says: stopping is part of answering.
+        A response that never ended is no success and earns nothing, whatever it says: stopping is part of answering.
+        A negative reward it keeps.
+
+        Args:
+            rewards_N: what the responses earn.
+            successes_N: which of them are right; None = those that earn exactly 1.
         """
         rewards = rewards_N.reshape(self.rewards.shape).to(self.rewards)
-        return replace(self, rewards=torch.where(self.present & self.finished, rewards, 0.0))
+        right = rewards == 1 if successes_N is None else successes_N.reshape(rewards.shape).to(self.successes)
+        rewards = torch.where(self.finished, rewards, rewards.clamp(max=0))
+        return replace(
+            self,
+            rewards=torch.where(self.present, rewards, 0.0),
+            successes=right & self.present & self.finished,
+        )
 
     def text(self) -> Text:
         """The ``P * G`` responses, each with its prompt."""
@@ -206,7 +241,7 @@ class RolloutGroup(_Movable):
     def success_counts(self) -> tuple[Tensor, Tensor]:
         """``(successes [P], trials [P])`` in int64 over on-policy rows: what the gate may learn from."""
         on_policy = self.on_policy
-        return (on_policy & (self.rewards > 0)).sum(1), on_policy.sum(1)
+        return (on_policy & self.successes).sum(1), on_policy.sum(1)
 
 
 @dataclass(frozen=True, eq=False)

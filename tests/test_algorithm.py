@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from support.builders import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
 
 from hapo_lit.advantages import GroupCentred, GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
-from hapo_lit.gates import AlwaysGate, BetaGate, Memory, NeverGate
+from hapo_lit.gates import AlwaysGate, BetaGate, FailureGate, Memory, NeverGate
 from hapo_lit.injectors import NoInjection, ReplaceSlot, ReplaceWorst
 from hapo_lit.protocols import ALONE, Algorithm
 from hapo_lit.schedules import Linear
@@ -176,3 +178,41 @@ def test_log_probabilities_of_an_engine_count_only_if_it_is_not_the_trainer(is_t
     assert (experience.behaviour_logprobs is None) == is_trainer
     assert (experience.rows().behaviour_logprobs is None) == is_trainer
     assert experience.rollouts.behaviour_logprobs is not None
+
+
+class FormCounts(ScriptedVerifier):
+    """0.1 for the form, 1 for the answer, both for both: rewards are graded, and the answer alone is a success."""
+
+    def __call__(self, responses, answers):
+        rewards = super().__call__(responses, answers)
+        return rewards, rewards >= 1
+
+
+def test_gate_and_injector_see_successes_and_advantages_see_rewards():
+    """Paid for its form alone no group is right: both are helped, and the worst failure makes room."""
+    rewards = [[0.1, 0.1, 0.0], [1.1, 0.1, 1.0]]
+    seen = []
+
+    class Witness(FailureGate):
+        def observe(self, prompt_ids, successes, trials):
+            seen.append(successes.tolist())
+
+        def __call__(self, prompt_ids, successes):
+            seen.append(successes.tolist())
+            return super().__call__(prompt_ids, successes)
+
+    algorithm = hapo(rewards, Witness(), advantage=GroupCentred())
+    algorithm.verifier = FormCounts(rewards)
+    experience = collect(algorithm, make_prompts(make_group(rewards), [1.1, 1.1]))
+    assert seen == [[0, 2], [[0, 0, 0], [1, 0, 1]]]
+    assert experience.decision.open.tolist() == [True, False]
+    assert not experience.teacher_usable.any()  # made by hand without saying so, and 1.1 is not exactly 1
+    assert experience.group.rewards.flatten().tolist() == pytest.approx([0.1, 0.1, 0.0, 1.1, 0.1, 1.0])
+    assert experience.advantages[1].tolist() == pytest.approx([1.1 - 2.2 / 3, 0.1 - 2.2 / 3, 1.0 - 2.2 / 3])
+    prompts = replace(make_prompts(make_group(rewards), [1.1, 1.1]), teacher_usable=torch.tensor([True, True]))
+    experience = collect(algorithm, prompts)
+    assert experience.group.is_teacher.tolist() == [[False, False, True], [False, False, False]]
+    assert experience.group.rewards[0].tolist() == pytest.approx([0.1, 0.1, 1.1])
+    assert experience.group.successes.tolist() == [[False, False, True], [True, False, True]]
+    supervised = collect(Supervised(TokenMean()), replace(prompts, teacher_usable=torch.tensor([True, False])))
+    assert supervised.group.present[:, 0].tolist() == [True, False]

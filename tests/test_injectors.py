@@ -177,3 +177,14 @@ def test_a_teacher_shorter_than_the_rollouts_is_padded():
     after = ReplaceWorst()(group, make_prompts(group, [1], teacher_length=2), torch.tensor([True]), 0)
     assert after.mask[0, 0].tolist() == [True, True, False, False, False, False]
     assert after.mask[0, 1].sum() == 5
+
+
+def test_a_success_makes_room_only_where_there_is_no_failure():
+    """The first group's success earns least, say for its length; the second has none but successes."""
+    group = make_group([[-0.5, 0.1, 0.0], [0.8, 1.0, 0.9]])
+    group = replace(group, successes=torch.tensor([[True, False, False], [True, True, True]]))
+    after = ReplaceWorst()(group, make_prompts(group, [1, 1]), torch.tensor([True, True]), 0)
+    assert after.is_teacher.tolist() == [[False, False, True], [True, False, False]]
+    assert after.successes.tolist() == [[True, False, True], [True, True, True]]
+    grown = Append()(group, make_prompts(group, [1, 0]), torch.tensor([True, True]), 0)
+    assert grown.successes[:, -1].tolist() == [True, False]

@@ -73,6 +73,22 @@ def test_a_response_that_never_ended_earns_nothing():
     assert group.with_rewards(torch.tensor([1.0, 1.0])).rewards.tolist() == [[1, 0]]
 
 
+def test_a_response_that_never_ended_is_no_success_and_keeps_its_loss():
+    group = make_group([[0, 0, 0]])
+    group = replace(group, finished=torch.tensor([[True, False, False]]))
+    found = group.with_rewards(torch.tensor([0.3, 0.3, -0.5]), torch.tensor([True, True, False]))
+    assert found.rewards[0].tolist() == pytest.approx([0.3, 0.0, -0.5])
+    assert found.successes.tolist() == [[True, False, False]]
+    assert [count.tolist() for count in found.success_counts()] == [[1], [3]]
+
+
+def test_without_a_word_on_it_a_success_earns_exactly_one():
+    group = make_group([[0.1, 1.0, 1.5]])
+    assert group.successes.tolist() == [[False, True, False]]
+    assert replace(group, rewards=group.rewards - 0.5).successes.tolist() == [[False, True, False]]
+    assert make_prompts(make_group([[0], [0]]), [0.1, 1]).teacher_usable.tolist() == [False, True]
+
+
 def test_rows_keep_each_response_beside_its_prompt_and_its_credit():
     group = make_group([[0, 1, 0], [1, 0, 0]])
     found = experience(group).rows()
@@ -111,7 +127,7 @@ def carriers(module):
 
 CARRIERS = {
     types: ["PromptBatch", "RolloutGroup", "GateDecision", "Experience"],
-    rows: ["Text", "Rows", "LossOutput"],
+    rows: ["Questions", "Judgement", "Text", "Rows", "LossOutput"],
 }
 
 

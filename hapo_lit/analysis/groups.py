@@ -31,7 +31,7 @@ def group_table(group: Any, texts: Sequence[str], advantages: Any = None, token_
         {
             "response": list(texts),
             "by": np.where(group.is_teacher.flatten().numpy(), "teacher", "policy"),
-            "reward": group.rewards.flatten().int().tolist(),
+            "reward": [int(reward) if reward.is_integer() else reward for reward in group.rewards.flatten().tolist()],
             "tokens": group.mask.sum(2).flatten().tolist(),
         },
         index=pd.MultiIndex.from_product([range(1, prompts + 1), range(1, size + 1)], names=["problem", "row"]),

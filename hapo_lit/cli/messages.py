@@ -15,6 +15,7 @@ from hapo_lit.errors import (
     EngineError,
     MemoryShortError,
     NotFiniteError,
+    PartError,
     ResumeError,
     SaveError,
     SetupError,
@@ -24,7 +25,7 @@ from hapo_lit.errors import (
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
 """Errors in a configuration."""
-RUN_ERRORS = (VerifierError, NotFiniteError, MemoryShortError, SaveError, EngineError)
+RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError)
 """Errors during a run that are printed as one line."""
 
 

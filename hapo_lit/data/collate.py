@@ -16,6 +16,7 @@ from hapo_lit.data.templates import Template
 from hapo_lit.data.tokens import TextEncoder
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.types import PromptBatch
+from hapo_lit.verify.judging import judged
 
 PROMPT_TOO_LONG = "prompt_too_long"
 TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
@@ -43,11 +44,18 @@ class EncodedProblem(NamedTuple):
     teacher_tokens: list[int]
     """The solution and its end-of-sequence token; empty = there is no teacher, or none that can be taught."""
     teacher_reward: float
-    """The reward of the teacher's solution; 0 = it must not be used."""
+    """What the teacher's solution earns; 0 where it must not be used."""
     difficulty: str = ""
     """The problem's label."""
     teacher_outcome: str = ""
     """Which of :data:`TEACHER_OUTCOMES` the teacher had."""
+    problem: str = ""
+    """The problem's text."""
+
+    @property
+    def teacher_usable(self) -> bool:
+        """Whether the teacher check accepts the solution."""
+        return self.teacher_outcome == TEACHER_USABLE
 
 
 def encode(
@@ -83,7 +91,16 @@ def encode(
     kept = [problems[index] for index in fitting]
     teachers = _teachers(kept, encoder, teacher_check, max_response_tokens, tally)
     return [
-        EncodedProblem(problem.prompt_id, prompts[index], problem.answer, tokens, reward, problem.difficulty, outcome)
+        EncodedProblem(
+            prompt_id=problem.prompt_id,
+            tokens=prompts[index],
+            answer=problem.answer,
+            teacher_tokens=tokens,
+            teacher_reward=reward,
+            difficulty=problem.difficulty,
+            teacher_outcome=outcome,
+            problem=problem.problem,
+        )
         for index, problem, (tokens, reward, outcome) in zip(fitting, kept, teachers, strict=True)
     ]
 
@@ -114,11 +131,11 @@ def _teachers(
             teachers[index] = ([], 0.0, min((fault for _, fault, _ in responses), key=FAULTS.index))
     while indices := [index for index, left in enumerate(unchecked) if left]:
         candidates = [unchecked[index].pop() for index in indices]
-        rewards = teacher_check(
-            [replace(problems[index], solution=text) for index, (_, text) in zip(indices, candidates, strict=True)]
-        )
-        for index, (tokens, _), reward in zip(indices, candidates, rewards, strict=True):
-            if reward > 0:
+        solved = [replace(problems[index], solution=text) for index, (_, text) in zip(indices, candidates, strict=True)]
+        judgement = judged(teacher_check, teacher_check(solved), len(solved))
+        verdicts = zip(judgement.rewards.tolist(), judgement.successes.tolist(), strict=True)
+        for index, (tokens, _), (reward, usable) in zip(indices, candidates, verdicts, strict=True):
+            if usable:
                 teachers[index] = (tokens, reward, TEACHER_USABLE)
                 unchecked[index].clear()
             elif not teachers[index][0]:
@@ -154,7 +171,9 @@ def collate(encoded: Sequence[EncodedProblem]) -> PromptBatch:
         teacher_tokens=teacher_tokens,
         teacher_mask=teacher_mask,
         teacher_rewards=torch.tensor([item.teacher_reward for item in encoded], dtype=torch.float32),
+        teacher_usable=torch.tensor([item.teacher_usable for item in encoded], dtype=torch.bool),
         difficulties=tuple(item.difficulty for item in encoded),
+        problems=tuple(item.problem for item in encoded),
     )
 
 

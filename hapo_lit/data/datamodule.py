@@ -18,7 +18,7 @@ from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
 from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
-from hapo_lit.data.teachers import TeacherCheck
+from hapo_lit.data.teachers import TeacherCheck, questions_of
 from hapo_lit.data.templates import Template
 from hapo_lit.data.tokens import TextEncoder
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
@@ -26,6 +26,7 @@ from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch
+from hapo_lit.verify.judging import judge
 
 MAX_LABELS = 12
 """How many labels of difficulty rewards are told apart by, the most frequent ones."""
@@ -170,7 +171,8 @@ class MathDataModule(LightningDataModule):
         their :data:`~hapo_lit.data.collate.OUTCOMES`.  Of a set that is not in memory only the first problems count.
         """
         teachers, tally, encoded = self.training_set.describe()
-        right = self.verifier([problem.solution for problem in teachers], [problem.answer for problem in teachers])
+        solutions = [problem.solution for problem in teachers]
+        right = judge(self.verifier, solutions, questions_of(teachers)).successes.float()
         return {
             "train_problems": self.training_set.size,
             "heldout_problems": len(self._heldout),

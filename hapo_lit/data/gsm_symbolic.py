@@ -16,6 +16,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, NamedTuple
 
+from hapo_lit.rows import Questions
+from hapo_lit.verify.judging import judge
 from hapo_lit.verify.verifier import MathVerifier
 
 VERSION = 1
@@ -121,7 +123,7 @@ def _valid_rows(
             tally[DUPLICATE] += 1
         elif false_step(row["solution"]) is not None:
             tally[FALSE_STEP] += 1
-        elif not verifier([row["solution"]], [row["answer"]])[0]:
+        elif not judge(verifier, [row["solution"]], Questions([row["answer"]])).successes[0]:
             tally[REFUSED] += 1
         else:
             known.add(row["problem"])

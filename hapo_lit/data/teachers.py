@@ -6,39 +6,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+import torch
+
 from hapo_lit.data.problems import Problem
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
+from hapo_lit.rows import Judgement, Questions
 from hapo_lit.storage.appended_files import AppendedFiles
 from hapo_lit.storage.cache_key import cache_key
+from hapo_lit.verify.judging import judge, judged
 
 VERDICT_LIBRARIES = ("sympy", "latex2sympy2_extended", "math-verify")
 """What decides verdicts besides the verifier's own code."""
 
 
 class TeacherCheck(Protocol):
-    def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        """The reward of each problem's solution; 0 = it must not be used."""
+    def __call__(self, problems: Sequence[Problem]) -> Judgement:
+        """Which problems' solutions may be used (``successes``), and what they earn.
+
+        A tensor of rewards alone will do: then a solution may be used that earns exactly 1.
+        """
 
 
 class VerifiedTeachers:
-    """A solution's reward is the verifier's verdict on it, given the problem's answer."""
+    """A solution may be used if the verifier calls it right, given the problem's answer."""
 
     def __init__(self, verifier: Verifier) -> None:
         self.verifier = verifier
 
-    def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        solutions, answers = [problem.solution for problem in problems], [problem.answer for problem in problems]
-        verdicts = self.verifier(solutions, answers)
-        rewards: list[float] = verdicts.tolist()
-        return rewards
+    def __call__(self, problems: Sequence[Problem]) -> Judgement:
+        return judge(self.verifier, [problem.solution for problem in problems], questions_of(problems))
 
 
 class TrustedTeachers:
     """Every solution counts as right: for sources without mistakes, or to experiment with teachers that make some."""
 
-    def __call__(self, problems: Sequence[Problem]) -> list[float]:
-        return [1.0 if problem.solution else 0.0 for problem in problems]
+    def __call__(self, problems: Sequence[Problem]) -> Judgement:
+        there = torch.tensor([bool(problem.solution) for problem in problems], dtype=torch.bool)
+        return Judgement(there.float(), there)
+
+
+def questions_of(problems: Sequence[Problem]) -> Questions:
+    """What the problems' solutions answer."""
+    return Questions(
+        answers=[problem.answer for problem in problems],
+        problems=[problem.problem for problem in problems],
+        prompt_ids=[problem.prompt_id for problem in problems],
+        difficulties=[problem.difficulty for problem in problems],
+    )
 
 
 class CachedTeachers:
@@ -58,15 +73,22 @@ class CachedTeachers:
         key, self.unknown = cache_key({"check": check}, VERDICT_LIBRARIES)
         self._kept = None if self.unknown else AppendedFiles(Path(path).expanduser() / key)
 
-    def __call__(self, problems: Sequence[Problem]) -> list[float]:
+    def __call__(self, problems: Sequence[Problem]) -> Judgement:
         if self._kept is None:
-            return self.check(problems)
+            return judged(self.check, self.check(problems), len(problems))
         keys = [_key(problem) for problem in problems]
         known = self._kept.values()
         unknown = {key: problem for key, problem in zip(keys, problems, strict=True) if key not in known}
-        fresh = dict(zip(unknown, self.check(list(unknown.values())), strict=True)) if unknown else {}
-        self._kept.add({key: reward for key, reward in fresh.items() if reward > 0})
-        return [fresh[key] if key in fresh else known[key] for key in keys]
+        verdicts = {key: (known[key], True) for key in keys if key in known}
+        if unknown:
+            fresh = judged(self.check, self.check(list(unknown.values())), len(unknown))
+            pairs = zip(fresh.rewards.tolist(), fresh.successes.tolist(), strict=True)
+            verdicts |= dict(zip(unknown, pairs, strict=True))
+        self._kept.add({key: verdicts[key][0] for key in unknown if verdicts[key][1]})
+        return Judgement(
+            torch.tensor([verdicts[key][0] for key in keys], dtype=torch.float32),
+            torch.tensor([verdicts[key][1] for key in keys], dtype=torch.bool),
+        )
 
     def notes(self) -> list[str]:
         """Why no verdict is kept, if so."""

@@ -110,7 +110,7 @@ class BetaGate:
         self._trials = int(trials.max()) if len(trials) else 0
         self.memory.add(self._batch, successes.cpu().numpy(), (trials - successes).cpu().numpy())
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
         prompts = prompt_ids.cpu().numpy()
         posterior = self._posterior(prompts)
         probability = self.rule.probability(posterior, self.threshold)

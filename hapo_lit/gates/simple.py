@@ -44,7 +44,7 @@ class Memoryless:
 class NeverGate(Memoryless):
     """Never opens: plain on-policy training."""
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
         return decision(torch.zeros_like(prompt_ids, dtype=torch.bool))
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
@@ -54,7 +54,7 @@ class NeverGate(Memoryless):
 class AlwaysGate(Memoryless):
     """Always opens: the teacher sits in every group (LUFFY, arXiv 2504.14945)."""
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
         return decision(torch.ones_like(prompt_ids, dtype=torch.bool))
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
@@ -77,8 +77,8 @@ class FailureGate(Memoryless):
                 f"{'open' if self.max_successes < 0 else 'close'}; set it between 0 and {trials - 1}"
             )
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
-        return decision((rewards > 0).sum(1) <= self.max_successes)
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
+        return decision((successes == 1).sum(1) <= self.max_successes)
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray:
         return probability_of_at_most(self.max_successes, rate, trials)
@@ -110,7 +110,7 @@ class ScheduledGate:
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._visits += 1
 
-    def __call__(self, prompt_ids: Tensor, rewards: Tensor) -> GateDecision:
+    def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
         drawn = uniform("gate", self.seed, prompt_ids.cpu().numpy(), self._visits)
         return decision(torch.from_numpy(drawn < self._current).to(prompt_ids.device))
 

@@ -31,9 +31,9 @@ def simulate(gate: Gate, rates: np.ndarray, group_size: int, seed: int = 0) -> p
     for step, rates_P in enumerate(rates, 1):
         won_P = draw.binomial(group_size, rates_P)
         successes_P = torch.from_numpy(won_P)
-        rewards_PG = (torch.arange(group_size) < successes_P[:, None]).float()
+        successes_PG = (torch.arange(group_size) < successes_P[:, None]).float()
         gate.observe(prompts, successes_P, torch.full_like(successes_P, group_size))
-        decision = gate(prompts, rewards_PG)
+        decision = gate(prompts, successes_PG)
         opened = decision.open.int().numpy()
         columns = {"successes": won_P, "trials": group_size, "open": opened, "teacher": opened, "rate": rates_P}
         visits.append(

@@ -15,6 +15,7 @@ from hapo_lit.protocols import Decode, Ranks, RolloutEngine, Verifier
 from hapo_lit.training.metrics import over_ranks
 from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.types import PromptBatch
+from hapo_lit.verify.judging import judge
 
 
 class Evaluator:
@@ -38,10 +39,9 @@ class Evaluator:
         self.engine.sync(policy)
 
     def __call__(self, prompts: PromptBatch, step: int, decode: Decode) -> Tensor:
-        """``[P, samples]`` rewards at training step ``step``."""
+        """``[P, samples] bool``: which responses are right, at training step ``step``."""
         group = self.engine.generate(prompts, self.samples, step)
-        rewards = self.verifier(decode(group), prompts.answers_repeated(self.samples))
-        return group.with_rewards(rewards).rewards
+        return group.with_rewards(*judge(self.verifier, decode(group), prompts.questions(self.samples))).successes
 
 
 class HeldOutEvaluation:

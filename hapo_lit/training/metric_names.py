@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 STEPWISE = {
-    "reward/mean": "success rate of the sampled responses, before injection",
+    "reward/mean": "mean reward of the sampled responses, before injection",
     "reward/<label>": "the same for problems of one difficulty, as the data label them (`4-digit`, a topic, a source)",
+    "success/rate": "share of the sampled responses that the verifier calls right, before injection",
     "gate/open_rate": "share of groups whose gate was open",
     "gate/threshold": "γ now",
     "gate/posterior_mean": "mean of the posterior means of the step's prompts",

@@ -24,7 +24,8 @@ MISSING = ("reward/", "loss/teacher_")
 def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     """What the gate, the injector and the rollouts of this rank did in this step.
 
-    ``reward/mean``             success rate of the sampled responses
+    ``reward/mean``             mean reward of the sampled responses
+    ``success/rate``            share of the sampled responses that are right
     ``gate/open_rate``          share of groups whose gate was open
     ``teacher/use``             share of groups that hold a teacher row
     ``teacher/rows``            teacher rows consumed in this step
@@ -51,7 +52,8 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     successes_P, trials_P = rollouts.success_counts()
     lengths_PG = rollouts.mask.sum(2)
     return tallies | {
-        "reward/mean": tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
+        "reward/mean": tally(rollouts.rewards[rollouts.on_policy].sum(), trials_P.sum().clamp(min=1)),
+        "success/rate": tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
         "gate/open_rate": tally_of(experience.decision.open),
         "teacher/refused": count_tally(experience.decision.open & ~experience.teacher_usable),
         "teacher/beside_success": tally_of(has_teacher_P & (successes_P > 0)),
@@ -65,7 +67,7 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
 
 
 def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: Sequence[str]) -> dict[str, Tensor]:
-    """``reward/<label>``: the success rate of the sampled responses to problems of each difficulty.
+    """``reward/<label>``: the mean reward of the sampled responses to problems of each difficulty.
 
     Args:
         experience: of this rank.
@@ -74,10 +76,12 @@ def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: 
     """
     if experience.rollouts is None or not difficulties:
         return {}
-    counts = torch.stack(experience.rollouts.success_counts(), 1)
+    on_policy_PG = experience.rollouts.on_policy
+    earned_P = torch.where(on_policy_PG, experience.rollouts.rewards, 0.0).sum(1)
+    sums = torch.stack([earned_P, on_policy_PG.sum(1).to(earned_P)], 1)
     return {
-        f"reward/{'_'.join(label.split())}": counts[
-            torch.tensor([difficulty == label for difficulty in difficulties], device=counts.device)
+        f"reward/{'_'.join(label.split())}": sums[
+            torch.tensor([difficulty == label for difficulty in difficulties], device=sums.device)
         ].sum(0, dtype=torch.float64)
         for label in labels
     }

@@ -6,10 +6,11 @@ import threading
 import time
 from collections import Counter
 
+import pytest
 import torch
 from support.corpora import corpus, datamodule
 
-from hapo_lit.data.collate import encode
+from hapo_lit.data.collate import collate, encode
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import CachedTeachers, TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import PlainTemplate
@@ -31,6 +32,10 @@ def test_of_several_solutions_the_longest_that_fits_and_is_right_is_taken(tokeni
     assert tally["teacher_rejected"] == 1
 
 
+def earned(judgement):
+    return judgement.rewards.tolist()
+
+
 class Counting(VerifiedTeachers):
     """Keeps what it was asked in a list outside, which is none of its settings."""
 
@@ -46,12 +51,34 @@ def test_verdicts_are_asked_for_once_and_survive_on_disk(tmp_path):
     CHECKED.clear()
     problems = [Problem("a", r"\boxed{1}", "1"), Problem("b", r"\boxed{2}", "1"), Problem("a", r"\boxed{1}", "1")]
     path = str(tmp_path / "deep" / "teachers")
-    assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
+    assert earned(CachedTeachers(Counting(ExactVerifier()), path)(problems)) == [1.0, 0.0, 1.0]
     assert len(CHECKED) == 2  # the third is the first
-    assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
+    assert earned(CachedTeachers(Counting(ExactVerifier()), path)(problems)) == [1.0, 0.0, 1.0]
     assert len(CHECKED) == 3  # only the rejected one again: it may have been a missed deadline
-    assert CachedTeachers(TrustedTeachers(), path)(problems) == [1.0, 1.0, 1.0]  # another check, other verdicts
-    assert CachedTeachers(Counting(ExactVerifier()), path)(problems) == [1.0, 0.0, 1.0]
+    assert earned(CachedTeachers(TrustedTeachers(), path)(problems)) == [1.0, 1.0, 1.0]  # another check, other verdicts
+    assert earned(CachedTeachers(Counting(ExactVerifier()), path)(problems)) == [1.0, 0.0, 1.0]
+
+
+class FormCounts(ExactVerifier):
+    """0.1 for any box, 0.9 more for the right one, and short solutions earn more than 1."""
+
+    def __call__(self, responses, answers):
+        graded = [0.1 * (r"\boxed" in response) + 0.2 * (len(response) < 10) for response in responses]
+        right = super().__call__(responses, answers)
+        return torch.tensor(graded) + 0.9 * right, right == 1
+
+
+def test_wrong_teachers_that_earn_something_are_not_usable(tokenizer, tmp_path):
+    problems = [Problem("a", r"\boxed{1}", "1"), Problem("b", r"\boxed{2}", "1"), Problem("c", r"007;\boxed{1}", "1")]
+    for check in (VerifiedTeachers(FormCounts()), CachedTeachers(VerifiedTeachers(FormCounts()), str(tmp_path / "x"))):
+        for _ in range(2):
+            items = encode(problems, tokenizer, PlainTemplate(), check, 40, 40, tally := Counter())
+            assert [item.teacher_usable for item in items] == [True, False, True]
+            assert [item.teacher_reward for item in items] == pytest.approx([1.2, 0.0, 1.0])
+            assert tally == {"teacher_usable": 2, "teacher_rejected": 1}
+    batch = collate(items)
+    assert batch.teacher_usable.tolist() == [True, False, True]
+    assert batch.questions(1).problems == ["a", "b", "c"]
 
 
 NEEDLE = """
@@ -73,7 +100,7 @@ def test_a_verifier_with_another_setting_or_other_code_asks_again(mine, tmp_path
     problems = [Problem("a", r"\boxed{1}", "1")]
 
     def verdicts(verifier):
-        return CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))(problems)
+        return earned(CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))(problems))
 
     needle = mine(NEEDLE).Needle
     assert verdicts(needle("boxed")) == [1.0]
@@ -86,17 +113,17 @@ def test_a_verifier_with_another_setting_or_other_code_asks_again(mine, tmp_path
 def test_a_verdict_belongs_to_its_problem(mine, tmp_path):
     class ByText(TrustedTeachers):
         def __call__(self, problems):
-            return [float("easy" in problem.problem) for problem in problems]
+            return torch.tensor([float("easy" in problem.problem) for problem in problems])
 
     check = CachedTeachers(ByText(), str(tmp_path / "kept"))
-    assert check([Problem("easy", "1", "1"), Problem("hard", "1", "1")]) == [1.0, 0.0]
+    assert earned(check([Problem("easy", "1", "1"), Problem("hard", "1", "1")])) == [1.0, 0.0]
 
 
 def test_what_cannot_be_hashed_is_not_kept_and_one_line_says_so(mine, tmp_path):
     verifier = mine(NEEDLE).Needle("boxed")
     verifier.lock = threading.Lock()
     check = CachedTeachers(VerifiedTeachers(verifier), str(tmp_path / "kept"))
-    assert check([Problem("a", r"\boxed{1}", "1")]) == [1.0]
+    assert earned(check([Problem("a", r"\boxed{1}", "1")])) == [1.0]
     assert not (tmp_path / "kept").exists()
     assert check.notes() == ["verdicts on teachers are not kept: check.verifier.lock (lock) has no source file to hash"]
 

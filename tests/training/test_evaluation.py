@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from support.builders import ScriptedEngine, ScriptedVerifier, make_group, make_prompts
 
@@ -40,3 +42,12 @@ def test_success_rates_are_over_all_batches_of_all_ranks_and_begin_anew():
         "heldout/some": round(7 / 9, 6),
         "heldout/none": round(1 / 9, 6),
     }
+
+
+def test_accuracy_counts_successes_and_not_rewards():
+    """Wrong answers that earn something for their form are wrong, as is one that never ended."""
+    group = make_group([[0], [0], [0], [0]])
+    group = replace(group, finished=torch.tensor([[True], [True], [True], [False]]))
+    evaluator = Evaluator(ScriptedEngine(group), ScriptedVerifier([[0.1], [1.0], [0.9], [1.0]]))
+    right = evaluator(make_prompts(group, [1] * 4), 0, lambda group: [""] * 4)
+    assert right.tolist() == [[False], [True], [False], [False]]

@@ -65,6 +65,7 @@ def _rows(experience: Experience, responses: Sequence[str], index: int) -> list[
             "text": responses[index * size + row],
             "by": "teacher" if group.is_teacher[index, row] else "policy",
             "reward": float(group.rewards[index, row]),
+            "success": bool(group.successes[index, row]),
             "advantage": round(float(experience.advantages[index, row]), 6),
             "finished": bool(group.finished[index, row]),
         }
