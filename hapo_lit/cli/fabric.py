@@ -41,7 +41,7 @@ def run(config: DictConfig) -> float:
         data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
         session.restore(module, data, checkpointer)
-        facts = session.begin(module, data)
+        facts = session.begin(module, data, fabric.device.type)
     with session.training("fabric", module, checkpointer):
         wrapped = set_up(fabric, module, data)
         if config.fabric.sharded_checkpoints and checkpointer is not None:

@@ -31,8 +31,10 @@ from hapo_lit.policy.adapters import has_adapter
 from hapo_lit.policy.loading import load_policy, meta_model
 from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.fabric_setup import check_settings
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.update_notices import update_notices
 
 GIB = 2**30
@@ -74,9 +76,13 @@ def main(config: DictConfig) -> None:
     chosen = "one process" if processes == 1 else "fsdp" if config.fabric.strategy == "fsdp" else "ddp"
     show_memory(console, memories, chosen, processes)
     notices = update_notices(module, data.prompts_per_step)
+    kind = chosen_accelerator(str(config.fabric.accelerator))
+    console.print(training_line(module, kind, processes), soft_wrap=True)
     for line in (*notices, *notes(found), *host_and_disk(config, weights, found, processes, checkpointer), NOT_COUNTED):
         console.print(line, soft_wrap=True)
     warn(config.memory_gib, memories[chosen])
+    if warning := rate_warning(module):
+        print(warning, file=sys.stderr)
 
 
 def processes_of(config: DictConfig) -> int:
@@ -89,6 +95,8 @@ def processes_of(config: DictConfig) -> int:
     count = config.processes
     if count is None:
         per_node = len(devices) if isinstance(devices, ListConfig) else devices
+        if per_node == "auto":
+            per_node = max(1, torch.cuda.device_count())  # as many as there are here
         if type(per_node) is not int or per_node < 1:
             raise ValueError(f"fabric.devices={devices} depends on the machine: set processes, such as processes=8")
         count = per_node * nodes

@@ -33,6 +33,7 @@ from hapo_lit.training.checkpoint_format import load, load_checked
 from hapo_lit.training.export import export
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.run_state import restore
 from hapo_lit.training.update_notices import update_notices
 
@@ -140,13 +141,16 @@ class RunSession:
             by = f", written by {state['world']} process{'es' if state['world'] > 1 else ''}"
             print(f"resuming after step {module.step} of {self.config.steps} from {self.checkpoint}{by}")
 
-    def begin(self, module: HapoModule, data: RunData) -> dict[str, float]:
-        """Report the data and write down what runs; returns the facts on the data."""
+    def begin(self, module: HapoModule, data: RunData, device: str) -> dict[str, float]:
+        """Report the data and what is trained, and write down what runs; returns the facts on the data."""
         facts = data.describe()
         if self.is_rank_0:
             print_data_report(data, facts)
+            print(training_line(module, device, data.world_size))
             for notice in update_notices(module, self.config.prompts_per_step):
                 print(notice)
+            if warning := rate_warning(module):
+                print(warning, file=sys.stderr)
             OmegaConf.save(self.config, self.run / "config.yaml")
             module.policy.config.save_pretrained(self.run / "model")
             if module.policy.generation_config is not None:

@@ -10,7 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 ENGINE_RESOURCES = tuple("urls anywhere transfer exchange timeout port gpu_memory_utilization sleep options".split())
 """Settings of rollout engines that say where they run, and with what."""
 MAY_CHANGE = {
-    *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "threads", "eval_every", "save_every"),
+    *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "accelerator", "devices", "threads"),
+    *("eval_every", "save_every"),
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
     *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),

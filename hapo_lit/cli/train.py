@@ -10,6 +10,7 @@ from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.training.checkpoint_format import is_sharded
+from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.precision import check_precision
 
 
@@ -32,6 +33,7 @@ def run(config: DictConfig) -> float:
             f"{session.checkpoint} is a sharded checkpoint: resume it with `hapo fabric` and fabric.strategy=fsdp, or "
             f"make a model.path of it with `hapo export`"
         )
+    config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)
     check_lengths(module, config)
@@ -40,7 +42,7 @@ def run(config: DictConfig) -> float:
         data.rank, data.world_size = trainer.global_rank, trainer.world_size
         data.setup()
         session.restore(module, data, checkpointer)
-        facts = session.begin(module, data)
+        facts = session.begin(module, data, trainer.strategy.root_device.type)
     done, steps = module.step, config.steps
     with session.training("train", module, checkpointer):
         if not done:

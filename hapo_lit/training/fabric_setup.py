@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.sharding import shard
 from hapo_lit.training.checkpoint_format import check_shards, load
+from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.optimizer import unwrapped
@@ -32,7 +33,8 @@ def open_fabric(
     """Fabric, with ``strategy=fsdp`` meaning FSDP2.
 
     Args:
-        accelerator, devices, num_nodes: as Fabric takes them.
+        accelerator: as Fabric takes it; see :func:`hapo_lit.training.device.chosen_accelerator`.
+        devices, num_nodes: as Fabric takes them.
         strategy: ``auto``, ``ddp`` or ``fsdp``.
         precision: ``32-true`` or ``bf16-mixed``.
         sharded_checkpoints: every process writes its own part of a checkpoint; only with fsdp.
@@ -42,7 +44,7 @@ def open_fabric(
     if strategy == "fsdp":
         chosen = ModelParallelStrategy(parallelize_fn=shard, save_distributed_checkpoint=True)
     return Fabric(
-        accelerator=accelerator,
+        accelerator=chosen_accelerator(accelerator),
         strategy=chosen,
         devices=devices,
         num_nodes=num_nodes,

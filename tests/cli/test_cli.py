@@ -144,15 +144,17 @@ def test_own_problems_from_a_file(trained):
     done = hapo(
         folder,
         "train",
+        "experiment=finetune",
         "model.path=./base",
-        "data=files",
+        "template=plain",
         "data.path=train.jsonl",
-        "verifier=math",
         "data.heldout_path=heldout.jsonl",
         *small,
         "hydra.run.dir=own",
     )
     assert (folder / "own/summary.json").is_file()
+    said = " ".join(done.stdout.split())
+    assert "parameters on cpu, 1 process; learning rate 0 to 1e-06" in said
     assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
 
 

@@ -108,7 +108,7 @@ def preset():
         (["gate.threshold=0.95"], "gate.threshold=0.95 with 8 rollouts per group could never close"),
         (["gate.threshold=0.05"], "gate.threshold=0.05 with 8 rollouts per group could never open"),
         (["module.micro_batch_size=0"], "module.micro_batch_size must be at least 1, got 0"),
-        (["fabric.devices=auto"], "fabric.devices=auto depends on the machine: set processes, such as processes=8"),
+        (["fabric.devices=0"], "fabric.devices=0 depends on the machine: set processes, such as processes=8"),
         (["processes=0"], "processes must be a whole number of at least 1, or null, got 0"),
         (["memory_gib=0"], "memory_gib must be a number above 0, or null, got 0"),
         (["precision=16-mixed"], "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),

@@ -17,7 +17,7 @@ CONF = Path(config_folder())
 
 SHIPPED = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
-ELSEWHERE = ["qwen_math_numina", "qwen_math_numina_7b", "smollm_gsm"]
+ELSEWHERE = ["finetune", "qwen_math_numina", "qwen_math_numina_7b", "smollm_gsm"]
 """Presets with models of their own: see cli/test_plan.py and cli/test_smollm.py."""
 
 PRESETS = [preset for preset in SHIPPED if preset not in ELSEWHERE]
