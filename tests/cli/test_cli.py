@@ -147,6 +147,7 @@ def test_own_problems_from_a_file(trained):
         "experiment=finetune",
         "model.path=./base",
         "template=plain",
+        "max_prompt_tokens=64",
         "data.path=train.jsonl",
         "data.heldout_path=heldout.jsonl",
         *small,
@@ -154,7 +155,7 @@ def test_own_problems_from_a_file(trained):
     )
     assert (folder / "own/summary.json").is_file()
     said = " ".join(done.stdout.split())
-    assert "parameters on cpu, 1 process; learning rate 0 to 1e-06" in said
+    assert "parameters on cpu, 1 process; learning rate 0 to" in said
     assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
 
 
