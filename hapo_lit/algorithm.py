@@ -30,6 +30,7 @@ from hapo_lit.protocols import (
 )
 from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
 from hapo_lit.verify.judging import judge
+from hapo_lit.weighting import weights_of
 
 
 class Hapo:
@@ -96,7 +97,7 @@ class Hapo:
         return Experience(
             group=group,
             advantages=self.advantage(group, ranks.mean),                              # 6  credit
-            token_weights=self.weighting(group, ranks.mean, step),                     # 7  share of each token
+            **weights_of(self.weighting, group, ranks.mean, step),                     # 7  share of each token
             behaviour_logprobs=None if self.engine.is_trainer else group.behaviour_logprobs,
             decision=decision, rollouts=rollouts, teacher_usable=prompts.teacher_usable, step=step,
         )
@@ -111,7 +112,7 @@ class Hapo:
         return Experience(
             group=rollouts,
             advantages=self.advantage(rollouts, ranks.mean),
-            token_weights=self.weighting(rollouts, ranks.mean, experience.step),
+            **weights_of(self.weighting, rollouts, ranks.mean, experience.step),
             decision=experience.decision,
             behaviour_logprobs=None if self.engine.is_trainer else rollouts.behaviour_logprobs,
             step=experience.step,
@@ -175,7 +176,7 @@ class Supervised:
         return Experience(
             group=group,
             advantages=usable[:, None].to(group.rewards),
-            token_weights=self.weighting(group, ranks.mean, step),
+            **weights_of(self.weighting, group, ranks.mean, step),
             decision=GateDecision(open=torch.ones_like(usable), confidence=torch.ones_like(group.rewards[:, 0])),
             step=step,
         )

@@ -5,7 +5,7 @@ With ``ρ = π_θ/π_old``, advantages ``Â``, token weights ``w`` (HAPO Eqs. 3,
     loss = − Σ w · { κ · min(ρ Â, clip(ρ, 1−ε_low, 1+ε_high) Â)    on-policy token; κ corrects for the engine
                    { teacher(log π_θ, Â, c)                         teacher token
            + β Σ w · KL(π_θ ‖ π_ref)                                on-policy tokens
-           − η Σ w · H(π_θ)                                         all tokens
+           − η Σ w' · H(π_θ)                  all tokens; w' = w unless the weighting has weights for entropies
 
 Three small families fill the braces: what ρ is (``ratio``), how it is bounded (``clip``) and what the difference
 between the engine's probabilities and the trainer's is worth (``correction``).
@@ -267,7 +267,8 @@ class Surrogate:
             loss = loss + self.kl_coefficient * (kl * weights).sum()
             metrics["loss/kl"] = masked_tally(kl, counted)
         if self.needs_entropy:
-            loss = loss - self.entropy_coefficient * (entropy * weights).sum()
+            shares = weights if rows.entropy_weights is None else rows.entropy_weights
+            loss = loss - self.entropy_coefficient * (entropy * shares).sum()
         return LossOutput(loss, metrics)
 
 

@@ -124,6 +124,14 @@ class TokenWeighting(Protocol):
 
 
 @runtime_checkable
+class HasEntropyWeights(Protocol):
+    """A weighting that weighs the entropy bonus otherwise than the loss."""
+
+    def entropy_weights(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        """``[P, G, T]`` weights of the entropies; 0 wherever the weight in the loss is."""
+
+
+@runtime_checkable
 class TeacherTerm(Protocol):
     """What a teacher token adds to the objective (to be maximised)."""
 

@@ -125,6 +125,8 @@ class Rows(NamedTuple):
     """``[N, T] float`` or None: the engine's, where they may differ from the trainer's."""
     step: int
     """The training step, counted from 0."""
+    entropy_weights: Tensor | None = None
+    """``[N, T] float``, of the entropy bonus; None = ``token_weights``."""
 
     @property
     def size(self) -> int:
@@ -154,7 +156,9 @@ class Rows(NamedTuple):
     def with_zero_weight(self) -> Rows:
         """The same rows with no weight: they cost a pass and give a zero gradient."""
         return self._replace(
-            token_weights=torch.zeros_like(self.token_weights), advantages=torch.zeros_like(self.advantages)
+            token_weights=torch.zeros_like(self.token_weights),
+            advantages=torch.zeros_like(self.advantages),
+            entropy_weights=None,
         )
 
     def _with(self, text: Text, change: Callable[[Tensor], Tensor]) -> Rows:

@@ -295,6 +295,8 @@ class Experience(_Movable):
     """``[P] bool``: the prompt has a teacher that the verifier accepted; None = not needed."""
     step: int = 0
     """The training step, counted from 0, at which it was collected."""
+    entropy_weights: Tensor | None = None
+    """``[P, G, T]``: the share of each token in the entropy bonus; None = that in the loss."""
 
     def __post_init__(self) -> None:
         full = tuple(self.group.tokens.shape)
@@ -302,12 +304,17 @@ class Experience(_Movable):
         _check(self, "token_weights", full, *_FLOATS)
         if self.decision.open.shape[0] != full[0]:
             raise ValueError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
-        if self.behaviour_logprobs is not None:
-            _check(self, "behaviour_logprobs", full, *_FLOATS)
+        for name in ("behaviour_logprobs", "entropy_weights"):
+            if getattr(self, name) is not None:
+                _check(self, name, full, *_FLOATS)
 
     def rows(self) -> Rows:
         """The ``P * G`` responses, one after the other, without log π_old and log π_ref, which the update adds."""
-        group, size, behaviour = self.group, self.group.tokens.shape[1], self.behaviour_logprobs
+        group, size = self.group, self.group.tokens.shape[1]
+
+        def flat(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.flatten(0, 1)
+
         return Rows(
             text=group.text(),
             is_teacher=group.is_teacher.flatten(),
@@ -316,6 +323,7 @@ class Experience(_Movable):
             confidence=self.decision.confidence.repeat_interleave(size),
             old_logprobs=None,
             reference_logprobs=None,
-            behaviour_logprobs=None if behaviour is None else behaviour.flatten(0, 1),
+            behaviour_logprobs=flat(self.behaviour_logprobs),
             step=self.step,
+            entropy_weights=flat(self.entropy_weights),
         )

@@ -7,12 +7,15 @@ rank-mean of the denominator gives the loss of the global batch.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from hapo_lit.numerics.masked import all_equal
-from hapo_lit.protocols import Mean, TokenWeighting
+from hapo_lit.protocols import HasEntropyWeights, Mean, TokenWeighting
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import RolloutGroup
 
@@ -106,6 +109,82 @@ class SeparateMeans:
         sampled = self.policy(replace(group, present=group.on_policy), mean, step)
         taught = self.teacher(replace(group, present=group.present & group.is_teacher), mean, step)
         return self.policy_share(step) * sampled + self.teacher_share(step) * taught
+
+
+class DeviceSums:
+    """``1 / (devices · max_length)``, where a device has ``rows`` rows: the sums of LUFFY's and RL-PLUS's scripts.
+
+    There a device divides the sum over the rows of its mini-batch by the length limit alone, and the entropy bonus is a
+    token mean of each micro-batch, added over micro-batches.  A device has ``K`` of them, as many as hold its tokens,
+    prompts included, so that the entropy at a token weighs ``K / Σ len`` of a device (:meth:`entropy_weights`).  A
+    batch of any size is weighed as if it filled devices with rows such as its own.
+
+    Args:
+        max_length: the length limit in tokens.
+        rows: of a device in one update: 64 prompts of 8 rows on 8 devices in these scripts.
+        micro_batch_lengths: tokens of a micro-batch over ``max_length``; 32768 / 8192 in these scripts.
+    """
+
+    def __init__(self, max_length: int, rows: int = 64, micro_batch_lengths: float = 4.0) -> None:
+        for name, value in (("max_length", max_length), ("rows", rows), ("micro_batch_lengths", micro_batch_lengths)):
+            if value < 1:
+                raise ValueError(f"weighting.{name} must be at least 1, got {value}")
+        self.max_length, self.rows, self.micro_batch_lengths = max_length, rows, micro_batch_lengths
+
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        counted = _counted(group)
+        return counted * self.rows / (_row_count(group, mean) * self.max_length)
+
+    def entropy_weights(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        """``[P, G, T]``: the token means of a device's micro-batches, added."""
+        counted = _counted(group)
+        return counted * self.micro_batches(group, mean) / mean(counted.sum()).clamp(min=1)
+
+    def micro_batches(self, group: RolloutGroup, mean: Mean) -> Tensor:
+        """K, the micro-batches that hold the tokens of a device."""
+        prompt_tokens = group.prompt_mask.sum(1) * group.present.sum(1)
+        tokens = mean(_counted(group).sum() + prompt_tokens.sum())
+        of_device = self.rows * tokens / _row_count(group, mean)
+        return torch.ceil(of_device / (self.micro_batch_lengths * self.max_length)).clamp(min=1)
+
+
+class DeviceSumsAndMeans(DeviceSums):
+    """Rollouts as in :class:`DeviceSums`; teacher rows by the token mean of each micro-batch, added: HPT's script.
+
+    Which rows share a micro-batch is chance there.  As many means are added as micro-batches hold a teacher row on
+    average: ``K (1 − C(R − m, s) / C(R, s))`` if ``m`` of a device's ``R`` rows are the teacher's and a micro-batch has
+    ``s = R/K``.
+    """
+
+    def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        taught = _counted(group) * group.is_teacher[..., None]
+        count = self.micro_batches(group, mean)
+        teachers = mean((group.present & group.is_teacher).sum().to(taught)) * self.rows / _row_count(group, mean)
+        means = taught * self._holding(count, teachers) / mean(taught.sum()).clamp(min=1)
+        return torch.where(group.is_teacher[..., None], means, super().__call__(group, mean, step))
+
+    def _holding(self, count: Tensor, teachers: Tensor) -> Tensor:
+        """Of a device's ``count`` micro-batches those with one or more of its ``teachers``, on average."""
+        size, others = self.rows / count, self.rows - teachers
+        without = torch.lgamma(others + 1) - torch.lgamma((others - size + 1).clamp(min=1e-6))
+        any_rows = math.lgamma(self.rows + 1) - torch.lgamma(self.rows - size + 1)
+        none = torch.where(others - size + 1 > 0, (without - any_rows).exp(), 0.0)
+        return torch.minimum(count * (1 - none), teachers)
+
+
+def weights_of(weighting: TokenWeighting, group: RolloutGroup, mean: Mean, step: int) -> dict[str, Any]:
+    """The weights of a group's tokens as fields of ``Experience``: in the loss, and in the entropy bonus."""
+    return {
+        "token_weights": weighting(group, mean, step),
+        "entropy_weights": weighting.entropy_weights(group, mean, step)
+        if isinstance(weighting, HasEntropyWeights)
+        else None,
+    }
+
+
+def _row_count(group: RolloutGroup, mean: Mean) -> Tensor:
+    """Rows that are present, of a rank on average."""
+    return mean(group.present.sum().to(group.rewards.dtype)).clamp(min=1)
 
 
 def _counted(group: RolloutGroup) -> Tensor:

@@ -72,7 +72,7 @@ def test_hapo_whose_gate_never_opens_is_grpo(trained):
 
 
 def test_dapo_with_equal_clips_and_nothing_dropped_is_token_mean_grpo(trained):
-    sizes = ("group_size=16", *SAME)
+    sizes = ("group_size=16", "module.minibatches=2", *SAME)
     dapo, steps = trained(
         "experiment=dapo", "loss.clip.high=0.2", "advantage.max_length=1000", "module.updates_per_batch=3", *sizes
     )
@@ -89,15 +89,15 @@ def test_luffy_without_a_teacher_is_its_base_with_one_rollout_less(trained):
     luffy, steps = trained("experiment=luffy", "group_size=8", *no_teacher)
     assert (steps["teacher/use"].dropna() == 0).all()
     assert (steps["teacher/refused"].dropna() == 4).all()
-    parts = ("advantage=centred", "weighting=constant_length", "loss=unclipped", "loss.entropy_coefficient=0.001")
-    plain, _ = trained("experiment=grpo", "group_size=7", *parts, *no_teacher)
+    parts = ("advantage=centred", "weighting=device_sums", "loss=unclipped", "loss.entropy_coefficient=0.001")
+    plain, _ = trained("experiment=grpo", "group_size=7", "module.minibatches=2", *parts, *no_teacher)
     assert torch.equal(luffy, plain)
 
 
 def test_relift_whose_gate_never_opens_is_its_base(trained):
     relift, _ = trained("experiment=relift", "group_size=8", "gate=never", *SAME)
-    parts = ("advantage=centred", "weighting=constant_length", "loss=unclipped", "loss.entropy_coefficient=0.001")
-    plain, _ = trained("experiment=grpo", "group_size=8", *parts, *SAME)
+    parts = ("advantage=centred", "weighting=device_sums", "loss=unclipped", "loss.entropy_coefficient=0.001")
+    plain, _ = trained("experiment=grpo", "group_size=8", "module.minibatches=2", *parts, *SAME)
     assert torch.equal(relift, plain)
 
 
@@ -125,7 +125,7 @@ def test_without_injection_the_gradients_are_one_and_the_same(trained):
 @pytest.mark.parametrize("preset", ["rloo", "gspo"])
 def test_with_one_update_a_ratio_is_one_and_its_shape_does_not_matter(trained, preset):
     # RLOO's product carries Σ ∇log π where GSPO's mean carries it over the length: only the latter is token GRPO
-    once = ("module.updates_per_batch=1", "group_size=8", *SAME)
+    once = ("module.minibatches=1", "group_size=8", *SAME)
     sequence, _ = trained(f"experiment={preset}", *once)
     token = "loss.ratio.path=hapo_lit.losses.token_ratio"
     weighting = "weighting=token_mean" if preset == "rloo" else "weighting=sequence_mean"

@@ -6,7 +6,16 @@ from support.builders import make_group
 
 from hapo_lit.protocols import TokenWeighting
 from hapo_lit.schedules import Complement, Linear
-from hapo_lit.weighting import ConstantLength, DropFlat, DropTruncated, SeparateMeans, SequenceMean, TokenMean
+from hapo_lit.weighting import (
+    ConstantLength,
+    DeviceSums,
+    DeviceSumsAndMeans,
+    DropFlat,
+    DropTruncated,
+    SeparateMeans,
+    SequenceMean,
+    TokenMean,
+)
 
 WEIGHTINGS = {
     "token": TokenMean,
@@ -14,6 +23,8 @@ WEIGHTINGS = {
     "constant": lambda: ConstantLength(6),
     "drop_truncated": lambda: DropTruncated(SequenceMean()),
     "drop_flat": lambda: DropFlat(TokenMean()),
+    "device_sums": lambda: DeviceSums(6),
+    "device_sums_and_means": lambda: DeviceSumsAndMeans(6),
     "separate": lambda: SeparateMeans(SequenceMean(), TokenMean()),
 }
 every_weighting = pytest.mark.parametrize("make", WEIGHTINGS.values(), ids=WEIGHTINGS.keys())

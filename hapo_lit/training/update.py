@@ -12,6 +12,7 @@ from hapo_lit.errors import NotFiniteError
 from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
 from hapo_lit.rows import Rows
 from hapo_lit.types import Experience
+from hapo_lit.weighting import weights_of
 
 
 def check_settings(temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int]) -> None:
@@ -44,11 +45,8 @@ def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighti
     group = experience.group
     own = torch.arange(len(group.prompt_ids), device=group.prompt_ids.device)
     part_P = (own * ranks.world + ranks.rank) * count // (len(own) * ranks.world)
-    weights = [
-        weighting(replace(group, present=group.present & (part_P == part)[:, None]), ranks.mean, experience.step)
-        for part in range(count)
-    ]
-    return [replace(experience, token_weights=part_weights) for part_weights in weights]
+    groups = [replace(group, present=group.present & (part_P == part)[:, None]) for part in range(count)]
+    return [replace(experience, **weights_of(weighting, part, ranks.mean, experience.step)) for part in groups]
 
 
 def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ranks) -> tuple[list[Rows], float]:

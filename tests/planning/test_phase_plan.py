@@ -25,7 +25,7 @@ def test_the_presets_have_the_sizes_of_the_public_models(preset):
     assert module.policy.is_gradient_checkpointing
     (plan,) = phase_plans(module, data.prompts_per_step, 8, 1024, 8192)
     assert (plan.steps, plan.prompts, plan.prompts_per_process, plan.rollouts) == (500, 128, 16, 8)
-    assert (plan.rows, plan.teachers, plan.micro_batches, plan.updates) == (8, 1, 128, 1)
+    assert (plan.rows, plan.teachers, plan.micro_batches, plan.updates) == (8, 1, 64, 2)
     assert (plan.sampled_tokens, plan.trained_tokens) == (128 * 8 * 8192, 128 * 8 * 9216)
     assert plan.rollout_batch == RolloutBatch(16 * 8, 1024, 8192)
     assert module.phases.learning_rate(0) == module.phases.learning_rate(499) == 1e-6
