@@ -32,7 +32,7 @@ def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     if dropped := data.dropped():
         print(f"rows: {dropped}")
     for note in data.notes():
-        print(note)
+        print(note, file=sys.stderr if note.startswith("warning: ") else sys.stdout)
     if not facts["teacher_usable"]:
         print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
     prompt, teacher = data.sample()

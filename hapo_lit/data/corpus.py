@@ -22,7 +22,7 @@ from hapo_lit.data.held_out import HeldOut
 from hapo_lit.data.outcomes import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, tally_line
 from hapo_lit.data.problems import Problem, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
-from hapo_lit.data.schemas import BadRow, Candidate, Schema
+from hapo_lit.data.schemas import BadRow, Candidate, NoColumn, Plain, Schema
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.storage.cache_key import CacheKey, cache_key, identity
@@ -71,6 +71,8 @@ class Corpus:
         self.reader, self.schema, self.filters = reader, schema, list(filters)
         self.heldout_reader, self.heldout_size, self.heldout_share = heldout, heldout_size, heldout_share
         self.on_bad_row, self.overlap = on_bad_row, overlap
+        self.first_bad_row = ""
+        """Where the first row that could not be read is, and why."""
         reader.require(schema.columns)
         if heldout is not None:
             heldout.require(schema.columns)
@@ -105,8 +107,9 @@ class Corpus:
             return self.schema(row)
         except BadRow as error:
             if self.on_bad_row == "stop":
-                hint = "on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out"
-                raise ValueError(f"{origin}: {error}; {hint}") from error
+                skip = "; on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out"
+                raise ValueError(f"{origin}: {error}{'' if isinstance(error, NoColumn) else skip}") from error
+            self.first_bad_row = self.first_bad_row or f"{origin}: {error}"
             tally[BAD_ROW] += 1
             return None
 
@@ -137,8 +140,15 @@ class Corpus:
         return self.held_out.problems
 
     def notes(self) -> list[str]:
-        """How problems were held out, and which limits that met."""
-        return self.held_out.notes
+        """Which columns are read, how problems were held out, and which limits that met."""
+        row = next((row for row, *_ in self.reader.rows(Position()) if not isinstance(row, Unreadable)), {})
+        columns = self.schema.reads(row) if isinstance(self.schema, Plain) else ""
+        return [*([f"columns: {columns}"] if columns else []), *self.held_out.notes]
+
+    def nothing_left(self, tally: Counter[str]) -> str:
+        """What to say where no row is left to train on."""
+        bad = f"; the first bad row is {self.first_bad_row}" if self.first_bad_row else ""
+        return f"{self.reader.name}: no row is left to train on: {tally_line(tally)}{bad}"
 
     def holds_out(self, key: int) -> bool:
         """Whether the problem with this fingerprint is among the held-out ones, also those beyond ``heldout_size``."""
@@ -290,7 +300,7 @@ class CachedCorpus:
                 overlapping += sum(self.corpus.holds_out(fingerprint64(p.problem)) for p in batch)
                 writer.write_batch(pyarrow.RecordBatch.from_pylist(rows, schema))
         if not tally[KEPT]:
-            raise ValueError(f"{self.corpus.reader.name}: no row is left to train on: {tally_line(tally)}")
+            raise ValueError(self.corpus.nothing_left(tally))
         return {"rows": tally, "overlapping": overlapping, "content": content.hexdigest()}
 
 

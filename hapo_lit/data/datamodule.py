@@ -55,7 +55,7 @@ class MathDataModule(LightningDataModule):
         seed: of the order.
         repeats: True = a list of problems may hold one several times, and a batch too, as supervised learning may;
             otherwise the first counts, because equal prompts would get equal responses.
-        path, heldout_path, evaluation_path: the files that the source was given; not used here.
+        path, heldout_path, evaluation_path, columns: what the source was given; not used here.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class MathDataModule(LightningDataModule):
         path: Any = None,
         heldout_path: Any = None,
         evaluation_path: Any = None,
+        columns: Any = None,
     ) -> None:
         super().__init__()
         self.source, self.tokenizer, self.template = source, tokenizer, template
@@ -87,6 +88,7 @@ class MathDataModule(LightningDataModule):
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.buffer, self.workers, self.seed, self.repeats = buffer, workers, seed, repeats
         self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
+        self.columns = columns
         self.rank, self.world_size = 0, 1
         """This process's rank and the number of processes, where there is no Trainer to ask."""
         self.stop_ids: Sequence[int] = ()

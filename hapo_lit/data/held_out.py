@@ -18,6 +18,9 @@ ENOUGH = 64
 MOST = 256
 """How many problems are held out of a set, unless a size is given; all of a file's are."""
 
+WIDE = 0.2
+"""An interval that is wider is worth a warning."""
+
 JudgedRows = Callable[[Counter[str]], Iterator[tuple[Candidate, bool]]]
 """Reads all rows that can be read, each with whether it is kept; counts those that are not."""
 
@@ -54,7 +57,7 @@ def of_file(rows: JudgedRows, name: str, size: int | None) -> HeldOut:
         line = f"held out: the first {len(used):,} of {len(problems):,} problems of {name} (heldout_size={size})"
     if tally.total() > tally[KEPT]:
         line += f"; its rows: {tally_line(tally)}"
-    return HeldOut(used, frozenset(reserved), 0, tally, [line])
+    return HeldOut(used, frozenset(reserved), 0, tally, [line, *_warning(len(used))])
 
 
 def by_hash(rows: JudgedRows, share: float | None, size: int | None) -> HeldOut:
@@ -73,7 +76,22 @@ def by_hash(rows: JudgedRows, share: float | None, size: int | None) -> HeldOut:
     line = f"held out: {len(problems):,} problems, chosen by a hash of their text (heldout_share: {share:g})"
     if len(problems) == limit:
         line = f"{line}, no more than {limit:,} of them (heldout_size)"
-    return HeldOut(problems, frozenset(), below, tally, [line])
+    return HeldOut(problems, frozenset(), below, tally, [line, *_warning(len(problems))])
+
+
+def interval_width(count: int) -> float:
+    """The width of Wilson's 95 % interval of an accuracy of one half over ``count`` problems, its largest."""
+    return 1.96 / math.sqrt(count + 1.96**2)
+
+
+def _warning(count: int) -> list[str]:
+    width = interval_width(count)
+    if not count or width <= WIDE:
+        return []
+    return [
+        f"warning: accuracy over {count} held-out problem{'s' if count > 1 else ''} has a 95 % interval that is up to "
+        f"{100 * width:.0f} points wide: bring more with data.heldout_path"
+    ]
 
 
 def _bound(share: float) -> int:

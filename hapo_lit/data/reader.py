@@ -10,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from hapo_lit.data import columns
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.cache_key import file_stamp
 
@@ -163,17 +164,21 @@ def optional_files(paths: str | Sequence[str] | None = None) -> LocalFiles | Non
     return LocalFiles(paths) if paths else None
 
 
-def problem_texts(paths: str | Sequence[str] | None = None, column: str = "problem") -> list[str]:
-    """The problems of local files, for keeping them out of the training set; none where no path is given."""
-    if not paths:
-        return []
-    reader = LocalFiles(paths)
-    reader.require([column])
+def problem_texts(paths: str | Sequence[str] | None = None, column: str | None = None) -> list[str]:
+    """The problems of local files, for keeping them out of the training set; none where no path is given.
+
+    They are in ``column``, or in ``problem`` or ``question`` where that is None or a row has no such column.
+    """
     texts = []
-    for row, origin, _ in reader.rows(Position()):
-        if isinstance(row, Unreadable) or not isinstance(row.get(column), str):
-            raise ValueError(f"{origin}: no text in column {column!r}")
-        texts.append(row[column])
+    for row, origin, _ in LocalFiles(paths).rows(Position()) if paths else ():
+        if isinstance(row, Unreadable):
+            raise ValueError(f"{origin}: {row.reason}")
+        name = column if column in row else columns.found("problem", row)
+        if name is None:
+            raise ValueError(f"{origin}: no column {column or 'problem'!r}; {columns.offer('', 'problem', row)}")
+        if not isinstance(row[name], str):
+            raise ValueError(f"{origin}: no text in column {name!r}")
+        texts.append(row[name])
     return texts
 
 

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Protocol
 
+from hapo_lit.data import columns
+from hapo_lit.errors import one_line
 from hapo_lit.verify.answers import last_box
 
 VALID = "yes"
@@ -50,6 +52,10 @@ class Candidate:
 
 class BadRow(ValueError):
     """A row that cannot be read; says which column and why."""
+
+
+class NoColumn(BadRow):
+    """A row without a column that it needs; most likely none has it."""
 
 
 class Schema(Protocol):
@@ -180,33 +186,59 @@ class Luffy:
 class Plain:
     """A user's own rows, with a solution, an answer or both; without an answer it is the solution's last box.
 
-    A column ``level``, of text or numbers, labels difficulty.
+    A text that ends in a line ``#### 72``, as GSM8K's answers do, is a solution with its answer.  A column ``level``,
+    of text or numbers, labels difficulty.
 
     Args:
-        problem, solution, answer: names of the columns.
+        problem, solution, answer: names of the columns; None = ``problem`` or ``question``, ``solution``, ``answer``.
     """
 
-    def __init__(self, problem: str = "problem", solution: str = "solution", answer: str = "answer") -> None:
-        self.columns: tuple[str, ...] = (problem,)
-        self.problem, self.solution, self.answer = problem, solution, answer
+    def __init__(self, problem: str | None = None, solution: str | None = None, answer: str | None = None) -> None:
+        self.names = {"problem": problem, "solution": solution, "answer": answer}
+        self.columns: tuple[str, ...] = tuple(name for name in self.names.values() if name)
 
     def __call__(self, row: Mapping[str, Any]) -> Candidate:
-        _require(row, self.columns)
-        if self.solution not in row and self.answer not in row:
-            raise BadRow(f"neither a column {self.answer!r} nor a column {self.solution!r}")
-        solution = _text(row.get(self.solution), self.solution)
+        problem, solution_column, answer_column = (self._column(role, row) for role in self.names)
+        if problem is None:
+            raise NoColumn(f"no column 'problem' or 'question'; {columns.offer('problem', 'problem', row)}")
+        if solution_column is None and answer_column is None:
+            offered = columns.offer("solution", "solution", row)
+            raise NoColumn(f"neither a column 'answer' nor a column 'solution'; {offered} (or data.columns.answer)")
+        solution = _text(row.get(solution_column), solution_column) if solution_column else ""
+        answer = _answer(row.get(answer_column), answer_column) if answer_column else ""
+        if split := columns.split_gsm8k(answer):
+            solution, answer = solution or answer, split[1]
+        if split := columns.split_gsm8k(solution):
+            solution, answer = split[0], answer or split[1]
         return Candidate(
-            problem=_question(row[self.problem], self.problem),
+            problem=_question(row[problem], problem),
             solutions=_present(solution),
-            answer=_answer(row.get(self.answer), self.answer) or last_box(solution) or "",
+            answer=answer or last_box(solution) or "",
             level=_label(row.get("level")),
         )
 
+    def reads(self, row: Mapping[str, Any]) -> str:
+        """From which columns the parts of a row are read, in one line; empty if they have our names and form."""
+        names = {role: self._column(role, row) for role in self.names}
+        parts = [f"{role} from {name!r}" for role, name in names.items() if name not in (role, None)]
+        for name in (names["answer"], names["solution"]):
+            if name is not None and isinstance(row[name], str) and columns.split_gsm8k(row[name]):
+                parts.append(f"solution and answer from {name!r}, which ends in '#### answer' as GSM8K's do")
+                break
+        return ", ".join(parts)
 
-def _require(row: Mapping[str, Any], columns: Sequence[str]) -> None:
-    for column in columns:
+    def _column(self, role: str, row: Mapping[str, Any]) -> str | None:
+        name = self.names[role]
+        if name is not None and name not in row:
+            raise NoColumn(f"no column {name!r}; {columns.offer(name, role, row)}")
+        return name or columns.found(role, row)
+
+
+def _require(row: Mapping[str, Any], needed: Sequence[str]) -> None:
+    for column in needed:
         if column not in row:
-            raise BadRow(f"no column {column!r}; it needs {', '.join(columns)}")
+            has = one_line(", ".join(map(str, row)), 200) or "none"
+            raise NoColumn(f"no column {column!r}; it needs {', '.join(needed)}, and has {has}")
 
 
 def _is_null(value: object) -> bool:

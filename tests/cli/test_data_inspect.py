@@ -86,7 +86,8 @@ def test_own_files_and_a_stream(hapo, tmp_path, monkeypatch):
     assert "1;1;1;" in out
     assert " ... " not in out.split("sample 1")[0]
     assert "stopped" not in out
-    assert "warning" not in out
+    assert "held out: 1 problems of apart.jsonl" in out
+    assert out.count("warning: ") == 1  # of a held-out set of one problem
     monkeypatch.setattr(inspection, "STREAM_ROWS", 3)
     lines(tmp_path / "stream.jsonl", [row | {"source": "olympiads"} for row in rows])
     out, err, failed = hapo("inspect", "data=numina_cot", "data.path=stream.jsonl", "data.source.heldout_share=1e-9")

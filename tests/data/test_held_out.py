@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+import scipy.stats
 from support.corpora import corpus, datamodule, row, write
 
 from hapo_lit.data.corpus import CachedCorpus
@@ -44,11 +45,11 @@ def test_an_overlap_is_found_by_normalised_text_reported_and_removed_unless_it_i
     heldout = [row(3, problem="1. Compute 3-1."), row(4, problem="compute  4 - 1"), *rows(5, 1000)]
     removed = cached(tmp_path, rows(9), heldout)
     assert {problem.answer for problem in removed.train()} == {"1", *map(str, range(4, 10))}
-    assert removed.notes()[1] == "overlap: 2 training rows are among the held-out problems and are left out"
+    assert removed.notes()[-1] == "overlap: 2 training rows are among the held-out problems and are left out"
     kept = cached(tmp_path, rows(9), heldout, overlap="keep")
     assert len(kept.train()) == 9
-    assert kept.notes()[1] == "overlap: 2 training rows are among the held-out problems and are trained on"
-    assert len(cached(tmp_path, rows(9), rows(5, 1000)).notes()) == 1
+    assert kept.notes()[-1] == "overlap: 2 training rows are among the held-out problems and are trained on"
+    assert "overlap" not in "".join(cached(tmp_path, rows(9), rows(5, 1000)).notes())
 
 
 def test_a_held_out_file_may_be_an_evaluation_set(tmp_path):
@@ -63,7 +64,7 @@ def test_prompts_that_are_too_long_to_evaluate_on_are_counted(tmp_path, tokenize
     source = cached(tmp_path, rows(9), [*rows(5, 1000), row(10**12)])
     data = datamodule(source, tokenizer, max_prompt_tokens=18)
     assert data.describe()["heldout_problems"] == 5
-    assert data.notes()[1] == (
+    assert data.notes()[-1] == (
         "held out: 1 problems have prompts of more than max_prompt_tokens=18 and are not evaluated on"
     )
 
@@ -82,6 +83,17 @@ def test_a_small_set_holds_out_a_larger_share(tmp_path, count, share):
         assert 0 < len(held) <= 1.7 * share * count + 1
         assert len(held) >= 0.5 * share * count - 1
         assert source.notes()[0].endswith(f"chosen by a hash of their text (heldout_share: {share:g})")
+
+
+@pytest.mark.parametrize(("count", "width"), [(2, 81), (16, 44), (50, 27)])
+def test_a_small_held_out_set_is_warned_of_with_its_interval(tmp_path, count, width):
+    warning = cached(tmp_path, rows(9), rows(count, 1000)).notes()[-1]
+    assert warning.startswith(
+        f"warning: accuracy over {count} held-out problems has a 95 % interval that is up to {width} "
+    )
+    one = scipy.stats.binomtest(count // 2, count).proportion_ci(method="wilson")
+    assert width == pytest.approx(100 * (one.high - one.low), abs=0.6)
+    assert len(cached(tmp_path, rows(9), rows(100, 1000)).notes()) == 1
 
 
 def test_a_large_set_holds_out_no_more_than_a_limit_which_is_named(tmp_path):

@@ -49,7 +49,7 @@ def test_what_cannot_be_read_is_named_before_training(tmp_path):
         LocalFiles(str(tmp_path / "torn.arrow"))
     other = write(tmp_path / "other.parquet", [{"question": "x", "answer": "1"}])
     with pytest.raises(ValueError, match=r"other.parquet has no column 'problem'; it has question, answer"):
-        Corpus(LocalFiles(other), Plain())
+        Corpus(LocalFiles(other), Plain("problem"))
     (tmp_path / "object.json").write_text('{"problem": "x"}')
     with pytest.raises(ValueError, match=r"object.json cannot be read after row 0: it holds no list of rows"):
         list(LocalFiles(str(tmp_path / "object.json")).rows(Position()))

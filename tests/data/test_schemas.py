@@ -46,7 +46,7 @@ LUFFY = {
 }
 PLAIN = {"problem": "What is 6+7?", "solution": r"\boxed{13}", "answer": "13"}
 
-SCHEMAS = [(NuminaCoT(), COT), (Numina15(), NUMINA15), (OpenR1(), OPENR1), (Luffy(), LUFFY), (Plain(), PLAIN)]
+SCHEMAS = [(NuminaCoT(), COT), (Numina15(), NUMINA15), (OpenR1(), OPENR1), (Luffy(), LUFFY), (Plain("problem"), PLAIN)]
 every_schema = pytest.mark.parametrize(("schema", "row"), SCHEMAS, ids=lambda value: type(value).__name__)
 
 
