@@ -15,6 +15,7 @@ MAY_CHANGE = {
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
     *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),
+    "verifier.rewards.accuracy.workers",
 }
 """Settings that change where a run computes, how fast and how often it reports, and nothing that it learns."""
 

@@ -6,6 +6,7 @@ STEPWISE = {
     "reward/mean": "mean reward of the sampled responses, before injection",
     "reward/<label>": "the same for problems of one difficulty, as the data label them (`4-digit`, a topic, a source)",
     "success/rate": "share of the sampled responses that the verifier calls right, before injection",
+    "rewards/<name>": "mean of one of several rewards, before its weight, such as `rewards/format`",
     "gate/open_rate": "share of groups whose gate was open",
     "gate/threshold": "γ now",
     "gate/posterior_mean": "mean of the posterior means of the step's prompts",
@@ -61,6 +62,7 @@ STEPWISE = {
 
 CONDITIONAL = {
     "reward/<label>": "if the step has such problems",
+    "rewards/<name>": "`verifier=weighted`",
     "gate/threshold": "`gate=beta` and its relatives",
     "gate/posterior_mean": "`gate=beta` and its relatives",
     "gate/posterior_spread": "`gate=beta` and its relatives",
