@@ -70,19 +70,29 @@ def main(config: DictConfig) -> None:
         show_phase(console, config, phase.algorithm.gate, plan, checkpointer)
     found = dry_run(module, phases, mixed=config.fabric.precision == "bf16-mixed")
     memories = {
-        name: memory_plan(weights, found.optimizer_state, found.transient, processes, sharded=name == "fsdp")
+        name: memory_plan(
+            weights, found.optimizer_state, found.transient, processes, name == "fsdp", samples_itself(module)
+        )
         for name in (("ddp", "fsdp") if processes > 1 else ("one process",))
     }
     chosen = "one process" if processes == 1 else "fsdp" if config.fabric.strategy == "fsdp" else "ddp"
     show_memory(console, memories, chosen, processes)
     notices = update_notices(module, data.prompts_per_step)
-    kind = chosen_accelerator(str(config.fabric.accelerator))
-    console.print(training_line(module, kind, processes), soft_wrap=True)
+    named = str(config.fabric.accelerator)
+    device = f"{chosen_accelerator(named)} (accelerator=auto here)" if named == "auto" else named
+    console.print(training_line(module, device, processes), soft_wrap=True)
     for line in (*notices, *notes(found), *host_and_disk(config, weights, found, processes, checkpointer), NOT_COUNTED):
         console.print(line, soft_wrap=True)
     warn(config.memory_gib, memories[chosen])
     if warning := rate_warning(module):
         print(warning, file=sys.stderr)
+
+
+def samples_itself(module: HapoModule) -> bool:
+    """Whether the policy samples in some phase or evaluation, and not an engine with weights of its own."""
+    engines = [phase.algorithm.engine for phase in module.phases]
+    engines += [evaluator.engine for evaluator in module.evaluation.evaluators.values()]
+    return any(engine is not None and engine.is_trainer for engine in engines)
 
 
 def processes_of(config: DictConfig) -> int:

@@ -118,12 +118,14 @@ def memory_plan(
     transient: TransientMemory,
     processes: int = 1,
     sharded: bool = False,
+    samples_itself: bool = True,
 ) -> MemoryPlan:
     """The memory of one process.
 
     With several processes DDP keeps buckets as large as the gradients.  FSDP2 keeps a part of policy, reference,
-    gradients and optimiser state.  While responses are sampled it holds the whole policy, and in a backward pass
-    embeddings, norm and head with their gradients, two layers, and the gradient of one.
+    gradients and optimiser state.  While the policy itself samples it holds the whole of it, and where an engine gets
+    its weights one gathered weight at a time; in a backward pass embeddings, norm and head with their gradients, two
+    layers, and the gradient of one.
 
     Args:
         weights: of the module's models.
@@ -131,6 +133,7 @@ def memory_plan(
         transient: what a single process holds for a moment.
         processes: how many there are.
         sharded: True = FSDP2, False = DDP.
+        samples_itself: True = the policy itself samples, False = an engine with weights of its own.
     """
     parts = processes if sharded else 1
     lasting = {
@@ -147,7 +150,8 @@ def memory_plan(
     if sharded and processes > 1:
         layer = max(weights.layer_bytes)
         root = bytes_of(weights.policy) - sum(weights.layer_bytes)
-        moments[SAMPLING]["gathered weights"] = bytes_of(weights.policy)
+        largest = max(weight.nbytes for weight in weights.policy)
+        moments[SAMPLING]["gathered weights"] = bytes_of(weights.policy) if samples_itself else largest
         moments[GRADIENT]["gathered weights"] = 2 * root + 3 * layer
     elif processes > 1:
         lasting["buckets of ddp"] = bytes_of(weights.trained)

@@ -79,6 +79,13 @@ class VLLMEngine(Sampling):
                 f"rollout.max_model_len={max_model_len} would cut off what max_prompt_tokens={max_prompt_tokens} and "
                 f"max_new_tokens={max_new_tokens} allow: leave it null, or make it {max_prompt_tokens + max_new_tokens}"
             )
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            if (options or {}).get(name, 1) != 1:
+                option = f"--{name.replace('_', '-')}={(options or {})[name]}"
+                raise ValueError(
+                    f"rollout.options.{name}: processes cannot share a vLLM that runs inside them, as each has prompts "
+                    f"of its own; use rollout=vllm_server with rollout.options=[{option}]"
+                )
         self.prompts, self.group_size = prompts_per_step, group_size
         self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
         self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})

@@ -107,6 +107,8 @@ def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
     assert ddp.peak - alone.peak == ddp.lasting["buckets of ddp"] == whole
     assert whole / 4 <= fsdp.lasting["weights"] < 1.02 * whole / 4
     assert fsdp.transient[SAMPLING]["gathered weights"] == whole
+    served = memory_plan(weights, [], transient, 4, sharded=True, samples_itself=False)
+    assert served.transient[SAMPLING]["gathered weights"] == 4 * 97 * 32  # an engine gets one weight at a time
     root = 4 * (97 * 32 + 32)
     assert fsdp.transient[GRADIENT]["gathered weights"] == 2 * root + 3 * (whole - root) // 2
     assert fsdp.transient[STEP]["temporaries"] == 200

@@ -158,6 +158,11 @@ def test_settings_that_cannot_be_are_refused():
 
     with pytest.raises(ValueError, match="gpu_memory_utilization must be in"):
         VLLMEngine(4, 4, 4, 4, gpu_memory_utilization=1.5)
+    for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+        option = name.replace("_", "-")
+        said = rf"rollout.options.{name}: .* use rollout=vllm_server with rollout.options=\[--{option}=2\]"
+        with pytest.raises(ValueError, match=said):
+            VLLMEngine(4, 4, 4, 4, options={name: 2})
     with pytest.raises(ValueError, match=r"max_model_len=7 would cut off"):
         VLLMEngine(4, 4, 4, 4, max_model_len=7)
     for engine in (partial(VLLMEngine, 4, 4, 4, 4), partial(VLLMServerEngine, ["http://127.0.0.1:1"], 4)):
