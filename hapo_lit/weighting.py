@@ -61,7 +61,14 @@ class DropTruncated:
         self.weighting = weighting
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
-        return self.weighting(replace(group, mask=group.mask & group.finished[..., None]), mean, step)
+        return self.weighting(self._kept(group), mean, step)
+
+    def entropy_weights(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        """``[P, G, T]``: those of the weighting inside, without truncated responses."""
+        return _entropy_weights(self.weighting, self._kept(group), mean, step)
+
+    def _kept(self, group: RolloutGroup) -> RolloutGroup:
+        return replace(group, mask=group.mask & group.finished[..., None])
 
 
 class DropFlat:
@@ -75,8 +82,15 @@ class DropFlat:
         self.weighting = weighting
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        return self.weighting(self._kept(group), mean, step)
+
+    def entropy_weights(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+        """``[P, G, T]``: those of the weighting inside, without flat groups."""
+        return _entropy_weights(self.weighting, self._kept(group), mean, step)
+
+    def _kept(self, group: RolloutGroup) -> RolloutGroup:
         flat = all_equal(group.rewards, group.present, 1) & (group.present.sum(1, keepdim=True) > 1)
-        return self.weighting(replace(group, present=group.present & ~flat), mean, step)
+        return replace(group, present=group.present & ~flat)
 
 
 class SeparateMeans:
@@ -180,6 +194,12 @@ def weights_of(weighting: TokenWeighting, group: RolloutGroup, mean: Mean, step:
         if isinstance(weighting, HasEntropyWeights)
         else None,
     }
+
+
+def _entropy_weights(weighting: TokenWeighting, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
+    """A weighting's weights of entropies; those of the loss if it has no others."""
+    weigh = weighting.entropy_weights if isinstance(weighting, HasEntropyWeights) else weighting
+    return weigh(group, mean, step)
 
 
 def _row_count(group: RolloutGroup, mean: Mean) -> Tensor:

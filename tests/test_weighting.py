@@ -98,6 +98,16 @@ def test_flat_groups_do_not_dilute_the_others():
     assert torch.equal(DropFlat(TokenMean())(signal, alone, 0), TokenMean()(signal, alone, 0))
 
 
+@pytest.mark.parametrize("drop", [DropFlat, DropTruncated])
+def test_what_drops_rows_keeps_the_weights_of_entropies(drop):
+    group = make_group([[0, 1], [0, 1]])
+    inner = DeviceSums(6, rows=8)
+    assert torch.equal(drop(inner).entropy_weights(group, alone, 0), inner.entropy_weights(group, alone, 0))
+    assert torch.equal(drop(TokenMean()).entropy_weights(group, alone, 0), TokenMean()(group, alone, 0))
+    nothing = replace(group, rewards=torch.zeros(2, 2), finished=torch.zeros(2, 2, dtype=torch.bool))
+    assert (drop(inner).entropy_weights(nothing, alone, 0) == 0).all()
+
+
 def test_a_teacher_who_stands_alone_is_not_a_flat_group():
     group = make_group([[1, 0]], teacher=[[1, 0]], present=[[1, 0]])
     assert float(DropFlat(TokenMean())(group, alone, 0).sum()) == pytest.approx(1.0)
