@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -58,8 +58,7 @@ def test_the_parts_of_two_ranks_are_those_of_one(count):
 
     def ranked(rank, note):
         place = torch.arange(rank, 4, 2)
-        fields = ("prompt_ids", "prompt_tokens", "prompt_mask", "tokens", "mask", "rewards", "finished", "is_teacher")
-        chosen = {name: getattr(group, name)[place] for name in (*fields, "present", "behaviour_logprobs")}
+        chosen = {field.name: getattr(group, field.name)[place] for field in fields(group)}
         calls = iter(range(count + 1))
         mean = lambda value: note(next(calls), value)  # noqa: E731
         ranks = Ranks(ALONE.gather, mean, ALONE.max, ALONE.barrier, rank, 2)
