@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 
+from hapo_lit.data.collate import READS_OTHERWISE, TEACHER_READS_OTHERWISE, TEACHER_STOPS_EARLY
 from hapo_lit.errors import one_line
 from hapo_lit.training.interfaces import RunData
 
@@ -13,22 +14,22 @@ DATA_LINE = (
     "{teacher_usable} usable, {teacher_rejected} rejected, {teacher_too_long} too long, {teacher_absent} absent"
 )
 RARE = {
-    "teacher_stops_early": "hold a stop token before their end",
-    "teacher_reads_otherwise": "read as another text once they are tokens",
+    TEACHER_STOPS_EARLY: "teachers hold a stop token before their end and are not used",
+    TEACHER_READS_OTHERWISE: READS_OTHERWISE,
 }
-"""Faults of teachers that are printed only where there are any."""
+"""What is said of teachers only where there are any."""
 
 
 def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     """Print sizes, what became of the teachers, and one example; ``facts`` are those of ``data.describe()``."""
     judged = sum(facts[f"teacher_{outcome}"] for outcome in ("usable", "rejected", "too_long", "absent"))
-    judged += sum(facts[name] for name in RARE)
+    judged += facts[TEACHER_STOPS_EARLY]
     size = f"{facts['train_problems']:,.0f} problems" if facts["train_problems"] else "a stream of problems"
     part = "" if judged == facts["train_problems"] else f" of {judged} looked at"
     print(DATA_LINE.format(size=size, of=part, **facts))
     for name, fault in RARE.items():
         if facts[name]:
-            print(f"warning: {facts[name]:.0f} teachers {fault} and are not used", file=sys.stderr)
+            print(f"warning: {facts[name]:.0f} {fault}", file=sys.stderr)
     if dropped := data.dropped():
         print(f"rows: {dropped}")
     for note in data.notes():

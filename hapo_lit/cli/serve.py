@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from hydra import compose
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 from transformers import AutoConfig, PreTrainedConfig
@@ -22,6 +23,7 @@ from hapo_lit.errors import SetupError
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.model_config import with_positions
+from hapo_lit.policy.vocabulary import ids_without_token, rows_left
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
@@ -38,7 +40,10 @@ def main(config: DictConfig) -> None:
     if not isinstance(engine, VLLMServerEngine):
         raise SetupError("`hapo serve` starts a server for a run with rollout=vllm_server: give that setting too")
     with setting_up():
-        served = served_config(configuration(config))
+        tokenizer = instantiate(config.model.tokenizer if config.model.path else compose("pretrain").model.tokenizer)
+        policy = configuration(config)
+        tokens = rows_left(policy.vocab_size, ids_without_token(policy.vocab_size, tokenizer))
+        served = served_config(policy, tokens)
         name = stable_hash(served.to_json_string()).hex()
         folder = Path(config.paths.cache, "served", name)
         served.save_pretrained(folder)

@@ -21,13 +21,17 @@ from hapo_lit.verify.judging import judged
 PROMPT_TOO_LONG = "prompt_too_long"
 TEACHER_USABLE, TEACHER_REJECTED = "teacher_usable", "teacher_rejected"
 TEACHER_TOO_LONG, TEACHER_ABSENT = "teacher_too_long", "teacher_absent"
-TEACHER_STOPS_EARLY, TEACHER_READS_OTHERWISE = "teacher_stops_early", "teacher_reads_otherwise"
-FAULTS = (TEACHER_TOO_LONG, TEACHER_STOPS_EARLY, TEACHER_READS_OTHERWISE)
-"""What keeps a solution from being taught: its length, a stop before its end, tokens that read as another text."""
+TEACHER_STOPS_EARLY = "teacher_stops_early"
+FAULTS = (TEACHER_TOO_LONG, TEACHER_STOPS_EARLY)
+"""What keeps a solution from being taught: its length, or a stop before its end."""
 TEACHER_OUTCOMES = (TEACHER_USABLE, TEACHER_REJECTED, *FAULTS, TEACHER_ABSENT)
 """What may become of a problem's teacher."""
 OUTCOMES = (PROMPT_TOO_LONG, *TEACHER_OUTCOMES)
 """What may become of a training problem: each has exactly one of these outcomes."""
+TEACHER_READS_OTHERWISE = "teacher_reads_otherwise"
+"""Counted besides: the teacher's tokens, decoded and encoded again, are others (it has characters without a token)."""
+READS_OTHERWISE = "teachers read otherwise once they are tokens: the tokenizer does not know all of their text"
+"""What is said of these after their number."""
 
 
 PADDING = 0
@@ -73,8 +77,8 @@ def encode(
     A problem whose prompt is longer than ``max_prompt_tokens`` is dropped.  A solution longer than
     ``max_response_tokens`` is not used, since the policy could never write it, nor is one with another of the
     :data:`FAULTS`.  Of several solutions that are left, the teacher is the longest one that the check accepts; it ends
-    with exactly one end-of-sequence token.  ``tally`` counts the problems by their :data:`OUTCOMES`.  ``stop_ids`` are
-    the policy's other stops.
+    with exactly one end-of-sequence token.  ``tally`` counts the problems by their :data:`OUTCOMES`, and
+    those of :data:`TEACHER_READS_OTHERWISE`.  ``stop_ids`` are the policy's other stops.
 
     Raises:
         ValueError: there is no problem, or no prompt fits.
@@ -141,20 +145,21 @@ def _teachers(
             elif not teachers[index][0]:
                 teachers[index] = (tokens, 0.0, TEACHER_REJECTED)
     tally.update(outcome for *_, outcome in teachers)
+    taught = [tokens[:-1] for tokens, *_ in teachers if tokens]
+    if changed := encoder.reads_back(taught).count(False):
+        tally[TEACHER_READS_OTHERWISE] += changed
     return teachers
 
 
 def _responses(texts: list[str], encoder: TextEncoder, limit: int) -> list[tuple[list[int], str]]:
     """Token ids of solutions with their end, and what keeps each from being taught (one of :data:`FAULTS`, or "")."""
     found = []
-    for tokens, same in zip(ids := encoder.responses(texts), encoder.reads_back(ids), strict=True):
+    for tokens in encoder.responses(texts):
         fault = ""
         if len(tokens) + 1 > limit:
             fault = TEACHER_TOO_LONG
         elif not encoder.stop_ids.isdisjoint(tokens):
             fault = TEACHER_STOPS_EARLY
-        elif not same:
-            fault = TEACHER_READS_OTHERWISE
         found.append(([*tokens, encoder.end_id], fault))
     return found
 

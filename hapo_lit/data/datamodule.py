@@ -12,7 +12,15 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from hapo_lit.data.collate import OUTCOMES, PROMPT_TOO_LONG, TEACHER_USABLE, EncodedProblem, collate, encode
+from hapo_lit.data.collate import (
+    OUTCOMES,
+    PROMPT_TOO_LONG,
+    TEACHER_READS_OTHERWISE,
+    TEACHER_USABLE,
+    EncodedProblem,
+    collate,
+    encode,
+)
 from hapo_lit.data.corpus import Corpus
 from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
@@ -180,7 +188,7 @@ class MathDataModule(LightningDataModule):
             "heldout_problems": len(self._heldout),
             "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
             "teacher_accepted": tally[TEACHER_USABLE] / encoded,
-            **{name: tally[name] for name in OUTCOMES},
+            **{name: tally[name] for name in (*OUTCOMES, TEACHER_READS_OTHERWISE)},
         }
 
     def dropped(self) -> str:

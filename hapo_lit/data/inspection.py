@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from hapo_lit.data.collate import PROMPT_TOO_LONG, EncodedProblem, encode
+from hapo_lit.data.collate import PROMPT_TOO_LONG, READS_OTHERWISE, TEACHER_READS_OTHERWISE, EncodedProblem, encode
 from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.filters import fingerprint64
 from hapo_lit.data.outcomes import HELD_OUT, KEPT, tally_line
@@ -97,9 +97,13 @@ def inspect(
     if not sample.pairs:
         raise ValueError(f"{source_name(source)}: no row is left to train on: {tally_line(rows)}")
     chosen = [problem for problem, _ in sample.pairs]
-    encoded = encode(chosen, tokenizer, template, teacher_check, max_prompt_tokens, max_response_tokens, Counter())
+    tally: Counter[str] = Counter()
+    encoded = encode(chosen, tokenizer, template, teacher_check, max_prompt_tokens, max_response_tokens, tally)
     teachers = encoder.responses([encoder.without_end(problem.solution) for problem in chosen if problem.solution])
     corpus = _corpus(source)
+    notes = [line for part in (corpus, teacher_check) if isinstance(part, HasNotes) for line in part.notes()]
+    if changed := tally[TEACHER_READS_OTHERWISE]:
+        notes.append(f"{changed:,} {READS_OTHERWISE}")
     return Inspection(
         rows,
         prompts,
@@ -107,7 +111,7 @@ def inspect(
         answers,
         [Example(problem, origin, item) for (problem, origin), item in zip(sample.pairs, encoded, strict=True)],
         stopped=isinstance(source, Corpus) and rows.total() == STREAM_ROWS,
-        notes=[line for part in (corpus, teacher_check) if isinstance(part, HasNotes) for line in part.notes()],
+        notes=notes,
         lacks_heldout=corpus is not None and corpus.heldout_reader is None and not rows[HELD_OUT],
     )
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
+from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.rows import Text
 
 LOGITS_PER_CHUNK = 2**24
@@ -50,13 +51,13 @@ def token_logprobs(
     ).last_hidden_state[:, -width - 1 : -1]
     hidden_M, target_M = hidden[text.mask], text.tokens[text.mask]
 
-    head = policy.get_output_embeddings()
+    head, unreadable = policy.get_output_embeddings(), unreadable_ids(policy)
     size = max(1, logits_per_chunk // head.weight.shape[0])
     keep = len(target_M) <= size or not torch.is_grad_enabled()
     chunks = [
-        _head_logprobs(head, *chunk, temperature, entropy_gradient)
+        _head_logprobs(head, *chunk, unreadable, temperature, entropy_gradient)
         if keep
-        else checkpoint(_head_logprobs, head, *chunk, temperature, entropy_gradient, use_reentrant=False)
+        else checkpoint(_head_logprobs, head, *chunk, unreadable, temperature, entropy_gradient, use_reentrant=False)
         for chunk in zip(hidden_M.split(size), target_M.split(size), strict=True)
     ]
     if not torch.is_grad_enabled():
@@ -67,10 +68,16 @@ def token_logprobs(
 
 
 def _head_logprobs(
-    head: nn.Module, hidden: Tensor, target: Tensor, temperature: float, entropy_gradient: bool
+    head: nn.Module,
+    hidden: Tensor,
+    target: Tensor,
+    unreadable: Tensor | None,
+    temperature: float,
+    entropy_gradient: bool,
 ) -> tuple[Tensor, Tensor]:
     logits = head(hidden)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+    logits = without_unreadable(logits, unreadable)
     total = logits.logsumexp(-1)
     with torch.set_grad_enabled(entropy_gradient and torch.is_grad_enabled()):
         entropy = total - ((logits - total[:, None]).exp() * logits).sum(-1)

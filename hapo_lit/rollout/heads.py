@@ -10,15 +10,18 @@ with the biases that a Qwen2 has.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedConfig
+from transformers import LlamaConfig, PreTrainedConfig, PreTrainedModel
 
+from hapo_lit.policy.adapters import plain_weights
 from hapo_lit.policy.model_config import kv_shape
+from hapo_lit.policy.vocabulary import token_rows
 
 SMALLEST_HEAD = 32
 """Size of the smallest heads that vLLM 0.32's kernels take."""
@@ -31,14 +34,32 @@ KEPT_FIELDS = (
 """What the configuration with wider heads takes over."""
 
 
-def served_config(config: PreTrainedConfig) -> PreTrainedConfig:
-    """The configuration that vLLM gets: the model's own, or with wider heads if they are too small."""
+def served_config(config: PreTrainedConfig, tokens: int) -> PreTrainedConfig:
+    """The configuration that vLLM gets.
+
+    Args:
+        config: the model's own; attention heads that are too small become wider.
+        tokens: rows of embeddings and output head that belong to tokens; the others are left out.
+    """
+    if tokens != config.vocab_size:
+        config = copy.deepcopy(config)
+        config.vocab_size = tokens
     return config if kv_shape(config)[2] >= SMALLEST_HEAD else widened_config(config)
 
 
-def served_weights(config: PreTrainedConfig, weights: Iterable[tuple[str, Tensor]]) -> Iterable[tuple[str, Tensor]]:
-    """The weights that vLLM gets: the model's own, or with wider heads if they are too small."""
+def served_weights(policy: PreTrainedModel) -> Iterable[tuple[str, Tensor]]:
+    """The weights that vLLM gets, for the configuration of :func:`served_config`.  Shards are gathered, for which
+    every rank must ask."""
+    config, weights = policy.config, token_weights(policy)
     return weights if kv_shape(config)[2] >= SMALLEST_HEAD else widened_weights(config, weights)
+
+
+def token_weights(policy: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """A policy's plain weights; embeddings and output head without the rows that no token belongs to."""
+    tokens, ends = token_rows(policy), (policy.get_input_embeddings(), policy.get_output_embeddings())
+    cut = {name for name, module in policy.named_modules() if module in ends}
+    for name, weight in plain_weights(policy):
+        yield name, weight[:tokens] if name.rpartition(".")[0] in cut else weight
 
 
 def widened_config(config: PreTrainedConfig) -> LlamaConfig:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
 from hapo_lit.policy.scoring import positions
+from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
 from hapo_lit.rollout.sampling import Sampling, rollout_group, stops_of
@@ -82,7 +83,7 @@ class HFEngine(Sampling):
                     past_key_values=cache,
                     use_cache=True,
                 ).logits[:, -1]
-                self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device))
+                self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
         policy.train(was_training)
         return {"keys and values": storage_bytes(cache_tensors(cache)), **tracker.peak}
 
@@ -92,7 +93,7 @@ class HFEngine(Sampling):
         """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
         device = prompts.tokens.device
         count, limit = len(prompts.answers) * group_size, self.max_new_tokens
-        stops = torch.tensor(stops_of(policy, self.stop_ids), device=device)
+        stops, unreadable = torch.tensor(stops_of(policy, self.stop_ids), device=device), unreadable_ids(policy)
         uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step)).to(device)
         tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
         logprobs = torch.zeros(count, limit, device=device)
@@ -116,7 +117,7 @@ class HFEngine(Sampling):
         ended = torch.zeros_like(rows, dtype=torch.bool)
 
         for position in range(limit):
-            drawn, logprob = self._draw(logits, uniforms[rows, position])
+            drawn, logprob = self._draw(logits, uniforms[rows, position], unreadable)
             running = rows[~ended]
             tokens[running, position] = drawn[~ended]
             logprobs[running, position] = logprob[~ended].to(logprobs)
@@ -142,8 +143,9 @@ class HFEngine(Sampling):
             ).logits[:, -1]
         return tokens, logprobs, lengths, finished
 
-    def _draw(self, logits: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, logits: Tensor, uniforms: Tensor, unreadable: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One token per row and its log-probability, by inverse cumulative distribution; greedy at temperature 0."""
+        logits = without_unreadable(logits, unreadable)
         if self.temperature == 0:
             best = logits.argmax(-1)
             return best, logits.float().log_softmax(-1).gather(-1, best[:, None]).squeeze(-1)
@@ -151,7 +153,8 @@ class HFEngine(Sampling):
         mass = (scaled - scaled.amax(-1, keepdim=True)).exp()
         cumulative = mass.cumsum(-1)
         total = cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True).clamp(max=logits.shape[-1] - 1)
+        drawn = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
+        drawn = drawn.minimum((cumulative < total).sum(-1, keepdim=True))  # the last token that has a probability
         return drawn.squeeze(-1), (mass.gather(-1, drawn) / total).log().squeeze(-1)
 
     def _uniforms(self, prompt_ids: Sequence[int], group_size: int, step: int) -> np.ndarray:

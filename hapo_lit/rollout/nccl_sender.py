@@ -11,7 +11,6 @@ from vllm.distributed.weight_transfer.factory import WeightTransferTrainerFactor
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 from vllm.utils.network_utils import get_ip
 
-from hapo_lit.policy.adapters import plain_weights
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.vllm_client import Server
 
@@ -53,4 +52,4 @@ class PolicyWeights(WeightSource):
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return iter(served_weights(self.policy.config, plain_weights(self.policy)))
+        return iter(served_weights(self.policy))

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hapo_lit.policy.model_config import kv_bytes_per_token
+from hapo_lit.policy.vocabulary import token_rows
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
@@ -143,7 +144,9 @@ class VLLMEngine(Sampling):
         assert isinstance(policy, PreTrainedModel)
         dtype = self._dtype_for(policy)
         return {
-            "keys and values": cache_bytes(served_config(policy.config), dtype, batch.sequences, batch.tokens),
+            "keys and values": cache_bytes(
+                served_config(policy.config, token_rows(policy)), dtype, batch.sequences, batch.tokens
+            ),
             "the engine's weights": policy.num_parameters() * getattr(torch, dtype).itemsize,
         }
 
@@ -176,7 +179,7 @@ class VLLMEngine(Sampling):
         """How much memory vLLM is to take where that is not set, by what is free before it starts."""
         if self.share is not None:
             return {}
-        config, dtype = served_config(policy.config), settings["dtype"]
+        config, dtype = served_config(policy.config, token_rows(policy)), settings["dtype"]
         cache = cache_bytes(config, dtype, settings["max_num_seqs"], settings["max_model_len"])
         if policy.device.type == "cpu":
             return {"kv_cache_memory_bytes": cache}

@@ -22,7 +22,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import EngineError
-from hapo_lit.policy.adapters import plain_weights
+from hapo_lit.policy.vocabulary import token_rows
 from hapo_lit.rollout.heads import served_config, served_weights
 
 ENVIRONMENT = {
@@ -56,7 +56,9 @@ class ProcessVLLM:
             settings: for ``vllm.LLM``.
             memory: called at the start for settings that depend on how much memory is free.
         """
-        key = json.dumps([settings, policy.config.to_dict(), str(policy.device)], sort_keys=True, default=str)
+        key = json.dumps(
+            [settings, policy.config.to_dict(), token_rows(policy), str(policy.device)], sort_keys=True, default=str
+        )
         if cls.running is None or cls.running.key != key:
             cls.end()
             cls.running = cls(key, memory() | settings, policy)
@@ -83,7 +85,7 @@ class ProcessVLLM:
         self.key = key
         self.engines: WeakSet[object] = WeakSet()
         self.folder = tempfile.TemporaryDirectory(prefix="hapo-vllm-")
-        served_config(policy.config).save_pretrained(self.folder.name)
+        served_config(policy.config, token_rows(policy)).save_pretrained(self.folder.name)
         self.made_group = not dist.is_initialized()
         if self.made_group or not dist.get_rank():
             print("starting vLLM", flush=True)
@@ -109,7 +111,7 @@ class ProcessVLLM:
 
         if self.asleep:
             self.llm.wake_up(["weights"])
-        self.llm.collective_rpc(partial(load_into_worker, weights=served_weights(policy.config, plain_weights(policy))))
+        self.llm.collective_rpc(partial(load_into_worker, weights=served_weights(policy)))
         if self.asleep:
             self.llm.wake_up(["kv_cache"])
             self.asleep = False

@@ -28,7 +28,6 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import EngineError
-from hapo_lit.policy.adapters import plain_weights
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
@@ -158,7 +157,7 @@ class VLLMServerEngine(Sampling):
 
     def _send_file(self, policy: PreTrainedModel, version: str) -> None:
         place = self.exchange or (str(SHARED_MEMORY) if SHARED_MEMORY.is_dir() else None)
-        weights = served_weights(policy.config, plain_weights(policy))
+        weights = served_weights(policy)
         if _rank():
             for _ in weights:  # all ranks gather shards together
                 pass

@@ -25,6 +25,7 @@ from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
+from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
 from hapo_lit.protocols import ALONE, Ranks
 from hapo_lit.rows import LossOutput, Rows, Text, UncastRows
 from hapo_lit.training.decoding import decode_responses
@@ -95,6 +96,7 @@ class HapoModule(LightningModule):
         counts = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
         check_settings(temperature, max_grad_norm, max_skipped, {**counts, "minibatches": minibatches})
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
+        hide_unreadable(policy, tokenizer)
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
@@ -236,7 +238,7 @@ class HapoModule(LightningModule):
 
     def decode(self, group: RolloutGroup) -> list[str]:
         """The ``P * G`` responses as text, without the token that ended them."""
-        return decode_responses(group, self.tokenizer)
+        return decode_responses(group, self.tokenizer, unreadable_ids(self.policy))
 
     def micro_batches(self, experience: Experience, policy_moves: bool) -> tuple[list[Rows], float]:
         """:func:`hapo_lit.training.update.micro_batches` with log π_old and log π_ref.

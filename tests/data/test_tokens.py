@@ -78,13 +78,15 @@ def test_an_end_that_the_tokenizer_appends_to_prompts_is_taken_off():
         assert tokenizer.eos_token_id not in tokens
 
 
-def test_a_teacher_that_would_stop_early_or_reads_otherwise_is_refused_and_counted(tokenizer):
+def test_a_teacher_that_would_stop_early_is_refused_and_one_that_reads_otherwise_is_counted(tokenizer):
     full_stop = QWEN.convert_tokens_to_ids(".")
     assert encoded(solution="Well. " + RIGHT, stop_ids=[full_stop]).teacher_outcome == "teacher_stops_early"
     item = encoded(solution="Well. " + RIGHT, stop_ids=[full_stop], others=(RIGHT,))
     assert read(item.teacher_tokens) == RIGHT + END
-    unknown = encoded("Compute 9-3.", "9-3=é" + RIGHT[3:], tokenizer, PlainTemplate(), TrustedTeachers())
-    assert (unknown.teacher_outcome, unknown.teacher_tokens) == ("teacher_reads_otherwise", [])
+    tally = Counter()
+    problems = [Problem("Compute 9-3.", text + RIGHT[3:], "6") for text in ("9-3=6;", "9-3=é")]
+    encode(problems, tokenizer, PlainTemplate(), TrustedTeachers(), 40, 40, tally)
+    assert tally == {"teacher_usable": 2, "teacher_reads_otherwise": 1}
 
 
 def test_a_special_token_that_the_template_itself_writes_is_one_in_solutions_too():

@@ -10,6 +10,7 @@ from support.builders import write_base
 from support.policies import LIMIT, NARROW, PROMPT
 from support.servers import NEEDS_VLLM, SERVED, serving
 
+from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy.adapters import merged
 from hapo_lit.rollout.hf import HFEngine
 
@@ -39,6 +40,7 @@ def server_for(request, tmp_path):
             ):
                 return request.getfixturevalue("served")
             merged(policy).save_pretrained(tmp_path / "model")
+            arithmetic_tokenizer().save_pretrained(tmp_path / "model")
             return stack.enter_context(serving(tmp_path, f"model.path={tmp_path / 'model'}", *SERVED))[0]
 
         yield address

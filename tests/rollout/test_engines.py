@@ -10,12 +10,14 @@ import pytest
 import torch
 from scipy import stats
 from support.engines import prompt_batch, responses, take
-from support.policies import LIMIT, NARROW, PROMPT, WIDE, must_be_greedy, policy_of, synced, train
+from support.policies import LIMIT, NARROW, PROMPT, WIDE, must_be_greedy, policy_of, synced, train, wider_policy
 from support.servers import NEEDS_VLLM
 
+from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.policy.adapters import merged
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.policy.vocabulary import hide_unreadable
 from hapo_lit.protocols import RolloutEngine
 
 
@@ -50,6 +52,18 @@ def test_greedy_tokens_are_the_policys_own_before_and_after_updates(make, archit
     after = engine.generate(prompts, 1, 0)
     must_be_greedy(policy, after)
     assert sum(a != b for a, b in zip(responses(before), responses(after), strict=True)) > 50
+
+
+def test_ids_without_a_token_are_neither_sampled_nor_scored(make):
+    """The head has eight rows more than the tokenizer; a server has the model without them."""
+    policy, tokens = wider_policy()
+    hide_unreadable(policy, arithmetic_tokenizer())
+    prompts = prompt_batch(16, width=PROMPT)
+    group = synced(make(policy), policy).generate(prompts, 4, 3)
+    assert group.tokens.max() < tokens
+    with torch.no_grad():
+        logprobs, _ = token_logprobs(policy, group.text())
+    assert (logprobs - group.behaviour_logprobs.flatten(0, 1)).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])

@@ -79,7 +79,7 @@ def test_too_little_memory_is_an_error_that_names_the_setting(make):
 
 @pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
 def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
-    from hapo_lit.rollout import vllm_process
+    from hapo_lit.rollout import heads
 
     policy = policy_of()
     engine = synced(make(policy), policy)
@@ -87,7 +87,7 @@ def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
     def without_one(model):
         return ((name, weight) for name, weight in policy.named_parameters() if name != "model.norm.weight")
 
-    monkeypatch.setattr(vllm_process, "plain_weights", without_one)
+    monkeypatch.setattr(heads, "plain_weights", without_one)
     with pytest.raises(EngineError, match=r"parameters model.norm.weight got no weights from the policy"):
         engine.sync(policy)
 

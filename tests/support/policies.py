@@ -23,6 +23,17 @@ def policy_of(architecture="qwen2", tied=True, sizes=NARROW):
     return new_policy(architecture, {**sizes, "tie_word_embeddings": tied}, arithmetic_tokenizer(), 0)
 
 
+def wider_policy(rows=8):
+    """A policy whose head has more rows than there are tokens, and likes them."""
+    policy = policy_of()
+    tokens = policy.config.vocab_size
+    policy.resize_token_embeddings(tokens + rows, mean_resizing=False)
+    with torch.no_grad():
+        weight = policy.get_output_embeddings().weight
+        weight[tokens:] = 1.5 * weight[:rows]
+    return policy, tokens
+
+
 def synced(engine, policy):
     engine.sync(policy)
     return engine
