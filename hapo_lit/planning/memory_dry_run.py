@@ -131,7 +131,9 @@ def track_gradient(module: HapoModule, batch: Rows, mixed: bool, vocabulary: int
     others = [*module.policy.buffers(), *_gradients(trained)]
     tracker = MemoryTracker(module.policy.parameters(), others, vocabulary)
     with tracker, _autocast(mixed):
-        module.loss(batch).loss.backward()
+        loss = module.loss(batch).loss
+        with _autocast(False):
+            loss.backward()
     return tracker
 
 

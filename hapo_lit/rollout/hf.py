@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
-from hapo_lit.policy.scoring import positions
+from hapo_lit.policy.scoring import head_of, positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
@@ -65,24 +65,27 @@ class HFEngine(Sampling):
         token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # it is always 0
-            first = policy(input_ids=token, past_key_values=growing_cache(policy), use_cache=True)
+            decoder = policy.get_decoder()
+            first = decoder(input_ids=token, past_key_values=growing_cache(policy), use_cache=True)
             torch.clear_autocast_cache()  # so that casts of the weights are counted below
             # in mixed precision keys, which have met the rotary embedding, are wider than values
             layer = first.past_key_values.layers[0]
             dtypes = layer.keys.dtype, layer.values.dtype
             cache = full_cache(policy, sequences, batch.prompt, batch.tokens - 1, dtypes)
             mask = torch.ones(sequences, batch.prompt, dtype=torch.bool, device=device)
-            bias = _attention_bias(mask, batch.response, first.logits.dtype)
+            bias = _attention_bias(mask, batch.response, _attention_dtype(first.last_hidden_state))
             others = [*policy.buffers(), *cache_tensors(cache)]
             vocabulary = policy.get_output_embeddings().weight.shape[0]
             with MemoryTracker(policy.parameters(), others, vocabulary) as tracker:
-                logits = policy(
+                head = head_of(policy)
+                output = decoder(
                     input_ids=token,
                     attention_mask=bias[..., : batch.tokens],  # by the slice the bias is counted too
                     position_ids=token,
                     past_key_values=cache,
                     use_cache=True,
-                ).logits[:, -1]
+                )
+                logits = head.logits(output.last_hidden_state[:, -1])
                 self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
         policy.train(was_training)
         return {"keys and values": storage_bytes(cache_tensors(cache)), **tracker.peak}
@@ -100,18 +103,17 @@ class HFEngine(Sampling):
         lengths = torch.full((count,), limit, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
 
-        cache = growing_cache(policy)
-        output = policy(
+        cache, decoder, head = growing_cache(policy), policy.get_decoder(), head_of(policy)
+        hidden = decoder(
             input_ids=prompts.tokens,
             attention_mask=prompts.mask.long(),
             position_ids=positions(prompts.mask),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        )
+        ).last_hidden_state
         cache.batch_repeat_interleave(group_size)
-        logits = output.logits[:, -1].repeat_interleave(group_size, 0)
-        bias = _attention_bias(prompts.mask, limit, logits.dtype).repeat_interleave(group_size, 0)
+        logits = head.logits(hidden[:, -1]).repeat_interleave(group_size, 0)
+        bias = _attention_bias(prompts.mask, limit, _attention_dtype(hidden)).repeat_interleave(group_size, 0)
         offset = prompts.mask.sum(1).repeat_interleave(group_size)
         rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
         ended = torch.zeros_like(rows, dtype=torch.bool)
@@ -134,13 +136,14 @@ class HFEngine(Sampling):
                 bias, offset = bias[keep], offset[keep]
                 cache.batch_select_indices(keep)
             seen = prompts.tokens.shape[1] + position + 1
-            logits = policy(
+            hidden = decoder(
                 input_ids=drawn[:, None],
                 attention_mask=bias[..., :seen],
                 position_ids=(offset + position)[:, None],
                 past_key_values=cache,
                 use_cache=True,
-            ).logits[:, -1]
+            ).last_hidden_state
+            logits = head.logits(hidden[:, -1])
         return tokens, logprobs, lengths, finished
 
     def _draw(self, logits: Tensor, uniforms: Tensor, unreadable: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -167,6 +170,12 @@ class HFEngine(Sampling):
                 for sample in range(group_size)
             ]
         )
+
+
+def _attention_dtype(hidden: Tensor) -> torch.dtype:
+    """What attention computes in."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tensor:

@@ -64,9 +64,8 @@ class HapoModule(LightningModule):
         max_grad_norm: gradients are scaled down to this norm.
         micro_batch_size: responses per forward and backward pass; the loss does not depend on it.
         updates_per_batch: passes over each batch of rollouts (μ of GRPO).
-        minibatches: optimiser steps in each pass: the batch's prompts are split into so many mini-batches, each
-            weighted as if it were the batch.  At most one for each prompt.  With one pass and one mini-batch the ratio
-            is exactly one and no old-policy pass is made.
+        minibatches: optimiser steps in each pass: parts of the batch's prompts, each weighted as if it were the batch;
+            at most one for each prompt.  With one pass and one part ratios are exactly one and no old policy is scored.
         temperature: of the engine, so that log-probabilities are those of the distribution sampled from.
         max_skipped: updates in a row that may have a loss or gradient that is not finite; each is skipped and counted,
             and one more ends the run.
@@ -74,8 +73,7 @@ class HapoModule(LightningModule):
     A policy with a LoRA adapter is its own reference: the base, with the adapter off.
     """
 
-    data: RunData
-    """The prompts, whose position is part of the run state; set by ``setup`` or by ``hapo fabric``."""
+    data: RunData  # the prompts; their position is part of the run state
 
     def __init__(
         self,
@@ -178,7 +176,7 @@ class HapoModule(LightningModule):
             for index, rows in enumerate(batches, 1):
                 with nullcontext() if index == len(batches) else no_sync():
                     output = loss(rows)
-                    self.manual_backward(output.loss)
+                    self.backward_pass(output.loss)
                 update = update + output.loss.detach()
                 accumulate(tallies, {name: metric.detach() for name, metric in output.metrics.items()})
             if batches:
@@ -202,6 +200,11 @@ class HapoModule(LightningModule):
             "time/update": time.perf_counter() - started,
         }
         return tallies | tallied(numbers)
+
+    def backward_pass(self, loss: Tensor) -> None:
+        """Add up gradients, without autocast: it would compute those of the float32 head in bfloat16."""
+        with torch.autocast(loss.device.type, enabled=False):
+            self.manual_backward(loss)
 
     def loss(self, rows: Rows) -> LossOutput:
         """The loss of a micro-batch, with gradients."""
@@ -270,8 +273,7 @@ class HapoModule(LightningModule):
         """
         logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
         for index in text.longest_first().split(self.micro_batch_size):
-            part = text.select(index).trimmed()
-            found = token_logprobs(self.policy, part, self.temperature)[0]
+            found = token_logprobs(self.policy, text.select(index).trimmed(), self.temperature)[0]
             logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
         return logprobs_NT
 
@@ -282,7 +284,7 @@ class HapoModule(LightningModule):
         for parameter in parameters:
             parameter.grad = None
         for rows in self.micro_batches(experience, policy_moves=False)[0]:
-            self.manual_backward(self.loss(rows).loss)
+            self.backward_pass(self.loss(rows).loss)
         found = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
         for parameter, gradient in zip(parameters, held, strict=True):
             parameter.grad = gradient

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.builders import make_group
+from support.builders import make_group, make_prompts
 
-from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.policy.scoring import positions, token_logprobs
+from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rows import Text
 
 
@@ -84,3 +85,50 @@ def test_many_chunks_keep_less_than_all_logits(make_policy):
             assert max(held.values()) == tokens  # the plain way keeps them: the probe works
         else:
             assert sum(held.values()) == bound
+
+
+def of_large_logits(make_policy, dtype):
+    """A policy whose logits reach 20 and more, where bfloat16 has steps of an eighth."""
+    policy = make_policy(tie_word_embeddings=False)
+    with torch.no_grad():
+        policy.lm_head.weight.mul_(10)
+    return policy.to(dtype)
+
+
+def by_float64(policy, text, mixed):
+    """Log-probabilities from the decoder's own last hidden states, with a head in float64, and that head's weight."""
+    ids, mask = torch.cat([text.prompt_tokens, text.tokens], 1), torch.cat([text.prompt_mask, text.mask], 1)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        hidden = policy.get_decoder()(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask))[0]
+    weight = policy.lm_head.weight.detach().double().requires_grad_()
+    logits = hidden[:, -text.tokens.shape[1] - 1 : -1].double() @ weight.T
+    assert logits.abs().max() > 20
+    logprobs = logits.log_softmax(-1).gather(-1, text.tokens[..., None]).squeeze(-1)
+    return torch.where(text.mask, logprobs, 0.0), weight
+
+
+@pytest.mark.parametrize(("dtype", "mixed"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_the_head_is_float32_in_every_precision(make_policy, dtype, mixed):
+    policy = of_large_logits(make_policy, dtype)
+    text = make_group([[0] * 4] * 6, lengths=[[6, 5, 4, 6]] * 6).text()
+    exact, weight = by_float64(policy, text, mixed)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        logprobs, entropy = token_logprobs(policy, text, logits_per_chunk=4 * policy.config.vocab_size)
+    assert logprobs.dtype == entropy.dtype == torch.float32
+    torch.testing.assert_close(logprobs.double(), exact, atol=2e-5, rtol=0)
+    exact.mean().backward()
+    logprobs.mean().backward()
+    error = float((policy.lm_head.weight.grad.double() - weight.grad).norm() / weight.grad.norm())
+    assert error < (1e-5 if dtype == torch.float32 else 3e-3)  # of 32 chunks: rounded once, not with every chunk
+
+
+@pytest.mark.parametrize(("dtype", "mixed"), [(torch.float32, True), (torch.bfloat16, False)])
+def test_the_sampler_and_the_scorer_have_the_same_head(make_policy, dtype, mixed):
+    policy = of_large_logits(make_policy, dtype)
+    group = make_group([[0, 1], [1, 0]])
+    engine = HFEngine(1, seed=3, stop_ids=[2])
+    engine.sync(policy)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        sampled = engine.generate(make_prompts(group, [1, 1]), 8, 0)
+    exact, _ = by_float64(policy, sampled.text(), mixed)
+    torch.testing.assert_close(sampled.behaviour_logprobs.flatten(0, 1).double(), exact.detach(), atol=2e-5, rtol=0)

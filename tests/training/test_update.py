@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.training import STEPS, LikesNothing, data, fit, hapo, module, phase, weights
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hapo_lit.algorithm import Supervised
 from hapo_lit.gates import AlwaysGate, NeverGate
@@ -15,6 +16,7 @@ from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import k3
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import ALONE
+from hapo_lit.rows import UncastRows
 from hapo_lit.teacher import NegativeLogLikelihood
 from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.update import split_by_prompts
@@ -197,6 +199,36 @@ def test_in_mixed_precision_every_update_sees_the_weights_as_they_are(make_polic
     assert len(pairs) == 3
     assert len(set(pairs)) == 3
     assert all(seen == fresh for seen, fresh in pairs)
+
+
+class Kinds(TorchDispatchMode):
+    """Keeps the dtypes of everything that is computed with a last axis of some size, or of a given shape."""
+
+    def __init__(self, *shapes):
+        super().__init__()
+        self.shapes, self.found = shapes, []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result.is_floating_point():
+            self.found += [result.dtype for shape in self.shapes if tuple(result.shape)[-len(shape) :] == shape]
+        return result
+
+
+@pytest.mark.parametrize("chunk", [24 * 5, 10**6])
+def test_in_mixed_precision_the_head_is_float32_forwards_and_backwards(make_policy, tokenizer, monkeypatch, chunk):
+    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, chunk, False))
+    policy = make_policy(tie_word_embeddings=False)
+    built = module(policy, tokenizer, phase(hapo(AlwaysGate())), updates_per_batch=2)
+    fabric, datamodule = open_fabric("cpu", 1, 1, "auto", "bf16-mixed", sharded_checkpoints=False), data(tokenizer)
+    wrapped = set_up(fabric, built, datamodule)
+    vocabulary, width = policy.lm_head.weight.shape
+    kinds, layers = Kinds((vocabulary,), (vocabulary, width), (width, vocabulary)), Kinds((48,))
+    with fabric.autocast(), kinds, layers:
+        built.run_step(datamodule.batch(0), lambda rows: wrapped.uncast_loss(UncastRows(rows)), nullcontext)
+    assert len(kinds.found) > 50
+    assert set(kinds.found) == {torch.float32, torch.float64}  # the sampler draws in float64
+    assert torch.bfloat16 in layers.found
 
 
 def test_measuring_the_gradient_share_changes_no_gradient(make_policy, tokenizer, monkeypatch):
