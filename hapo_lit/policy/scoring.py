@@ -96,6 +96,21 @@ def token_logprobs(
     return off.masked_scatter(text.mask, logprobs_M), off.masked_scatter(text.mask, entropy_M)
 
 
+@torch.no_grad()
+def logprobs_as_in_update(policy: PreTrainedModel, text: Text, temperature: float, size: int) -> Tensor:
+    """``[N, T]`` log-probabilities of many responses, in micro-batches with the order and trim of an update's.
+
+    Args:
+        policy, text, temperature: as in :func:`token_logprobs`.
+        size: responses in a micro-batch, at most.
+    """
+    logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
+    for index in text.longest_first().split(size):
+        found, _ = token_logprobs(policy, text.select(index).trimmed(), temperature)
+        logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
+    return logprobs_NT
+
+
 def _head_logprobs(
     head: Head,
     hidden: Tensor,

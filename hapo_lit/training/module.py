@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
-from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
 from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
 from hapo_lit.protocols import ALONE, Ranks
@@ -73,7 +73,8 @@ class HapoModule(LightningModule):
     A policy with a LoRA adapter is its own reference: the base, with the adapter off.
     """
 
-    data: RunData  # the prompts; their position is part of the run state
+    data: RunData
+    """The prompts, whose position is part of the run state; set by ``setup`` or by ``hapo fabric``."""
 
     def __init__(
         self,
@@ -265,17 +266,12 @@ class HapoModule(LightningModule):
                 rows = rows._replace(reference_logprobs=token_logprobs(model, rows.text, self.temperature)[0])
         return rows
 
-    @torch.no_grad()
     def logprobs_of(self, text: Text) -> Tensor:
         """``[N, T]`` log-probabilities of responses under the policy as it is, in the order and trim of an update.
 
         Collective: every rank must call it, for as many responses.
         """
-        logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
-        for index in text.longest_first().split(self.micro_batch_size):
-            found = token_logprobs(self.policy, text.select(index).trimmed(), self.temperature)[0]
-            logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
-        return logprobs_NT
+        return logprobs_as_in_update(self.policy, text, self.temperature, self.micro_batch_size)
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""
