@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part
 from hapo_lit.numerics.masked import all_equal, masked_mean, masked_std
 from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
@@ -119,6 +120,7 @@ class SpareFailures:
     """
 
     def __init__(self, estimator: AdvantageEstimator) -> None:
+        check_part("advantage.estimator", estimator, AdvantageEstimator)
         self.estimator = estimator
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:

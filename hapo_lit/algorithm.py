@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from hapo_lit.contracts import check_part, credited, decided, injected, reported, sampled
 from hapo_lit.errors import ResumeError
 from hapo_lit.protocols import (
     AdvantageEstimator,
@@ -51,11 +52,19 @@ class Hapo:
         advantage: AdvantageEstimator,
         weighting: TokenWeighting,
     ) -> None:
+        check_part("injector", injector, Injector)
+        if type(group_size) is not int:
+            raise ValueError(f"group_size must be a whole number of at least 2, got {group_size!r}")
         if group_size < 2 or injector.rollouts(group_size) < 1:
             raise ValueError(
                 f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "
                 f"set group_size to 2 or more (4 is the default)"
             )
+        parts = {"gate": (gate, Gate), "rollout": (engine, RolloutEngine), "verifier": (verifier, Verifier)}
+        parts |= {"advantage": (advantage, AdvantageEstimator), "weighting": (weighting, TokenWeighting)}
+        for key, (part, protocol) in parts.items():
+            if part is not None:  # as where an algorithm is only looked at
+                check_part(key, part, protocol)
         gate.check(injector.rollouts(group_size))
         self.group_size = group_size
         self.engine, self.verifier = engine, verifier
@@ -88,15 +97,18 @@ class Hapo:
         # fmt: off
         size = self.rollouts_per_prompt
         rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
+        rollouts = sampled(self.engine, rollouts, prompts, size)
         judgement = judge(self.verifier, decode(rollouts), prompts.questions(size))
         rollouts = rollouts.with_rewards(*judgement)                                   # 2  r, and whether it is right
         counts = rollouts.success_counts()
         self.gate.observe(*map(ranks.gather, (rollouts.prompt_ids, *counts)))          # 3  Beta posterior
         decision = self.gate(rollouts.prompt_ids, rollouts.successes.float())          # 4  gate
-        group = self.injector(rollouts, prompts, decision.open, step)                  # 5  hindsight
+        opened = decided(self.gate, decision, len(prompts.answers)).open
+        group = self.injector(rollouts, prompts, opened, step)                         # 5  hindsight
+        group = injected(self.injector, group, prompts, opened)
         return Experience(
             group=group,
-            advantages=self.advantage(group, ranks.mean),                              # 6  credit
+            advantages=credited(self.advantage, self.advantage(group, ranks.mean), group),  # 6  credit
             **weights_of(self.weighting, group, ranks.mean, step),                     # 7  share of each token
             behaviour_logprobs=None if self.engine.is_trainer else group.behaviour_logprobs,
             decision=decision, rollouts=rollouts, teacher_usable=prompts.teacher_usable, step=step,
@@ -131,8 +143,8 @@ class Hapo:
         self.engine.close()
 
     def metrics(self) -> dict[str, float]:
-        gate = {f"gate/{name}": value for name, value in self.gate.metrics().items()}
-        return {**gate, **self.engine.metrics(), **self.verifier.metrics()}
+        gate, engine, verifier = (reported(part, part.metrics()) for part in (self.gate, self.engine, self.verifier))
+        return {**{f"gate/{name}": value for name, value in gate.items()}, **engine, **verifier}
 
     def state_dict(self) -> dict[str, Any]:
         return {"gate": self.gate.state_dict()}
@@ -155,6 +167,7 @@ class Supervised:
     samples_from_policy = False
 
     def __init__(self, weighting: TokenWeighting) -> None:
+        check_part("weighting", weighting, TokenWeighting)
         self.weighting = weighting
 
     @torch.no_grad()

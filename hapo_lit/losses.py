@@ -19,6 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part, per_token
 from hapo_lit.numerics.masked import bounded_exp, masked_mean, masked_sum
 from hapo_lit.numerics.tallies import masked_tally
 from hapo_lit.protocols import TeacherTerm, check_function
@@ -213,6 +214,7 @@ class Surrogate:
         kl: KL = k3,
         entropy_coefficient: float = 0.0,
     ) -> None:
+        check_part("teacher", teacher, TeacherTerm)
         check_function(ratio, 2, "loss.ratio")
         check_function(kl, 3, "loss.kl")
         self.teacher, self.ratio, self.correction = teacher, ratio, correction
@@ -261,7 +263,8 @@ class Surrogate:
                 "loss/correction": masked_tally(factor, counted),
                 "loss/engine_gap": masked_tally(log_ratio.abs(), counted),
             }
-        loss = -(torch.where(is_teacher, self.teacher(logprobs, rows), surrogate) * weights).sum()
+        taught_NT = per_token(self.teacher, self.teacher(logprobs, rows), logprobs)
+        loss = -(torch.where(is_teacher, taught_NT, surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
             kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
             loss = loss + self.kl_coefficient * (kl * weights).sum()

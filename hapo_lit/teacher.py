@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part
 from hapo_lit.numerics.masked import bounded_exp
 from hapo_lit.protocols import TeacherTerm
 from hapo_lit.rows import Rows
@@ -71,6 +72,7 @@ class ConfidenceWeighted:
     """
 
     def __init__(self, term: TeacherTerm) -> None:
+        check_part("teacher.term", term, TeacherTerm)
         self.term = term
         self.needs_advantage, self.needs_confidence = term.needs_advantage, True
 

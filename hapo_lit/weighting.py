@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part, weighed
 from hapo_lit.numerics.masked import all_equal
 from hapo_lit.protocols import HasEntropyWeights, Mean, TokenWeighting
 from hapo_lit.schedules import Schedule, StepSchedule
@@ -58,6 +59,7 @@ class DropTruncated:
     """
 
     def __init__(self, weighting: TokenWeighting) -> None:
+        check_part("weighting.weighting", weighting, TokenWeighting)
         self.weighting = weighting
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
@@ -79,6 +81,7 @@ class DropFlat:
     """
 
     def __init__(self, weighting: TokenWeighting) -> None:
+        check_part("weighting.weighting", weighting, TokenWeighting)
         self.weighting = weighting
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
@@ -115,6 +118,8 @@ class SeparateMeans:
         teacher_share: float | Schedule = 1.0,
         horizon: int | None = None,
     ) -> None:
+        check_part("weighting.policy", policy, TokenWeighting)
+        check_part("weighting.teacher", teacher, TokenWeighting)
         self.policy, self.teacher = policy, teacher
         self.policy_share = StepSchedule(policy_share, horizon, "weighting.policy_share")
         self.teacher_share = StepSchedule(teacher_share, horizon, "weighting.teacher_share")
@@ -189,8 +194,8 @@ class DeviceSumsAndMeans(DeviceSums):
 def weights_of(weighting: TokenWeighting, group: RolloutGroup, mean: Mean, step: int) -> dict[str, Any]:
     """The weights of a group's tokens as fields of ``Experience``: in the loss, and in the entropy bonus."""
     return {
-        "token_weights": weighting(group, mean, step),
-        "entropy_weights": weighting.entropy_weights(group, mean, step)
+        "token_weights": weighed(weighting, weighting(group, mean, step), group),
+        "entropy_weights": weighed(weighting, weighting.entropy_weights(group, mean, step), group)
         if isinstance(weighting, HasEntropyWeights)
         else None,
     }

@@ -22,7 +22,7 @@ LAYERS = [  # a file or folder at the top of the package may import what is in a
     {"numerics", "storage", "schedules", "rows"},
     {"types"},
     {"errors"},
-    {"protocols", "injection_law"},
+    {"protocols", "injection_law", "contracts"},
     {"gates", "injectors", "advantages", "weighting", "losses", "teacher", "verify"},
     {"algorithm"},
     {"policy", "data"},

@@ -33,10 +33,7 @@ def in_one_line(error: BaseException) -> str:
     """The message of an error without its frames, with the nearest valid name where one was misspelt."""
     if isinstance(error, (SetupError, ResumeError, *RUN_ERRORS)):
         return unwrapped(str(error))
-    cause = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = unwrapped(str(cause))
+    text = unwrapped(str(first_cause(error)))
     if match := re.search(r"Config group override must be a string or a list. Got (\w+)", text):
         return f"a group was given a {match[1]}: name one of its options, or a field as group.field=value"
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
@@ -66,6 +63,13 @@ def in_one_line(error: BaseException) -> str:
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text
     return text
+
+
+def first_cause(error: BaseException) -> BaseException:
+    """The error that was raised first, of those that led to this one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _all_keys() -> set[str]:

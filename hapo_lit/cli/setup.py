@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.bootstrap import config_folder
+from hapo_lit.cli.kinds_of_values import check_kinds, check_whole_numbers
+from hapo_lit.cli.messages import first_cause
 from hapo_lit.errors import SetupError, nearest
 
 PRESET_GROUPS = ("experiment", "debug", "sweep")
@@ -38,6 +41,7 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     if unknown := {str(key) for key in config} - known_keys():
         name = min(unknown)
         raise SetupError(f"nothing reads the key {name!r}{nearest(name, known_keys())}")
+    check_whole_numbers(config)
     for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
         if not isinstance(config[key], int) or config[key] < least:
             raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
@@ -46,7 +50,14 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     torch.set_num_threads(config.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # of processes that this one starts for other devices
     quieten()
-    return [instantiate(config[part], _convert_="all") for part in parts]
+    try:
+        built = [instantiate(config[part], _convert_="all") for part in parts]
+    except InstantiationException as error:
+        if isinstance(first_cause(error), TypeError):  # a part has computed with what is no number
+            check_kinds(config)
+        raise
+    check_kinds(config)
+    return built
 
 
 @cache

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 
+from hapo_lit.contracts import check_part
 from hapo_lit.data.problems import Problem
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
@@ -32,6 +33,7 @@ class VerifiedTeachers:
     """A solution may be used if the verifier calls it right, given the problem's answer."""
 
     def __init__(self, verifier: Verifier) -> None:
+        check_part("verifier", verifier, Verifier)
         self.verifier = verifier
 
     def __call__(self, problems: Sequence[Problem]) -> Judgement:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part
 from hapo_lit.numerics.tallies import accumulate, plain_tally, tally_of
 from hapo_lit.policy.sharding import unsharded
 from hapo_lit.protocols import Decode, Ranks, RolloutEngine, Verifier
@@ -31,6 +32,8 @@ class Evaluator:
     def __init__(
         self, engine: RolloutEngine, verifier: Verifier, samples: int = 1, temperature: float | None = None
     ) -> None:
+        check_part("rollout", engine, RolloutEngine)
+        check_part("verifier", verifier, Verifier)
         self.engine = engine if temperature is None else engine.with_temperature(temperature)
         self.verifier, self.samples = verifier, samples
 

@@ -6,10 +6,12 @@ own learning-rate schedule, over its own steps, and says whether it starts with 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hapo_lit.errors import ResumeError
+from hapo_lit.contracts import check_part
+from hapo_lit.errors import PartError, ResumeError, part_name
 from hapo_lit.protocols import Algorithm, PolicyLoss
 from hapo_lit.schedules import Schedule, StepSchedule, step_schedules
 
@@ -35,6 +37,9 @@ class Phase:
         fresh_optimizer: bool = True,
         learning_rate_steps: int | None = None,
     ) -> None:
+        check_part("algorithm", algorithm, Algorithm)
+        check_part("loss", loss, PolicyLoss)
+        check_rate(learning_rate)
         if learning_rate_steps is not None and (type(learning_rate_steps) is not int or learning_rate_steps < 1):
             raise ValueError(
                 f"learning_rate_steps must be a whole number of at least 1, or null, got {learning_rate_steps!r}"
@@ -53,6 +58,20 @@ class Phase:
         self.learning_rate, self.steps = learning_rate, steps
         self.learning_rate_steps = learning_rate_steps
         self.fresh_optimizer = fresh_optimizer
+
+
+def check_rate(schedule: Schedule) -> None:
+    """Whether a schedule gives learning rates.
+
+    Raises:
+        PartError: it cannot be called with the share of the steps that are done, or gives no rate.
+    """
+    rate = schedule(0.0) if callable(schedule) else None
+    if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+        raise PartError(
+            f"learning_rate: {part_name(schedule)}.__call__ must take the share of the steps that are done, such as "
+            f"0.0, and return a finite rate of 0 or more; it returned {rate!r}"
+        )
 
 
 class Phases:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from hapo_lit.contracts import check_part, reported
 from hapo_lit.protocols import Verifier
 from hapo_lit.rows import Judgement, Questions
 from hapo_lit.verify.answers import only_box
@@ -33,6 +34,8 @@ class WeightedVerifier:
     def __init__(
         self, rewards: Mapping[str, Verifier], weights: Mapping[str, float], success: str = "accuracy"
     ) -> None:
+        for name, verifier in rewards.items():
+            check_part(f"verifier.rewards.{name}", verifier, Verifier)
         if set(rewards) != set(weights):
             raise ValueError(
                 f"verifier.weights has {', '.join(weights) or 'nothing'}, and verifier.rewards has "
@@ -56,7 +59,7 @@ class WeightedVerifier:
         self._metrics = {
             name: value
             for verifier in (*ordered, self.rewards[self.success])  # whose metrics win
-            for name, value in verifier.metrics().items()
+            for name, value in reported(verifier, verifier.metrics()).items()
         }
         for name, judgement in judgements.items():
             self._metrics[f"rewards/{name}"] = float(judgement.rewards.mean()) if len(responses) else 0.0
