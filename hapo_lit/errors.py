@@ -77,9 +77,12 @@ def one_line(text: str, length: int = 300) -> str:
 
     Line ends and other unprintable characters become escapes such as ``\\n``; the middle of a long text is left out.
     """
-    return "".join(
-        character if character.isprintable() else repr(character)[1:-1] for character in cut(text.strip(), length)
-    )
+    return visible(text.strip(), length)
+
+
+def visible(text: str, length: int = 300) -> str:
+    """The same with the space around it, which matters in a prompt."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut(text, length))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

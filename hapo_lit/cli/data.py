@@ -17,7 +17,7 @@ from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.collate import TEACHER_OUTCOMES
 from hapo_lit.data.inspection import Example, Inspection, inspect, source_name
 from hapo_lit.data.outcomes import KEPT
-from hapo_lit.errors import one_line
+from hapo_lit.errors import one_line, visible
 
 SHOWN = 10
 """How many examples are printed."""
@@ -26,12 +26,15 @@ QUANTILES = {"5 %": 0.05, "median": 0.5, "95 %": 0.95, "99 %": 0.99, "max": 1.0}
 
 def main(config: DictConfig) -> None:
     """Read the training data once as a run would, and say what is in it."""
-    if config.model.path is None:
+    if own := config.model.path is None:
         config.model.tokenizer = compose("pretrain").model.tokenizer  # the base policy's, without building its weights
     console = Console(highlight=False, markup=False)
     with setting_up():
         data = build(config, "data")[0]
         console.print(f"reading {source_name(data.source)}")
+        console.print(data.limits())
+        if own:
+            console.print("another tokenizer: model=hf model.path=FOLDER, or experiment=finetune model.path=FOLDER")
         found = inspect(
             data.source,
             data.tokenizer,
@@ -95,10 +98,12 @@ def _lengths(found: Inspection) -> Table:
 
 
 def _example(number: int, example: Example, tokenizer: Any) -> Table:
-    """An example; its teacher is shown as the policy would have written it, or in full where it does not fit."""
+    """An example; prompt and teacher are shown as the policy sees them, with all special tokens, and the teacher in
+    full where it does not fit."""
     problem, tokens = example.problem, example.encoded.teacher_tokens
     facts = {
         "problem": one_line(problem.problem, 600),
+        "prompt": visible(tokenizer.decode(example.encoded.tokens), 600),
         "answer": one_line(problem.answer, 300),
         "source": example.source,
         "teacher": one_line(tokenizer.decode(tokens) if tokens else problem.solution, 300),

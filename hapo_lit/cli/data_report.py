@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from hapo_lit.data.collate import READS_OTHERWISE, TEACHER_READS_OTHERWISE, TEACHER_STOPS_EARLY
-from hapo_lit.errors import one_line
+from hapo_lit.errors import one_line, visible
 from hapo_lit.training.interfaces import RunData
 
 DATA_LINE = (
@@ -37,4 +37,4 @@ def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     if not facts["teacher_usable"]:
         print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
     prompt, teacher = data.sample()
-    print(f"a prompt: {one_line(prompt)}\nits teacher: {one_line(teacher)}")
+    print(f"a prompt: {visible(prompt)}\nits teacher: {one_line(teacher)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
-from hapo_lit.data.tokens import TextEncoder
+from hapo_lit.data.tokens import TextEncoder, too_long
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.types import PromptBatch
 from hapo_lit.verify.judging import judged
@@ -91,7 +91,7 @@ def encode(
     if len(fitting) < len(problems):
         tally[PROMPT_TOO_LONG] += len(problems) - len(fitting)
     if not fitting:
-        raise ValueError(f"all {len(problems)} prompts are longer than {max_prompt_tokens} tokens; raise the limit")
+        raise ValueError(too_long([len(tokens) for tokens in prompts], tokenizer, max_prompt_tokens))
     kept = [problems[index] for index in fitting]
     teachers = _teachers(kept, encoder, teacher_check, max_response_tokens, tally)
     return [

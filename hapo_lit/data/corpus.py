@@ -19,7 +19,7 @@ from typing import Any
 from hapo_lit.data import held_out
 from hapo_lit.data.filters import Filter, OverlapsEvaluation, fingerprint64, normalised
 from hapo_lit.data.held_out import HeldOut
-from hapo_lit.data.outcomes import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, tally_line
+from hapo_lit.data.outcomes import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, nothing_left, tally_line
 from hapo_lit.data.problems import Problem, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.schemas import BadRow, Candidate, NoColumn, Plain, Schema
@@ -148,7 +148,7 @@ class Corpus:
     def nothing_left(self, tally: Counter[str]) -> str:
         """What to say where no row is left to train on."""
         bad = f"; the first bad row is {self.first_bad_row}" if self.first_bad_row else ""
-        return f"{self.reader.name}: no row is left to train on: {tally_line(tally)}{bad}"
+        return f"{self.reader.name}: {nothing_left(tally)}{bad}"
 
     def holds_out(self, key: int) -> bool:
         """Whether the problem with this fingerprint is among the held-out ones, also those beyond ``heldout_size``."""

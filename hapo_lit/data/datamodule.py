@@ -28,7 +28,7 @@ from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck, questions_of
 from hapo_lit.data.templates import Template
-from hapo_lit.data.tokens import TextEncoder
+from hapo_lit.data.tokens import TextEncoder, tokenizer_name, unknown_warning
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
 from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.hashing import stable_hash
@@ -129,12 +129,22 @@ class MathDataModule(LightningDataModule):
 
     def _read(self) -> TrainingSet:
         if isinstance(self.source, Corpus):
-            return StreamedSet(self.source, self._fits, self._encoded, self.prompts_per_step, self.buffer, self.seed)
+            return StreamedSet(
+                self.source,
+                self._fits,
+                self._encoded,
+                self.prompts_per_step,
+                self.buffer,
+                self.seed,
+                self.limits(),
+            )
         problems = self.source.train()
         if isinstance(problems, list):
-            return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed, self.repeats)
+            return InMemorySet(problems, self._encoded, self.prompts_per_step, self.seed, self.repeats, self.limits())
         fingerprint: str = self.source.fingerprint()  # type: ignore[attr-defined]
-        return OnDemandSet(problems, fingerprint, self._fits, self._encoded, self.prompts_per_step, self.seed)
+        return OnDemandSet(
+            problems, fingerprint, self._fits, self._encoded, self.prompts_per_step, self.seed, self.limits()
+        )
 
     @property
     def training_set(self) -> TrainingSet:
@@ -210,7 +220,14 @@ class MathDataModule(LightningDataModule):
                 f"held out: {self._heldout_too_long:,} problems have prompts of more than max_prompt_tokens="
                 f"{self.max_prompt_tokens} and are not evaluated on"
             )
-        return lines
+        return [self.limits(), *lines, *unknown_warning([item.tokens for item in self._heldout], self.tokenizer)]
+
+    def limits(self) -> str:
+        """The tokenizer and the limits in tokens, in one line."""
+        return (
+            f"tokenizer: {tokenizer_name(self.tokenizer)}; limits: max_prompt_tokens={self.max_prompt_tokens}, "
+            f"max_response_tokens={self.max_response_tokens}"
+        )
 
     def sample(self) -> tuple[str, str]:
         """A prompt and its teacher as the policy sees them, with all special tokens."""

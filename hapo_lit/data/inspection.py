@@ -14,12 +14,12 @@ from rich.progress import track
 from hapo_lit.data.collate import PROMPT_TOO_LONG, READS_OTHERWISE, TEACHER_READS_OTHERWISE, EncodedProblem, encode
 from hapo_lit.data.corpus import CachedCorpus, Corpus
 from hapo_lit.data.filters import fingerprint64
-from hapo_lit.data.outcomes import HELD_OUT, KEPT, tally_line
+from hapo_lit.data.outcomes import HELD_OUT, KEPT, nothing_left
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
-from hapo_lit.data.tokens import TextEncoder
+from hapo_lit.data.tokens import TextEncoder, too_long, unknown_warning
 
 STREAM_ROWS = 20_000
 """How many rows of a stream are read; a source that is not streamed is read to its end."""
@@ -95,7 +95,9 @@ def inspect(
                 rows[KEPT] -= 1
                 rows[PROMPT_TOO_LONG] += 1
     if not sample.pairs:
-        raise ValueError(f"{source_name(source)}: no row is left to train on: {tally_line(rows)}")
+        corpus = _corpus(source)
+        said = corpus.nothing_left(rows) if corpus else f"{source_name(source)}: {nothing_left(rows)}"
+        raise ValueError(said + (f"; {too_long(prompts, tokenizer, max_prompt_tokens)}" if prompts else ""))
     chosen = [problem for problem, _ in sample.pairs]
     tally: Counter[str] = Counter()
     encoded = encode(chosen, tokenizer, template, teacher_check, max_prompt_tokens, max_response_tokens, tally)
@@ -111,7 +113,7 @@ def inspect(
         answers,
         [Example(problem, origin, item) for (problem, origin), item in zip(sample.pairs, encoded, strict=True)],
         stopped=isinstance(source, Corpus) and rows.total() == STREAM_ROWS,
-        notes=notes,
+        notes=[*notes, *unknown_warning([item.tokens for item in encoded], tokenizer)],
         lacks_heldout=corpus is not None and corpus.heldout_reader is None and not rows[HELD_OUT],
     )
 

@@ -65,6 +65,7 @@ class BlockShuffler:
         per_batch: problems in a batch.
         buffer: problems in a block.
         seed: of the order.
+        limits: the tokenizer and the limits, for messages.
     """
 
     start: Cursor = (0, 0, 0, 0)
@@ -76,10 +77,12 @@ class BlockShuffler:
         per_batch: int,
         buffer: int,
         seed: int,
+        limits: str = "",
     ) -> None:
         if buffer < per_batch:
             raise ValueError(f"data.buffer={buffer} must hold a batch of {per_batch} prompts at least")
         self.corpus, self.fits, self.per_batch, self.buffer, self.seed = corpus, fits, per_batch, buffer, seed
+        self.limits = limits
         self.tally: Counter[str] = Counter()
 
     def batches(self, cursor: Cursor) -> Iterator[tuple[list[Problem], Cursor]]:
@@ -101,9 +104,10 @@ class BlockShuffler:
                         batch, batches = {}, batches + 1
                 used = 0
             if not batches and from_start:
+                why = f" ({self.limits})" if self.tally[PROMPT_TOO_LONG] else ""
                 raise ValueError(
                     f"{self.corpus.reader.name}: too few rows are left for a batch of prompts_per_step="
-                    f"{self.per_batch}: {tally_line(self.tally)}"
+                    f"{self.per_batch}: {tally_line(self.tally)}{why}"
                 )
             epoch, file, row, used = epoch + 1, 0, 0, 0
 

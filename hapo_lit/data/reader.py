@@ -100,6 +100,8 @@ class LocalFiles:
             try:
                 for content in _FORMATS[file.suffix](file, skip):
                     row += 1
+                    if content is None:
+                        continue
                     yield content, Origin(str(file), row), Position(index, row)
             except (ValueError, OSError) as error:
                 raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
@@ -211,16 +213,17 @@ def _stream_or_file(ipc: Any, source: Any) -> Any:
         return ipc.open_file(source)
 
 
-def _lines(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:
+def _lines(file: Path, skip: int) -> Iterator[RawRow | Unreadable | None]:
+    """One row for each line, so that rows are counted as lines are; None for a blank one."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines):
             if number >= skip:
                 yield _parsed(line.removeprefix(codecs.BOM_UTF8) if number == 0 else line)
 
 
-def _parsed(line: bytes) -> RawRow | Unreadable:
+def _parsed(line: bytes) -> RawRow | Unreadable | None:
     if not line.strip():
-        return Unreadable("an empty line")
+        return None
     try:
         row = json.loads(line.decode())
     except UnicodeDecodeError as error:

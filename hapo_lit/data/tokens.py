@@ -128,6 +128,36 @@ class TextEncoder:
         return list(backend.post_process(Encoding.merge(encodings), None, special_tokens).ids)
 
 
+def tokenizer_name(tokenizer: Any) -> str:
+    """Where a tokenizer comes from and how many tokens it knows, for messages."""
+    return f"{tokenizer.name_or_path or 'of the embedded experiment'} ({len(tokenizer):,} tokens)"
+
+
+def unknown_share(prompts: Iterable[Sequence[int]], tokenizer: Any) -> float:
+    """The share of prompts that hold the tokenizer's token for text which it cannot read."""
+    verdicts = [tokenizer.unk_token_id in tokens for tokens in prompts]
+    return sum(verdicts) / max(1, len(verdicts)) if tokenizer.unk_token_id is not None else 0.0
+
+
+def unknown_warning(prompts: Iterable[Sequence[int]], tokenizer: Any) -> list[str]:
+    """A line that warns of such prompts, if there are any."""
+    if not (share := unknown_share(prompts, tokenizer)):
+        return []
+    return [
+        f"warning: {100 * share:.0f} % of the prompts hold text that the tokenizer {tokenizer_name(tokenizer)} cannot "
+        f"read ({tokenizer.unk_token}): is model.path the model that you mean?"
+    ]
+
+
+def too_long(lengths: Sequence[int], tokenizer: Any, max_prompt_tokens: int) -> str:
+    """What to say where no prompt fits, given their lengths."""
+    return (
+        f"all {len(lengths):,} prompts have more than max_prompt_tokens={max_prompt_tokens} tokens ({min(lengths):,} "
+        f"to {max(lengths):,} with the tokenizer {tokenizer_name(tokenizer)}): raise max_prompt_tokens, or name the "
+        f"model that reads them with model=hf model.path=FOLDER"
+    )
+
+
 def token_ids(tokenizer: Any, texts: list[str], special_tokens: bool) -> list[list[int]]:
     """Token ids of texts.  Fast tokenizers are called without offsets, a quarter of the work."""
     if getattr(tokenizer, "is_fast", False):

@@ -74,8 +74,13 @@ class TrainingSet(Protocol):
 class _Indexed(ABC):
     """A set whose size is known: every epoch is a permutation of its problems."""
 
-    def __init__(self, size: int, per_batch: int, seed: int) -> None:
+    def __init__(self, size: int, per_batch: int, seed: int, too_long: int, limits: str) -> None:
         self.size = size
+        if size < per_batch and too_long:
+            raise ValueError(
+                f"prompts_per_step={per_batch}, but only {size} training problems are left: {too_long} prompts are too "
+                f"long ({limits}); raise max_prompt_tokens or lower prompts_per_step"
+            )
         self.ordering = EpochShuffler(size, per_batch, seed)
         self.start = self.ordering.start
 
@@ -98,11 +103,18 @@ class InMemorySet(_Indexed):
         encode: encodes them; those that are too long are left out.
         per_batch: problems in a batch.
         seed: of the order.
+        limits: the tokenizer and the limits, for messages.
         repeats: True = a problem may be there several times, and then also in a batch; otherwise the first counts.
     """
 
     def __init__(
-        self, problems: Sequence[Problem], encode: Encode, per_batch: int, seed: int, repeats: bool = False
+        self,
+        problems: Sequence[Problem],
+        encode: Encode,
+        per_batch: int,
+        seed: int,
+        repeats: bool = False,
+        limits: str = "",
     ) -> None:
         self.tally: Counter[str] = Counter()
         kept = range(len(problems)) if repeats else _firsts(problem.prompt_id for problem in problems)
@@ -110,7 +122,7 @@ class InMemorySet(_Indexed):
         problems = [problems[index] for index in kept]
         self.teachers = [problem for problem in problems if problem.solution][:DESCRIBED_TEACHERS]
         self.items = encode(problems, self.tally)
-        super().__init__(len(self.items), per_batch, seed)
+        super().__init__(len(self.items), per_batch, seed, self.tally[PROMPT_TOO_LONG], limits)
 
     def select(self, indices: Iterable[int]) -> list[EncodedProblem]:
         return [self.items[index] for index in indices]
@@ -137,6 +149,7 @@ class OnDemandSet(_Indexed):
         fits, encode: measure and encode problems.
         per_batch: problems in a batch.
         seed: of the order.
+        limits: the tokenizer and the limits, for messages.
     """
 
     def __init__(
@@ -147,6 +160,7 @@ class OnDemandSet(_Indexed):
         encode: Encode,
         per_batch: int,
         seed: int,
+        limits: str = "",
     ) -> None:
         self.problems, self.source_fingerprint, self.encode = problems, source_fingerprint, encode
         starts = range(0, len(problems), CHUNK)
@@ -162,7 +176,7 @@ class OnDemandSet(_Indexed):
         """The indices of the problems that are not left out."""
         self.duplicates = int((~firsts).sum())
         self.too_long = int(firsts.sum()) - len(self.kept)
-        super().__init__(len(self.kept), per_batch, seed)
+        super().__init__(len(self.kept), per_batch, seed, self.too_long, limits)
 
     def _problems_at(self, indices: Iterable[int]) -> list[Problem]:
         return [self.problems[int(self.kept[index])] for index in indices]
@@ -193,14 +207,24 @@ class StreamedSet:
         per_batch: problems in a batch.
         buffer: problems in a block.
         seed: of the order.
+        limits: the tokenizer and the limits, for messages.
     """
 
     size = 0
     duplicates = 0
 
-    def __init__(self, corpus: Corpus, fits: Fits, encode: Encode, per_batch: int, buffer: int, seed: int) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        fits: Fits,
+        encode: Encode,
+        per_batch: int,
+        buffer: int,
+        seed: int,
+        limits: str = "",
+    ) -> None:
         self.corpus, self.encode = corpus, encode
-        self.ordering = BlockShuffler(corpus, fits, per_batch, buffer, seed)
+        self.ordering = BlockShuffler(corpus, fits, per_batch, buffer, seed, limits)
         self.start = self.ordering.start
 
     def batches(

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from support.tiny_qwen import qwen_tokenizer
 
 from hapo_lit import cli
 from hapo_lit.data import inspection
@@ -95,6 +96,40 @@ def test_own_files_and_a_stream(hapo, tmp_path, monkeypatch):
     assert "stopped after 3 rows of the stream" in out
     assert "│ source  │ olympiads" in out
     assert "warning: no problem is held out" in out
+
+
+def test_tokenizer_and_limits_are_named_and_ones_own_can_be_used(hapo, tmp_path):
+    text = "Natalia sold clips to her friends in April, and half as many in May. How many clips did she sell? "
+    lines(
+        tmp_path / "my.jsonl",
+        [{"question": f"{text}{number}", "answer": f"So it is.\n#### {number}"} for number in range(60)],
+    )
+    settings = ["inspect", "data=files", "data.path=my.jsonl"]
+    _, err, failed = hapo(*settings)
+    assert failed
+    assert re.search(
+        r"max_prompt_tokens=64 tokens \(\d+ to \d+ with the tokenizer of the embedded experiment \(24 tokens\)\): "
+        r"raise max_prompt_tokens, or name the model that reads them with model=hf model.path=FOLDER",
+        err,
+    )
+    out, err, failed = hapo(*settings, "max_prompt_tokens=300")
+    assert not failed, err
+    assert "of the embedded experiment (24 tokens); limits: max_prompt_tokens=300, max_response_tokens=72" in out
+    assert "another tokenizer: model=hf model.path=FOLDER" in out
+    assert "warning: 100 % of the prompts hold text that the tokenizer of the embedded experiment" in " ".join(
+        out.split()
+    )
+    tokenizer = qwen_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "mine")
+    out, err, failed = hapo(*settings, "model=hf", "model.path=./mine", "template=chat", "max_prompt_tokens=300")
+    assert not failed, err
+    assert f"tokenizer: ./mine ({len(tokenizer)} tokens); limits: max_prompt_tokens=300" in out
+    assert "another tokenizer" not in out
+    assert "cannot read" not in out
+    shown = " ".join(re.findall(r"│ (?:prompt )? *│ (.*?) +│", out))
+    assert r"<|im_start|>user\nNatalia sold clips" in shown
+    assert r"<|im_end|>\n<|im_start|>assistant\n" in shown.replace(" ", "")
+    assert r"The answer is \boxed{" in out
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,10 @@ def test_what_became_of_each_problem_is_counted(tokenizer):
 
 def test_long_prompts_are_dropped_and_none_left_is_an_error(tokenizer):
     assert len(encoded(tokenizer, max_prompt_tokens=8)) == 3
-    with pytest.raises(ValueError, match="all 4 prompts are longer than 3 tokens"):
+    with pytest.raises(
+        ValueError,
+        match=r"all 4 prompts have more than max_prompt_tokens=3 tokens \(8 to 10 with the tokenizer .*24 tokens\)",
+    ):
         encoded(tokenizer, max_prompt_tokens=3)
 
 

@@ -124,10 +124,14 @@ def test_problems_to_hold_out_may_be_lacking(tmp_path, tokenizer):
 
 def test_nothing_left_is_an_error_that_says_why(tmp_path, tokenizer):
     rows = [{"problem": "a", "answer": ""}, {"problem": 1, "answer": ""}, {"problem": "b", "answer": ""}]
-    with pytest.raises(ValueError, match=r"my.jsonl: no row is left to train on: 2 no_answer, 1 bad_row$"):
+    with pytest.raises(
+        ValueError, match=r"my.jsonl: no row is left to train on: 2 no_answer, 1 bad_row; the first bad row"
+    ):
         look(cached(tmp_path, rows), tokenizer)
     with pytest.raises(ValueError, match=r"my.jsonl, row 2: column 'problem': expected text, found int"):
         look(cached(tmp_path, rows, on_bad_row="stop"), tokenizer)
     source = Arithmetic([Level("-", 2)], 5, 2, NoErrors(), seed=0)
-    with pytest.raises(ValueError, match=r"^Arithmetic: no row is left to train on: 5 prompt_too_long$"):
+    with pytest.raises(
+        ValueError, match=r"^Arithmetic: no row is left to train on: 5 prompt_too_long; all 5 prompts have"
+    ):
         look(source, tokenizer, limit=3)

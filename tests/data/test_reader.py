@@ -66,7 +66,7 @@ def test_broken_lines_are_named_or_skipped_and_counted(tmp_path):
     ]
     (tmp_path / "a.jsonl").write_text("\n".join(lines) + "\n")
     contents = [content for content, _, _ in LocalFiles(str(tmp_path / "a.jsonl")).rows(Position())]
-    assert [isinstance(content, Unreadable) for content in contents] == [False, True, True, True, False, False]
+    assert [isinstance(content, Unreadable) for content in contents] == [False, True, True, False, False]
     stop, tally = corpus(str(tmp_path / "a.jsonl")), Counter()
     with pytest.raises(
         ValueError, match=r"a.jsonl, row 2: no JSON: .*; on_bad_row=skip, in data.source or .* leaves such rows out"
@@ -74,11 +74,24 @@ def test_broken_lines_are_named_or_skipped_and_counted(tmp_path):
         list(stop.candidates(stop.reader, Position(), tally))
     skip = corpus(str(tmp_path / "a.jsonl"), on_bad_row="skip")
     assert len(list(skip.candidates(skip.reader, Position(), tally))) == 2
-    assert tally[BAD_ROW] == 4
+    assert tally[BAD_ROW] == 3
     (tmp_path / "b.jsonl").write_text(json.dumps(row(3, answer=[1])))
     bad = corpus(str(tmp_path / "b.jsonl"))
     with pytest.raises(ValueError, match=r"b.jsonl, row 1: .*answer.*list"):
         list(bad.candidates(bad.reader, Position(), tally))
+
+
+def test_blank_lines_are_skipped_and_counted_as_lines(tmp_path):
+    lines = ["", json.dumps(row(2)), "  \t", json.dumps(row(3)), "\r", "not a row", json.dumps(row(4)), "", ""]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    reader = LocalFiles(str(tmp_path / "a.jsonl"))
+    read = list(reader.rows(Position()))
+    assert [origin.row for _, origin, _ in read] == [2, 4, 6, 7]
+    for index, (_, _, after) in enumerate(read):
+        assert [origin.row for _, origin, _ in reader.rows(after)] == [2, 4, 6, 7][index + 1 :]
+    skip, tally = corpus(str(tmp_path / "a.jsonl"), on_bad_row="skip"), Counter()
+    assert len(list(skip.candidates(skip.reader, Position(), tally))) == 3
+    assert tally == {BAD_ROW: 1}
 
 
 def test_lines_that_no_parser_takes_are_bad_rows_and_not_the_end(tmp_path):
