@@ -69,8 +69,6 @@ class BetaGate:
         self._visits = 0
         self._batch = np.empty(0, dtype=np.int64)
         """The prompts of the last ``observe``."""
-        self._trials = 0
-        """Rollouts of each of them, at most."""
 
     @property
     def threshold(self) -> float:
@@ -107,7 +105,6 @@ class BetaGate:
     def observe(self, prompt_ids: Tensor, successes: Tensor, trials: Tensor) -> None:
         self._batch = prompt_ids.cpu().numpy()
         self._visits += 1
-        self._trials = int(trials.max()) if len(trials) else 0
         self.memory.add(self._batch, successes.cpu().numpy(), (trials - successes).cpu().numpy())
 
     def __call__(self, prompt_ids: Tensor, successes: Tensor) -> GateDecision:
@@ -125,15 +122,17 @@ class BetaGate:
         return Posterior(counts[:, 0], counts[:, 1], self.prior_alpha, self.prior_beta)
 
     def metrics(self) -> dict[str, float]:
-        """The threshold, how many prompts are remembered, and of this step's prompts mean and spread of the posterior
-        means and, where it is known in closed form, the mean probability that the gate opens at them."""
+        """The threshold, how many prompts are remembered, and mean and spread of the posterior means of this step's
+        prompts.
+
+        The law at these means would be no prediction of how often the gate opens: it has seen the very groups, and the
+        prior draws it together.  ``injection.csv`` compares what can be compared.
+        """
         values = {"prompts": float(len(self.memory)), "threshold": self.threshold}
         if not len(self._batch):
             return values
         means = self._posterior(np.unique(self._batch)).mean
-        values |= {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
-        predicted = self.open_probability(means, self._trials, self._visits - 1)
-        return values if predicted is None else {**values, "predicted": float(predicted.mean())}
+        return values | {"posterior_mean": float(means.mean()), "posterior_spread": float(means.std())}
 
     @property
     def _settings(self) -> dict[str, Any]:

@@ -11,8 +11,6 @@ STEPWISE = {
     "gate/threshold": "γ now",
     "gate/posterior_mean": "mean of the posterior means of the step's prompts",
     "gate/posterior_spread": "their standard deviation",
-    "gate/predicted": "the gate's open probability if the success rates were these posterior means; compare with "
-    "`gate/open_rate`",
     "gate/prompts": "prompts that the gate remembers",
     "gate/probability": "P(open) of a gate that follows a schedule",
     "teacher/use": "share of groups that hold a teacher row",
@@ -67,7 +65,6 @@ CONDITIONAL = {
     "gate/posterior_mean": "`gate=beta` and its relatives",
     "gate/posterior_spread": "`gate=beta` and its relatives",
     "gate/prompts": "`gate=beta` and its relatives",
-    "gate/predicted": "`gate=beta` and its relatives, without memory",
     "gate/probability": "`gate=scheduled`",
     "loss/entropy": "unless all groups are flat",
     "loss/kl": "with a KL term",

@@ -150,19 +150,12 @@ def test_a_refusal_is_right_and_its_advice_works(threshold, rule, prior):
         assert opens(float(re.search(r"Set gate.threshold=([\d.]+),", str(refusal.value))[1])) == {True, False}
 
 
-def test_the_predicted_rate_is_the_open_probability_at_the_posterior_means():
-    """γ = 0.2 opens on no success of 4.  Posterior means 1/6 and 4/6: (5/6)^4 and (2/6)^4."""
-    gate = BetaGate(0.2)
-    assert "predicted" not in gate.metrics()  # nothing was observed yet
-    gate.observe(ids(7, 9), ids(0, 3), ids(4, 4))
-    assert gate.metrics()["predicted"] == pytest.approx(((5 / 6) ** 4 + (2 / 6) ** 4) / 2)
-
-
-def test_the_predicted_rate_follows_a_threshold_and_is_missing_with_a_memory():
-    falling = BetaGate(Linear(0.3, 0.0), horizon=10)
-    for visit in range(10):
-        falling.observe(ids(7), ids(0), ids(4))
-        assert falling.metrics()["predicted"] == pytest.approx((5 / 6) ** 4 if 0.3 - 0.03 * visit > 1 / 6 else 0.0)
-    remembers = BetaGate(0.2, memory=Memory(0.5))
-    remembers.observe(ids(7), ids(0), ids(4))
-    assert "predicted" not in remembers.metrics()
+def test_metrics_say_what_the_gate_believes_and_predict_nothing_from_the_groups_it_has_seen():
+    """Posterior means 1/6 and 4/6: the law there would say 25 % where half of the groups are open."""
+    for gate in (BetaGate(0.2), BetaGate(0.2, memory=Memory(0.5))):
+        assert set(gate.metrics()) == {"prompts", "threshold"}  # nothing was observed yet
+        gate.observe(ids(7, 9), ids(0, 3), ids(4, 4))
+        metrics = gate.metrics()
+        assert set(metrics) == {"prompts", "threshold", "posterior_mean", "posterior_spread"}
+        assert metrics["posterior_mean"] == pytest.approx(5 / 12)
+        assert metrics["posterior_spread"] == pytest.approx(1 / 4)
