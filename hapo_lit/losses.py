@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part, per_token
-from hapo_lit.numerics.masked import bounded_exp, masked_mean, masked_sum
+from hapo_lit.numerics.masked import LOG_RATIO_BOUND, bounded_exp, masked_mean, masked_sum
 from hapo_lit.numerics.tallies import masked_tally
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.rows import LossOutput, Rows
@@ -158,6 +158,9 @@ class Masked:
 
 # -- KL to the reference policy -----------------------------------------------------------------------------------
 
+KL_GAP_BOUND = 10.0
+"""Nats by which log π_ref may exceed log π_θ before it is cut.  At β = .001 one such token of a thousand weighs
+about as much as all others together; at 40 nats it would be the whole direction of the gradient, at 89 infinite."""
 KL = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``(log π_θ, log π_ref, ρ)`` at sampled tokens -> per-token estimate of KL(π_θ ‖ π_ref)."""
 
@@ -175,9 +178,10 @@ def k2(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: A
 def k3(logprobs: Tensor, reference: Tensor, ratio: Tensor) -> Tensor:  # noqa: ARG001
     """``π_ref/π_θ − 1 − log(π_ref/π_θ)``: unbiased, never negative; GRPO's choice (arXiv 2402.03300, Eq. 4).
 
-    Its value is unbiased, but its gradient is not that of KL.
+    Its value is unbiased, but its gradient is not that of KL.  Beyond :data:`KL_GAP_BOUND` it is held and has no
+    gradient.
     """
-    log_ratio = reference - logprobs
+    log_ratio = (reference - logprobs).clamp(max=KL_GAP_BOUND)
     return log_ratio.exp() - 1 - log_ratio
 
 
@@ -242,7 +246,8 @@ class Surrogate:
         on_policy = rows.text.mask & ~is_teacher
         old, weights = rows.old(logprobs), rows.token_weights
 
-        ratio = bounded_exp(self.ratio(logprobs - old, rows.text.mask))
+        log_ratio = self.ratio(logprobs - old, rows.text.mask)
+        ratio = bounded_exp(log_ratio)
         surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
         counted = on_policy & (weights != 0)  # a row that is only there to keep ranks in step has no weight
         taught = rows.text.mask & is_teacher & (weights != 0)
@@ -252,16 +257,17 @@ class Surrogate:
             "loss/clipped_high": masked_tally(clipped & (ratio > 1), counted),
             "loss/ratio_mean": masked_tally(ratio, counted),
             "loss/ratio_above_2": masked_tally(ratio > 2, counted),
+            "loss/ratio_bounded": masked_tally(log_ratio.abs() > LOG_RATIO_BOUND, counted),
             "loss/teacher_probability": masked_tally(logprobs.detach().exp(), taught),
             "loss/teacher_ratio_mean": masked_tally(ratio, taught),
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
-            log_ratio = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
-            factor = self.correction(log_ratio, rows.text.mask)
+            gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
+            factor = self.correction(gap, rows.text.mask)
             surrogate = factor * surrogate
             metrics |= {
                 "loss/correction": masked_tally(factor, counted),
-                "loss/engine_gap": masked_tally(log_ratio.abs(), counted),
+                "loss/engine_gap": masked_tally(gap.abs(), counted),
             }
         taught_NT = per_token(self.teacher, self.teacher(logprobs, rows), logprobs)
         loss = -(torch.where(is_teacher, taught_NT, surrogate) * weights).sum()
@@ -269,6 +275,7 @@ class Surrogate:
             kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
             loss = loss + self.kl_coefficient * (kl * weights).sum()
             metrics["loss/kl"] = masked_tally(kl, counted)
+            metrics["loss/kl_bounded"] = masked_tally(rows.reference_logprobs - logprobs > KL_GAP_BOUND, counted)
         if self.needs_entropy:
             shares = weights if rows.entropy_weights is None else rows.entropy_weights
             loss = loss - self.entropy_coefficient * (entropy * shares).sum()

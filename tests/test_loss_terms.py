@@ -60,6 +60,32 @@ def test_kl_on_a_teacher_token_of_vanishing_probability_leaves_gradients_finite(
     assert value_and_gradient(Surrogate(UnitRatio(), kl_coefficient=0.1), logprobs, rows)[1].isfinite().all()
 
 
+@pytest.mark.parametrize("kl", [k3, k3_reweighted])
+@pytest.mark.parametrize("gap", [9.9, 40.0, 89.0, -40.0])
+def test_one_token_far_from_the_reference_is_neither_the_loss_nor_the_gradient(kl, gap):
+    """One of a thousand tokens with π_ref/π = e^gap at β = .001; unbounded, 40 nats gave 2.4e11, and 89 infinity."""
+    count = 1000
+    reference = torch.full((1, count), -1.0)
+    reference[0, 7] += gap
+    rows = make_rows([1.0], weights=[1 / count] * count, width=count)
+    rows = rows._replace(reference_logprobs=reference, token_weights=rows.token_weights.float())
+    logprobs = torch.full((1, count), -1.0, requires_grad=True)
+    output = apply(Surrogate(UnitRatio(), kl_coefficient=1e-3, kl=kl), logprobs, rows)
+    (gradient,) = torch.autograd.grad(output.loss, logprobs)
+    assert float(output.loss.detach()) == pytest.approx(-1, abs=0.03)
+    assert float(gradient[0, 7].abs() / gradient[0].norm()) < 0.6
+    assert output.metrics["loss/kl_bounded"].tolist() == [float(gap > 10), count]
+    if gap < 0:  # a policy that has strayed from its reference is still drawn back
+        assert float(gradient[0, 7]) > float(gradient[0, 8])
+
+
+@pytest.mark.parametrize(("gap", "bounded"), [(19.0, 0.0), (21.0, 1.0), (-21.0, 1.0)])
+def test_the_share_of_ratios_that_are_bounded_is_logged(gap, bounded):
+    logprobs = torch.tensor([[-30.0], [-1.0]], dtype=torch.float64, requires_grad=True)
+    output = apply(Surrogate(UnitRatio()), logprobs, make_rows([1.0, 1.0], old=[-30.0 - gap, -1.0]))
+    assert output.metrics["loss/ratio_bounded"].tolist() == [bounded, 2]
+
+
 @pytest.mark.parametrize(
     ("estimator", "expected"),
     [(k1, log(0.5 / 0.25)), (k2, 0.5 * log(2) ** 2), (k3, 0.5 - 1 + log(2))],

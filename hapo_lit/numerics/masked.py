@@ -33,6 +33,10 @@ def all_equal(values: Tensor, mask: Tensor, dim: int) -> Tensor:
     return (high == low) | ~mask.any(dim, keepdim=True)
 
 
+LOG_RATIO_BOUND = 20.0
+"""Where log-ratios are cut before ``exp``: a ratio means nothing any more, and its square still fits a float32."""
+
+
 def bounded_exp(log_ratio: Tensor) -> Tensor:
-    """``exp`` of what is cut at ±20, where a ratio means nothing any more and its square still fits a float32."""
-    return log_ratio.clamp(-20, 20).exp()
+    """``exp`` of what is cut at ±:data:`LOG_RATIO_BOUND`."""
+    return log_ratio.clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
