@@ -210,6 +210,9 @@ class RolloutEngine(Protocol):
     def with_temperature(self, temperature: float) -> RolloutEngine:
         """The same engine at another temperature; 0 = greedy."""
 
+    def stops(self, policy: torch.nn.Module) -> list[int]:
+        """The token ids that end a response of this policy."""
+
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         """``group_size`` responses to each prompt, rewards still zero.
 

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig
 
+from hapo_lit.cli.session import is_rank_0
 from hapo_lit.cli.setup import setting_up
 from hapo_lit.errors import SetupError
 from hapo_lit.policy import model_config
+from hapo_lit.policy.vocabulary import check_embeddings, unreadable_ids
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.log_metrics import LogMetrics
+from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.stops import stop_ids
 
 
 def checkpointer_in(callbacks: Sequence[object]) -> Checkpointer | None:
@@ -43,3 +47,17 @@ def check_lengths(module: HapoModule, config: DictConfig) -> None:
     """Refuse prompts and responses that the model has no positions for."""
     with setting_up():
         model_config.check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)
+
+
+def check_tokens(module: HapoModule, data: RunData) -> None:
+    """Refuse tokens that would go wrong without a word, and tell the data where responses stop; before its ``setup``.
+
+    The data check their first prompts themselves.
+    """
+    with setting_up():
+        policy, tokenizer = module.policy, module.tokenizer
+        data.stop_ids = stop_ids(policy, tokenizer, module.phases, module.evaluation.evaluators)
+        check_embeddings(policy, tokenizer)
+    if (unreadable := unreadable_ids(policy)) is not None and is_rank_0():
+        rows = policy.get_output_embeddings().weight.shape[0]
+        print(f"{len(unreadable):,} of the model's {rows:,} ids have no token: they are neither sampled nor scored")

@@ -36,6 +36,8 @@ from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch
 from hapo_lit.verify.judging import judge
 
+FIRST_PROMPTS = 256
+"""How many prompts are looked at before a run."""
 MAX_LABELS = 12
 """How many labels of difficulty rewards are told apart by, the most frequent ones."""
 
@@ -118,6 +120,9 @@ class MathDataModule(LightningDataModule):
         tally = Counter[str]()
         self._heldout = self._encoded(self.source.heldout(), tally)
         self._heldout_too_long = tally[PROMPT_TOO_LONG]
+        first = self._heldout or next(training_set.batches(training_set.start, slice(None)))[0]
+        encoder = TextEncoder(self.tokenizer, self.template, self.stop_ids)
+        encoder.check_prompts([item.tokens for item in first[:FIRST_PROMPTS]])
         self._check_world_size(self.world_size)
         if 0 < len(self._heldout) < self.world_size:
             raise ValueError(
@@ -191,7 +196,8 @@ class MathDataModule(LightningDataModule):
         their :data:`~hapo_lit.data.collate.OUTCOMES`.  Of a set that is not in memory only the first problems count.
         """
         teachers, tally, encoded = self.training_set.describe()
-        solutions = [problem.solution for problem in teachers]
+        encoder = TextEncoder(self.tokenizer, self.template, self.stop_ids)
+        solutions = [encoder.without_end(problem.solution) for problem in teachers]
         right = judge(self.verifier, solutions, questions_of(teachers)).successes.float()
         return {
             "train_problems": self.training_set.size,

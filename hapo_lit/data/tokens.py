@@ -14,6 +14,7 @@ from typing import Any
 from tokenizers import Encoding
 
 from hapo_lit.data.templates import Template
+from hapo_lit.errors import one_line
 
 MARK = "\ufdd0"
 """Stands, with a character of :data:`PLACES`, for a control token's text that the data hold.  Unicode gives it no
@@ -35,7 +36,7 @@ class TextEncoder:
     def __init__(self, tokenizer: Any, template: Template, stop_ids: Sequence[int] = ()) -> None:
         if tokenizer.eos_token_id is None:
             raise ValueError(
-                "the tokenizer names no end-of-sequence token, with which a teacher ends: set model.eos_token"
+                "the tokenizer names no end of sequence, with which a teacher ends: set +model.tokenizer.eos_token"
             )
         self.tokenizer, self.template = tokenizer, template
         self.end_id: int = tokenizer.eos_token_id
@@ -55,6 +56,27 @@ class TextEncoder:
                 while tokens and tokens[-1] == self.end_id:
                     tokens.pop()
         return ids
+
+    def check_prompts(self, prompts: Sequence[list[int]]) -> None:
+        """Look at prompts before a run.
+
+        Raises:
+            ValueError: one ends with a stop, or a control token came out of a problem's text.
+        """
+        control = set(self.tokenizer.convert_tokens_to_ids(self._hidden[1:]))
+        written = [token for token in self.prompts(["1"])[0] if token in control]
+        for tokens in prompts:
+            end = next((token for token in reversed(tokens) if self.tokenizer.decode([token]).strip()), None)
+            if end in self.stop_ids:
+                raise ValueError(
+                    f"prompts end with {self.tokenizer.convert_ids_to_tokens(end)!r}, at which responses stop: choose "
+                    f"another template, or correct the tokenizer's chat template (it ignores add_generation_prompt?)"
+                )
+            if [token for token in tokens if token in control] != written:
+                text = one_line(self.tokenizer.decode(tokens), 200)
+                raise ValueError(
+                    f"control tokens came out of a problem's text, in the prompt {text!r}: leave out such rows"
+                )
 
     def prompt_texts(self, problems: Sequence[str]) -> list[str]:
         """The prompts as text, in which control tokens of the problems are marked."""

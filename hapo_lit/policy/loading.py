@@ -124,15 +124,26 @@ def policy_like(folder: str, lora: Mapping[str, Any] | None = None) -> PreTraine
     return with_adapter(_without_dropout(model), adapter)
 
 
-def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str, eos_token: str | None = None) -> PreTrainedTokenizerBase:
     """The tokenizer beside a policy; its padding token is its end-of-sequence token where it has none.
 
     A tokenizer that was saved as a general one is loaded as such: ``AutoTokenizer`` would rebuild it as the model
     type's own class (transformers 5.19 does so for ``qwen2``), which reads text by other rules without an error.
+
+    Args:
+        path: folder or hub id.
+        eos_token: ends teachers; None = the tokenizer's own end of sequence.
+
+    Raises:
+        ValueError: there is no such token.
     """
     _must_exist(path)
     general = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
     tokenizer = (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(path)
+    if eos_token is not None:
+        if eos_token not in tokenizer.get_vocab():
+            raise ValueError(f"model.tokenizer.eos_token={eos_token!r} is no token of {path}")
+        tokenizer.eos_token = eos_token
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

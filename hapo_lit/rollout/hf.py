@@ -21,7 +21,7 @@ from hapo_lit.policy.scoring import head_of, positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
-from hapo_lit.rollout.sampling import Sampling, rollout_group, stops_of
+from hapo_lit.rollout.sampling import Sampling, rollout_group
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 
@@ -96,7 +96,7 @@ class HFEngine(Sampling):
         """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
         device = prompts.tokens.device
         count, limit = len(prompts.answers) * group_size, self.max_new_tokens
-        stops, unreadable = torch.tensor(stops_of(policy, self.stop_ids), device=device), unreadable_ids(policy)
+        stops, unreadable = torch.tensor(self.stops(policy), device=device), unreadable_ids(policy)
         uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step)).to(device)
         tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
         logprobs = torch.zeros(count, limit, device=device)

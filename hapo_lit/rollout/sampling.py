@@ -47,6 +47,21 @@ class Sampling:
         Sampling.__init__(other, self.max_new_tokens, temperature, self.stop_ids, self.seed)
         return other
 
+    def stops(self, policy: torch.nn.Module) -> list[int]:
+        """The token ids that end a response: those that were set, or the model's own.
+
+        Raises:
+            ValueError: there are none.
+        """
+        if self.stop_ids:
+            return list(self.stop_ids)
+        assert isinstance(policy, PreTrainedModel)
+        ids = policy.generation_config.eos_token_id if policy.generation_config is not None else None
+        ids = policy.config.eos_token_id if ids is None else ids
+        if ids is None:
+            raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
+        return [ids] if isinstance(ids, int) else list(ids)
+
     def sleep(self) -> None:
         """An engine that holds no memory of its own has none to free."""
 
@@ -134,21 +149,6 @@ def group_of_lists(
 def prompt_lists(prompts: PromptBatch) -> list[list[int]]:
     """The prompts' token ids without padding."""
     return [tokens[mask].tolist() for tokens, mask in zip(prompts.tokens.cpu(), prompts.mask.cpu(), strict=True)]
-
-
-def stops_of(policy: PreTrainedModel, stop_ids: Sequence[int]) -> list[int]:
-    """The token ids that end a response: those that were set, or the model's own.
-
-    Raises:
-        ValueError: there are none.
-    """
-    if stop_ids:
-        return list(stop_ids)
-    ids = policy.generation_config.eos_token_id if policy.generation_config is not None else None
-    ids = policy.config.eos_token_id if ids is None else ids
-    if ids is None:
-        raise ValueError("the model names no end-of-sequence token; set rollout.stop_ids")
-    return [ids] if isinstance(ids, int) else list(ids)
 
 
 def check_dtype(dtype: str | None) -> None:

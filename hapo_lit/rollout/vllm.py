@@ -20,7 +20,7 @@ from hapo_lit.policy.model_config import kv_bytes_per_token
 from hapo_lit.policy.vocabulary import token_rows
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
-from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
+from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists
 from hapo_lit.rollout.vllm_process import ProcessVLLM, without_autocast
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -96,7 +96,7 @@ class VLLMEngine(Sampling):
     def sync(self, policy: torch.nn.Module) -> None:
         """Put the policy's weights in place of vLLM's; its first call starts vLLM."""
         assert isinstance(policy, PreTrainedModel)
-        self._stops = stops_of(policy, self.stop_ids)
+        self._stops = self.stops(policy)
         with failing("vllm", "starting", ADVICE), without_autocast(policy.device):
             settings = self._settings(policy)
             memory = partial(self._memory_settings, policy, settings)

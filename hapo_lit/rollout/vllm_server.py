@@ -30,7 +30,7 @@ from transformers import PreTrainedModel
 from hapo_lit.errors import EngineError
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_weights
-from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists, stops_of
+from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists
 from hapo_lit.rollout.vllm import request
 from hapo_lit.rollout.vllm_client import Server, loopback, shared_server
 from hapo_lit.types import PromptBatch, RolloutGroup
@@ -95,7 +95,7 @@ class VLLMServerEngine(Sampling):
     def sync(self, policy: torch.nn.Module) -> None:
         """Send the policy's weights to all servers, with a new version.  Collective."""
         assert isinstance(policy, PreTrainedModel)
-        self._stops = stops_of(policy, self.stop_ids)
+        self._stops = self.stops(policy)
         several = dist.is_initialized() and dist.get_world_size() > 1
         if several:
             dist.barrier()  # a rank may still be sampling

@@ -58,6 +58,8 @@ class RunData(ResumableData, Protocol):
 
     world_size: int
     """How many processes share the prompts."""
+    stop_ids: Sequence[int]
+    """What ends the policy's responses, besides the tokenizer's end of sequence; set before ``setup``."""
     waited: float
     """Seconds that training waited for its last batch."""
 

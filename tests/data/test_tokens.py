@@ -101,5 +101,16 @@ def test_a_special_token_that_the_template_itself_writes_is_one_in_solutions_too
 def test_a_tokenizer_without_an_end_is_refused():
     tokenizer = qwen_tokenizer(chat_template=CHATML)
     tokenizer.eos_token = None
-    with pytest.raises(ValueError, match=r"no end-of-sequence token.*set model.eos_token"):
+    with pytest.raises(ValueError, match=r"no end of sequence.*set .model.tokenizer.eos_token"):
         encoded(tokenizer=tokenizer)
+
+
+def test_a_prompt_that_ends_with_a_stop_is_refused_before_the_run():
+    silent = CHATML.partition("{% if add")[0]
+    encoder = TextEncoder(qwen_tokenizer(chat_template=silent), ChatTemplate())
+    with pytest.raises(ValueError, match=r"prompts end with '<\|im_end\|>', at which responses stop"):
+        encoder.check_prompts(encoder.prompts(["9-3?"]))
+    encoder = TextEncoder(QWEN, ChatTemplate())
+    encoder.check_prompts(encoder.prompts(["9-3?", ATTACK]))
+    with pytest.raises(ValueError, match="control tokens came out of a problem's text"):
+        encoder.check_prompts([QWEN(ChatTemplate().prompt(QWEN, ATTACK))["input_ids"]])

@@ -123,6 +123,9 @@ class ScriptedEngine:
     def with_temperature(self, temperature: float) -> ScriptedEngine:
         return self
 
+    def stops(self, policy: torch.nn.Module) -> list[int]:
+        return [2]
+
     def sleep(self) -> None:
         self.asleep = True
 
