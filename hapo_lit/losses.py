@@ -234,6 +234,13 @@ class Surrogate:
     def needs_entropy(self) -> bool:
         return self.entropy_coefficient != 0
 
+    @property
+    def clips(self) -> bool:
+        """True = the clip acts at some ratio; at a ratio of 1 none does."""
+        ratio = torch.tensor([1e-4, 1e-4, 1e4, 1e4])[:, None]
+        advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
+        return bool(self.clip(ratio, advantages, -torch.ones_like(ratio))[1].any())
+
     def contributes(self, rows: Rows) -> Tensor:
         counts = (rows.token_weights != 0).any(1)
         if self.needs_reference or self.needs_entropy:

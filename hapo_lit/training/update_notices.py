@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hapo_lit.losses import Surrogate
+from hapo_lit.teacher import ClippedRatio
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.phases import Phase
 
 
 def update_notices(module: HapoModule, prompts: int) -> list[str]:
@@ -12,7 +15,24 @@ def update_notices(module: HapoModule, prompts: int) -> list[str]:
         module: has the settings.
         prompts: of a step, over all processes.
     """
-    if module.minibatches <= prompts:
-        return []
-    what = "1 prompt" if prompts == 1 else f"{prompts} prompts"
-    return [f"module.minibatches={module.minibatches}: a batch has {what}, so it makes {prompts}, of one prompt each"]
+    lines = []
+    if module.minibatches > prompts:
+        what = "1 prompt" if prompts == 1 else f"{prompts} prompts"
+        lines.append(
+            f"module.minibatches={module.minibatches}: a batch has {what}, so it makes {prompts}, of one prompt each"
+        )
+    if module.updates_per_batch * min(module.minibatches, prompts) == 1:
+        clips = [name for phase in module.phases for name in _clips(phase)]
+        lines += [
+            f"{name} never acts: with one update on a whole batch every ratio is exactly 1; several updates are "
+            f"module.minibatches=2 (on parts of its prompts) or module.updates_per_batch=2 (on all of them)"
+            for name in dict.fromkeys(clips)
+        ]
+    return lines
+
+
+def _clips(phase: Phase) -> list[str]:
+    """The settings of a phase that bound ratios of the policy to itself before the update."""
+    loss = phase.loss
+    clips = isinstance(loss, Surrogate) and loss.clips and phase.algorithm.rollouts_per_prompt > 0
+    return ["loss.clip"] * clips + ["teacher=clipped"] * isinstance(loss.teacher, ClippedRatio)
