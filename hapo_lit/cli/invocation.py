@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from hapo_lit.cli.bootstrap import config_folder, stop_with
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line
-from hapo_lit.cli.sweeps import FailedJobs, forget_outcome, note_failure, note_pruned, sweeping
+from hapo_lit.cli.sweeps import FailedJobs, forget_outcome, jobs_that_compose, note_failure, note_pruned, sweeping
 from hapo_lit.errors import Pruned
 
 Result = TypeVar("Result")
@@ -49,7 +49,7 @@ class Invocation:
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and what is printed is ours
         settings = sorted(settings, key=lambda setting: setting not in ("-m", "--multirun"))  # which Hydra wants first
         compose = hydra.main(version_base="1.3", config_path=config_folder(), config_name=self.config_name)
-        with FailedJobs.watched() as failed_jobs:
+        with FailedJobs.watched() as failed_jobs, jobs_that_compose(in_one_line):
             try:
                 with command_line(f"hapo {' '.join(self.words)}", *settings):
                     compose(self)()

@@ -9,16 +9,19 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
 from hapo_lit.numerics.hashing import stable_hash
 
@@ -63,6 +66,8 @@ class FailedJobs:
     def __init__(self) -> None:
         self._earlier: dict[Path, dict[Path, int]] = {}
         """Folder of a sweep -> the errors that lay there already, each with its time."""
+        self._refused: list[str] = []
+        """A line for each job that could not be composed."""
 
     @classmethod
     @contextmanager
@@ -79,19 +84,67 @@ class FailedJobs:
         """A sweep starts in this folder."""
         self._earlier[folder] = _errors(folder)
 
+    def refuse(self, line: str) -> None:
+        """A job cannot be composed: say so at once and at the end."""
+        print(f"hapo: error: {line}", file=sys.stderr, flush=True)
+        self._refused.append(line)
+
     def report(self) -> None:
         """List the jobs that failed, and leave with status 1 if there are any."""
+        lines = list(self._refused)
         for folder, earlier in self._earlier.items():
             failed = [path for path, when in sorted(_errors(folder).items()) if earlier.get(path) != when]
-            if failed:
-                print(f"hapo: {len(failed)} of the sweep's jobs failed:", file=sys.stderr)
-                for path in failed:
-                    print(f"  {path.parent}: {path.read_text().splitlines()[0]}", file=sys.stderr)
-                raise SystemExit(1)
+            lines += [f"{path.parent}: {path.read_text().splitlines()[0]}" for path in failed]
+        if lines:
+            print(f"hapo: {len(lines)} of the sweep's jobs failed:", file=sys.stderr)
+            print(*(f"  {line}" for line in lines), sep="\n", file=sys.stderr)
+            raise SystemExit(1)
 
 
 WATCHING: ContextVar[FailedJobs | None] = ContextVar("failed_jobs", default=None)
 """Where :class:`Sweep`, which Hydra makes, finds the object that the invocation made."""
+
+
+@contextmanager
+def jobs_that_compose(in_one_line: Callable[[BaseException], str]) -> Iterator[None]:
+    """Inside, the basic sweeper leaves out the jobs that lack a key that others have, as with ``gate=beta,failure
+    gate.threshold=0.3``, where it would refuse them all.  If none is left it is the first job's error.
+
+    Args:
+        in_one_line: what is said of an error.
+    """
+    check = Sweeper.validate_batch_is_legal
+
+    def leave_out(sweeper: Sweeper, jobs: list[Sequence[str]]) -> None:
+        if type(sweeper).__name__ != "BasicSweeper":  # others count on a value for each job
+            return check(sweeper, jobs)
+        assert sweeper.hydra_context is not None
+        assert sweeper.config is not None
+        loader = sweeper.hydra_context.config_loader
+        errors: dict[str, Exception] = {}
+        good = []
+        for settings in jobs:
+            try:
+                loader.load_sweep_config(sweeper.config, list(settings))
+                good.append(settings)
+            except HydraException as error:
+                if not isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
+                    raise
+                varied = [setting for setting in settings if any(setting not in other for other in jobs)]
+                errors[f"job {' '.join(varied or settings)}: {in_one_line(error)}"] = error
+        if errors and not good:
+            raise next(iter(errors.values()))
+        if (failed_jobs := WATCHING.get()) is not None:
+            for line in errors:
+                failed_jobs.refuse(line)
+        jobs[:] = good
+        return None
+
+    Sweeper.validate_batch_is_legal = leave_out  # type: ignore[method-assign,assignment]
+    try:
+        yield
+    finally:
+        Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
 
 
 def _errors(folder: Path) -> dict[Path, int]:

@@ -159,6 +159,18 @@ def test_a_job_that_fails_stops_no_other_and_is_listed_at_the_end(work):
 
 
 @pytest.mark.slow
+def test_jobs_that_cannot_be_composed_are_named_and_the_others_run(work):
+    settings = [*TWO_STEPS, "gate=beta,failure", "gate.threshold=0.3", "hydra.sweep.dir=mixed"]
+    done = hapo(work, "train", *settings, "-m", check=False)
+    assert done.returncode == 1
+    assert finished(work / "mixed") == ["0_gate=beta"]
+    line = "job gate=failure: there is no key 'gate.threshold'"
+    assert done.stderr.count(line) == 2  # at once and at the end
+    assert "hapo: 1 of the sweep's jobs failed:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
 def test_jobs_of_one_process_are_what_they_would_be_alone(work):
     """Nothing leaks from a job into the next one: not its folder, threads, random state or files."""
     hapo(work, "train", *TWO_STEPS, "threads=1,2", "seed=3", "hydra.sweep.dir=together", "-m")
@@ -274,6 +286,7 @@ def test_a_mistake_in_a_sweep_is_one_line(capsys, tmp_path, monkeypatch):
         (["gate=bta,beta", "-m"], "there is no gate=bta; did you mean 'beta'?"),
         (["sweep=gate_prio"], "there is no sweep=gate_prio; did you mean 'gate_prior'?"),
         (["sweep=seeds", "gate.treshold=0.3"], "there is no key 'gate.treshold'; did you mean 'threshold'?"),
+        (["gate=never,failure", "gate.threshold=0.3", "-m"], "there is no key 'gate.threshold'"),
         (["seed=0,1", "hydra/launcher=gone", "-m"], "there is no launcher or sweeper 'gone' here"),
     ):
         with pytest.raises(SystemExit) as stop:
