@@ -15,6 +15,11 @@ import pytest
         ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: chord, chord_phi, dapo,"),
         ("gate=bta", "there is no gate=bta; did you mean 'beta'?; there are: always, beta, credible, failure"),
         ("group_size=1", "set group_size to 2 or more"),
+        (
+            "verifier._target_=support.training.GivesNaN",
+            "support.training.GivesNaN gave the reward nan to response 1 of",
+        ),
+        ("verifier._target_=support.training.HasNoMetrics", "verifier: support.training.HasNoMetrics lacks metrics"),
         ("group_size=abc", "group_size must be a whole number, got 'abc'"),
         ("prompts_per_step=1.5", "prompts_per_step must be a whole number, got 1.5"),
         ("module.micro_batch_size=abc", "module.micro_batch_size must be a whole number, got 'abc'"),

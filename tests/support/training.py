@@ -44,6 +44,16 @@ class LikesNothing(LikesSevens):
         return torch.zeros(len(responses))
 
 
+class GivesNaN(LikesSevens):
+    def __call__(self, responses, answers):
+        return torch.full((len(responses),), float("nan"))
+
+
+class HasNoMetrics:
+    def __call__(self, responses, answers):
+        return torch.zeros(len(responses))
+
+
 def hapo(gate=None, injector=None, verifier=None, advantage=None):
     return Hapo(
         group_size=4,
