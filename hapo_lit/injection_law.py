@@ -50,6 +50,12 @@ def mean_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta
     return probability_of_at_most(max_successes_to_open(threshold, trials, alpha, beta), rate, trials)
 
 
+def max_successes_of_bound(threshold: float, trials: int, level: float, alpha: float = 1, beta: float = 1) -> int:
+    """The largest ``S`` at which the credible-bound rule opens; negative = it never opens."""
+    opens = mass_below(threshold, np.arange(trials + 1), trials, alpha, beta) > level
+    return int(opens.sum()) - 1
+
+
 def bound_rule(
     rate: Rates, threshold: float, trials: int, level: float, alpha: float = 1, beta: float = 1
 ) -> np.ndarray:
@@ -58,8 +64,7 @@ def bound_rule(
     A level near 0 asks whether the *lower* credible bound is below γ, one near 1 whether the *upper* bound is, one half
     whether the median is.
     """
-    opens = mass_below(threshold, np.arange(trials + 1), trials, alpha, beta) > level
-    return probability_of_at_most(int(opens.sum()) - 1, rate, trials)
+    return probability_of_at_most(max_successes_of_bound(threshold, trials, level, alpha, beta), rate, trials)
 
 
 def thompson_rule(rate: Rates, threshold: float, trials: int, alpha: float = 1, beta: float = 1) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from hapo_lit.analysis.identical import IdenticalRuns
 from hapo_lit.analysis.tables import RUN_COLUMNS, Sweep, overrides
 
 OUTCOME = ["greedy", "sampled", "heldout_problems", "last_injection", "demonstrations", "teacher_use_last"]
@@ -89,6 +90,7 @@ def render_page(
     figures: Sequence[PageFigure],
     missing: Sequence[str],
     remarks: dict[str, str],
+    identical: Sequence[IdenticalRuns] = (),
 ) -> str:
     """The page as text.
 
@@ -99,8 +101,9 @@ def render_page(
         figures: the figures, in order.
         missing: figures that could not be drawn, and why.
         remarks: run -> the remark on its injection table.
+        identical: runs that are the same run under other settings.
     """
-    parts = [f"<h1>{escape(name)}</h1>", _headline(sweep, runs), _unfinished(runs)]
+    parts = [f"<h1>{escape(name)}</h1>", _headline(sweep, runs), _unfinished(runs), _identical(identical)]
     if len(sweep.runs) > 1:
         parts += ["<h2>By setting</h2>", _by_setting(settings)]
     parts += ["<h2>Figures</h2>", f'<div class="figures">{"".join(map(_figure, figures))}</div>']
@@ -135,6 +138,11 @@ def _unfinished(runs: pd.DataFrame) -> str:
         if state != "finished"
     ]
     return f"<h2>Not finished</h2><ul>{''.join(items)}</ul>" if items else ""
+
+
+def _identical(identical: Sequence[IdenticalRuns]) -> str:
+    items = [f"<li>{escape(str(runs))}</li>" for runs in identical]
+    return f"<h2>Identical runs</h2><ul>{''.join(items)}</ul>" if items else ""
 
 
 def _figure(figure: PageFigure) -> str:

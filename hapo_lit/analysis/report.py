@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from hapo_lit.analysis.figures import Curve, cost_figure, curve_figure, final_figure, last_injection_figure
 from hapo_lit.analysis.gate_figures import injection_figure
+from hapo_lit.analysis.identical import IdenticalRuns, identical_runs
 from hapo_lit.analysis.injection import COLUMNS, injection_of_run
 from hapo_lit.analysis.page import PageFigure, render_page
 from hapo_lit.analysis.runs import find_runs
@@ -132,6 +133,8 @@ class Report(NamedTuple):
     figures: list[Path]
     runs: pd.DataFrame
     """See :func:`hapo_lit.analysis.run_table`."""
+    identical: list[IdenticalRuns]
+    """Runs that are the same run under other settings."""
 
 
 def write_report(folder: Path | str, out: Path | str | None = None) -> Report:
@@ -159,8 +162,10 @@ def write_report(folder: Path | str, out: Path | str | None = None) -> Report:
     for figure in figures:
         (out / f"{figure.name}.png").write_bytes(figure.png)
     path = out / "report.html"
-    path.write_text(render_page(folder.resolve().name, sweep, table, settings, injection, figures, missing, remarks))
-    return Report(path, [out / f"{figure.name}.png" for figure in figures], table)
+    identical = identical_runs({run.name: run.config for run in sweep.runs})
+    tables = (table, settings, injection)
+    path.write_text(render_page(folder.resolve().name, sweep, *tables, figures, missing, remarks, identical))
+    return Report(path, [out / f"{figure.name}.png" for figure in figures], table, identical)
 
 
 def _figures(sweep: Sweep, injection: pd.DataFrame) -> tuple[list[PageFigure], list[str]]:

@@ -80,9 +80,9 @@ def overrides(name: str) -> dict[str, str]:
 
 
 def _from_configurations(runs: list[Run]) -> pd.DataFrame:
-    flat = [_flat(run.config) for run in runs]
+    flat = [flat_settings(run.config) for run in runs]
     known = [settings for settings in flat if settings]
-    keys = [key for key in dict.fromkeys(key for settings in known for key in settings) if _changes_the_run(key)]
+    keys = [key for key in dict.fromkeys(key for settings in known for key in settings) if changes_the_run(key)]
     columns = {key: [_shown(settings.get(key, "")) for settings in flat] for key in keys}
     read = [index for index, settings in enumerate(flat) if settings]
     columns = {key: values for key, values in columns.items() if len({values[index] for index in read}) > 1}
@@ -94,14 +94,16 @@ def _from_configurations(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(chosen, index=[run.name for run in runs])
 
 
-def _flat(node: Any, where: str = "") -> dict[str, Any]:
+def flat_settings(node: Any, where: str = "") -> dict[str, Any]:
+    """``a.b: value`` for nested settings."""
     if isinstance(node, Mapping) and node:
-        inside = (_flat(value, f"{where}.{key}" if where else str(key)) for key, value in node.items())
+        inside = (flat_settings(value, f"{where}.{key}" if where else str(key)) for key, value in node.items())
         return {key: value for part in inside for key, value in part.items()}
     return {where: node} if where else {}
 
 
-def _changes_the_run(key: str) -> bool:
+def changes_the_run(key: str) -> bool:
+    """False = the setting says where and how a run is recorded."""
     return key.split(".")[0] not in RECORDING and not key.startswith(RECORDING_INSIDE)
 
 

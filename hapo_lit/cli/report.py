@@ -27,4 +27,6 @@ def main(arguments: list[str]) -> None:
     unfinished = report.runs[report.runs["state"] != "finished"]
     for run, state, note in zip(unfinished["run"], unfinished["state"], unfinished["note"], strict=True):
         print(f"{state}: {run}: {note}")
+    for identical in report.identical:
+        print(f"these runs are {identical}")
     print(f"{report.page}: {len(report.runs)} runs, {len(report.runs) - len(unfinished)} of them finished")

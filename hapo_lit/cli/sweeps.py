@@ -23,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
+from hapo_lit.cli.identical_jobs import report_identical_jobs
 from hapo_lit.numerics.hashing import stable_hash
 
 ERROR = "error.txt"
@@ -152,8 +153,8 @@ def _errors(folder: Path) -> dict[Path, int]:
 
 
 class Sweep(Callback):
-    """Hydra's callback at the start of a sweep: its folder is made, as a study in SQLite needs one, and what is the
-    same in all jobs is left out of their folders' names."""
+    """Hydra's callback at the start of a sweep: its folder is made, as a study in SQLite needs one, what is the same in
+    all jobs is left out of their folders' names, and jobs that are the same run are named."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -164,6 +165,7 @@ class Sweep(Callback):
         same = ",".join(setting.key_or_group for setting in settings if not setting.is_sweep_override())
         with read_write(config), open_dict(config):  # every job is composed anew, with these overrides
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
+        report_identical_jobs(config)
 
 
 def folder_name(number: object, overrides: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 from support.builders import write_base
 from support.commands import SMALL, hapo
 from support.configs import CONF, PRESETS, composed
@@ -18,6 +18,7 @@ from support.forked_runs import forked_runs
 from support.once import few_of
 
 from hapo_lit import cli
+from hapo_lit.cli.identical_jobs import report_identical_jobs
 from hapo_lit.cli.sweeps import LONGEST, folder_name
 
 SEARCHES = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -69,6 +70,27 @@ def test_a_search_adds_nothing_to_the_run_itself():
 def test_the_search_over_methods_has_all_presets():
     methods = [preset for preset in PRESETS if preset != "smoke"]  # which is a size and no method
     assert hydra_of("sweep=method").sweeper.params.experiment.split(",") == methods
+
+
+def test_a_sweep_names_the_jobs_that_are_the_same_run(capsys):
+    """At G = 4 and γ = .2 both priors mean that no rollout may succeed; another seed makes another run."""
+
+    def said(*overrides):
+        config = compose("train", overrides=["hydra.mode=MULTIRUN"], return_hydra_config=True)
+        with read_write(config), open_dict(config):
+            config.hydra.overrides.task = list(overrides)
+        report_identical_jobs(config)
+        return capsys.readouterr().out.splitlines()
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        assert said("steps=9", "gate.prior_alpha=0.5,1", "seed=0,1") == [
+            "hapo: these jobs are the same run (their gates open iff S = 0 of n = 4): "
+            f"job {seed} (gate.prior_alpha=0.5 seed={seed}), job {2 + seed} (gate.prior_alpha=1 seed={seed})"
+            for seed in (0, 1)
+        ]
+        (again,) = said("experiment=hapo,hapo")
+        assert again.endswith("these jobs are the same run: job 0 (experiment=hapo), job 1 (experiment=hapo)")
+        assert said("gate.prior_beta=2,no.such") == []
 
 
 @pytest.mark.parametrize("search", ["gate_prior", "gate_rule", "gate_threshold", "group_size"])
