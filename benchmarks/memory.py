@@ -65,7 +65,8 @@ def real(name: str, checkpointing: bool) -> HapoModule:
 def one_pass(made: HapoModule, mixed: bool, response: int = RESPONSE) -> None:
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         loss = made.loss(rows(made, response)).loss
-    loss.backward()
+        with torch.autocast("cpu", enabled=False):
+            loss.backward()
 
 
 def rows(made: HapoModule, response: int = RESPONSE) -> Rows:
