@@ -10,6 +10,7 @@ import pytest
     [
         ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
         ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
+        ("gate._target_=hapo_lit.gates.ScheduledGate", "(gate was chosen with it: add ~gate."),
         ("+gate.treshold=0.3", "hapo_lit.gates.beta.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
         ("+sead=1", "nothing reads the key 'sead'; did you mean 'seed'?"),
         ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: chord, chord_phi, dapo,"),
@@ -48,7 +49,7 @@ import pytest
         ("phases=warmup steps=100", "phases {'warmup': 200, 'whole': None} do not add up to steps=100"),
         ("data=files", "data.path is not set, and has no default"),
         ("data=files data.path=a.jsonl", "data file 'a.jsonl' does not exist"),
-        ("max_prompt_tokens=3", "all 384 prompts are longer than 3 tokens"),
+        ("max_prompt_tokens=3", "all 384 prompts have more than max_prompt_tokens=3 tokens (1"),
         ("rollout.temperature=0", "training needs samples"),
         ("module.micro_batch_size=0", "module.micro_batch_size must be at least 1, got 0"),
         ("module.updates_per_batch=0", "module.updates_per_batch must be at least 1, got 0"),
