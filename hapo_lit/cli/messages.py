@@ -50,7 +50,7 @@ def in_one_line(error: BaseException) -> str:
         near = nearest(unknown[1], known)
         if not near and (where := re.search(r"full_key: (\S+)", str(error))):
             key = where[1].rpartition(".")[2]
-            near = f" ({key} was chosen with it: add ~{key}.{unknown[1]}, or choose an option of {key} without settings)"
+            near = f" ({key} was chosen with it: add ~{key}.{unknown[1]}, or use another {key} without settings)"
         return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
     if unset := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{unset[1]} is not set, and has no default"
