@@ -71,7 +71,16 @@ def hapo(batch):
     return -torch.cat(terms).mean()
 
 
-DEFAULT_KIN = ["hapo", "hapo_annealed", "hapo_history", "hapo_thompson", "smoke", "smollm_gsm", "sft_then_hapo"]
+DEFAULT_KIN = [
+    "hapo",
+    "hapo_annealed",
+    "hapo_history",
+    "hapo_thompson",
+    "smoke",
+    "smollm_gsm",
+    "finetune",
+    "sft_then_hapo",
+]
 
 
 @pytest.mark.parametrize("preset", DEFAULT_KIN)
