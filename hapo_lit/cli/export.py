@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -35,8 +36,11 @@ def main(arguments: list[str]) -> None:
             raise SetupError(f"{chosen.out} is there already: choose another folder")
         config = OmegaConf.load(chosen.run / "config.yaml")
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        export(policy_weights(path, chosen.out.parent), chosen.run / "model", config.model.get("lora"), chosen.out)  # type: ignore[union-attr]
+        lora = config.model.get("lora")  # type: ignore[union-attr]
+        otherwise = export(policy_weights(path, chosen.out.parent), chosen.run / "model", lora, chosen.out)
     print(f"{chosen.out}: the policy of {path}")
+    if otherwise:
+        print(f"warning: {otherwise}", file=sys.stderr)
 
 
 def checkpoint_of(run: Path, which: str) -> Path:

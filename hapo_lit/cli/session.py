@@ -198,7 +198,9 @@ class RunSession:
         weights = full_state_dict(module.policy.state_dict(), keep=self.is_rank_0)
         if not self.is_rank_0:
             return float("nan")
-        export(weights, self.run / "model", self.config.model.get("lora"), self.run / "policy")
+        lora, prompts = self.config.model.get("lora"), [module.data.sample()[0]]
+        if otherwise := export(weights, self.run / "model", lora, self.run / "policy", prompts):
+            print(f"warning: {otherwise}", file=sys.stderr)
         summary = analysis.summarise(self.run, facts)
         analysis.print_summary(summary)
         gate = module.phases.at(self.config.steps - 1).algorithm.gate

@@ -17,12 +17,12 @@ from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data.problems import Problem
 
-VERSION = 1
+VERSION = 2
 """To be raised when the same arguments give other problems or tokens; part of the base policy's fingerprint."""
 
 HELDOUT_SHARE = 16
@@ -194,13 +194,20 @@ def _digits(value: int, width: int) -> list[int]:
 
 
 def arithmetic_tokenizer() -> PreTrainedTokenizerFast:
-    """24 tokens: digits one by one, operators, and ``Compute`` and ``\\boxed{`` as one token each."""
-    words = [*"0123456789", *"+-=;.} ", "\n", "Compute", r"\boxed{"]
+    """24 tokens: digits one by one, operators, and ``Compute`` and ``\\boxed{`` as one token each.
+
+    It is a byte-level BPE without merges, with the two words as added tokens: transformers reads a tokenizer beside a
+    Qwen2 model with Qwen2's own class, which gives the same ids for one of this kind.
+    """
+    characters, words = [*"0123456789", *"+-=;.} ", "\n"], ["Compute", r"\boxed{"]
     special = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>"}
-    vocabulary = {word: index for index, word in enumerate([*special.values(), *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"Compute|\\boxed\{|[\s\S]"), behavior="isolated")
-    tokenizer.decoder = decoders.Fuse()
+    as_bytes = {" ": "Ġ", "\n": "Ċ"}  # how a byte-level tokenizer writes them
+    pieces = [*special.values(), *(as_bytes.get(character, character) for character in characters)]
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
     )

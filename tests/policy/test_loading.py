@@ -18,11 +18,23 @@ def test_a_saved_tokenizer_reads_text_as_before(tmp_path, policy, tokenizer):
     text = "Compute 7547-2293.\n7-3-0=04;\\boxed{5254}"
     assert load_tokenizer(str(tmp_path))(text)["input_ids"] == tokenizer(text)["input_ids"]
     assert load_tokenizer(str(tmp_path)).decode(tokenizer(text)["input_ids"], skip_special_tokens=True) == text
-    # the trap this guards against; when it is gone, load_tokenizer may become AutoTokenizer again
-    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] != tokenizer(text)["input_ids"]
+    assert AutoTokenizer.from_pretrained(tmp_path)(text)["input_ids"] == tokenizer(text)["input_ids"]
     loaded = load_policy(str(tmp_path))
     assert loaded.training
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), policy.parameters(), strict=True))
+
+
+def test_a_general_tokenizer_beside_a_qwen2_is_not_read_by_qwen2s_rules(tmp_path, policy):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({"<eos>": 0, "Compute": 1, "7": 2}, unk_token="<eos>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    policy.save_pretrained(tmp_path)
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>").save_pretrained(tmp_path)
+    assert load_tokenizer(str(tmp_path))("Compute 7")["input_ids"] == [1, 2]
+    # the trap this guards against; when it is gone, load_tokenizer may become AutoTokenizer again
+    assert AutoTokenizer.from_pretrained(tmp_path)("Compute 7")["input_ids"] != [1, 2]
 
 
 def test_models_that_change_their_logits_after_the_head_are_refused(tmp_path, make_policy):

@@ -149,6 +149,8 @@ def test_an_exported_policy_is_an_ordinary_folder_to_vllm(tmp_path, lora):
     answers = llm.generate(asked, vllm.SamplingParams(temperature=0.0, max_tokens=LIMIT), use_tqdm=False)
     ours = synced(HFEngine(LIMIT, 0.0), policy).generate(prompts, 1, 0)
     assert [list(answer.outputs[0].token_ids) for answer in answers] == [sample for (sample,) in responses(ours)]
+    text = "Compute 3+4.\n"
+    assert llm.get_tokenizer()(text)["input_ids"] == arithmetic_tokenizer()(text)["input_ids"]
     llm.llm_engine.engine_core.shutdown()
 
 

@@ -15,7 +15,7 @@ CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-MERGES = [("b", "o"), ("bo", "x"), ("box", "e"), ("boxe", "d"), ("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e"), ("i", "m")]
+MERGES = [("b", "o"), ("bo", "x"), ("box", "e"), ("boxe", "d"), ("Ġ", "t"), ("Ġt", "h"), ("Ġth", "e"), ("1", "2")]
 THINK = ("<think>", "</think>")
 """Added tokens that are not special, as in Qwen3."""
 
