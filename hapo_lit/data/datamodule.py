@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
 
@@ -27,7 +28,7 @@ from hapo_lit.data.ordering import Cursor
 from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
 from hapo_lit.data.teachers import TeacherCheck, questions_of
-from hapo_lit.data.templates import Template
+from hapo_lit.data.templates import HasDate, Template
 from hapo_lit.data.tokens import TextEncoder, tokenizer_name, unknown_warning
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
 from hapo_lit.errors import ResumeError
@@ -300,9 +301,14 @@ class MathDataModule(LightningDataModule):
         self.consumed, self._cursor = step, batch.cursor or self._cursor
 
     def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self.consumed, "cursor": self._cursor, **self._identity()}
+        state = {"consumed": self.consumed, "cursor": self._cursor, **self._identity()}
+        if isinstance(self.template, HasDate) and self.template.uses_date:
+            state["date"] = self.template.date.isoformat()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if "date" in state and isinstance(self.template, HasDate):
+            self._set_date(self.template, datetime.fromisoformat(state["date"]))
         for name, mine in self._identity().items():
             if name == "tokenizer" and state.get(name) != mine:
                 raise ResumeError(
@@ -316,13 +322,20 @@ class MathDataModule(LightningDataModule):
                 )
         self.consumed, self._cursor = state["consumed"], tuple(state["cursor"])
 
+    def _set_date(self, template: HasDate, date: datetime) -> None:
+        """Let prompts hold the date on which the run began; those that hold another are made again."""
+        if template.date != date:
+            template.date, self._training_set = date, None
+            self.setup()
+
     def _identity(self) -> dict[str, Any]:
         """What must be equal for a cursor to mean the same batch."""
         same: dict[str, Any] = {"tokenizer": self._tokenizer_hash, "seed": self.seed}
         same |= {"prompts_per_step": self.prompts_per_step, "fingerprint": self.training_set.fingerprint()}
         if isinstance(self.training_set, InMemorySet):  # whose fingerprint covers the tokens
             return same
-        same |= {"max_prompt_tokens": self.max_prompt_tokens, "template": repr(vars(self.template))}
+        template = {name: value for name, value in vars(self.template).items() if name not in ("date", "uses_date")}
+        same |= {"max_prompt_tokens": self.max_prompt_tokens, "template": repr(template)}
         return same | ({"buffer": self.buffer} if isinstance(self.training_set, StreamedSet) else {})
 
     @cached_property

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from datetime import date, datetime, time
+from typing import Any, Protocol, runtime_checkable
 
 
 class Template(Protocol):
@@ -59,8 +60,18 @@ class PlainTemplate(_Responses):
         return self.text.replace("{problem}", problem)
 
 
+@runtime_checkable
+class HasDate(Protocol):
+    """A template whose prompts may hold a date, which must be that of the run's start after a resume too."""
+
+    date: datetime
+    """What a prompt is given as now."""
+    uses_date: bool
+    """Whether a prompt has asked for it."""
+
+
 class ChatTemplate(_Responses):
-    """The tokenizer's own chat template.
+    """The tokenizer's own chat template.  One with a clock (``strftime_now``) gets the day on which the run began.
 
     Args:
         system: the system message; None = the template's own, if it has one.
@@ -80,14 +91,21 @@ class ChatTemplate(_Responses):
         _must_hold("{problem}", user)
         super().__init__(response, begun)
         self.system, self.user = system, user
+        self.date, self.uses_date = datetime.combine(date.today(), time()), False
 
     def prompt(self, tokenizer: Any, problem: str) -> str:
         if not tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template; choose template=plain or another model")
         messages = [{"role": "system", "content": self.system}] if self.system else []
         messages.append({"role": "user", "content": self.user.replace("{problem}", problem)})
-        text: str = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        text: str = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, strftime_now=self._strftime
+        )
         return text if text.endswith(self.begun) else text + self.begun
+
+    def _strftime(self, form: str) -> str:
+        self.uses_date = True
+        return self.date.strftime(form)
 
 
 def _must_hold(field: str, text: str) -> None:

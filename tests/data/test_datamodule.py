@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
-from hapo_lit.data.templates import PlainTemplate
+from hapo_lit.data.templates import ChatTemplate, PlainTemplate
 from hapo_lit.verify.exact import ExactVerifier
 
 
@@ -113,6 +115,33 @@ def test_changed_data_is_refused_on_resume(tokenizer):
         arithmetic(tokenizer, size=11).load_state_dict(state)
     with pytest.raises(ValueError, match=r"\(seed 0 then, 1 now\)"):
         arithmetic(tokenizer, seed=1).load_state_dict(state)
+
+
+CLOCK = "{% for m in messages %}{{ m.content }};{% endfor %}{{ strftime_now('%d%m%Y') }}=\n"
+
+
+def test_a_template_with_a_clock_keeps_the_day_of_the_runs_start(tokenizer):
+    def on(day, template=CLOCK):
+        data = arithmetic(tokenizer)
+        tokenizer.chat_template, data.template = template, ChatTemplate()
+        data.template.date = datetime(2026, 3, day)
+        return data
+
+    first = on(14)
+    prompts, heldout = first.batch(2).tokens, next(iter(first.val_dataloader())).tokens
+    assert "14032026=" in tokenizer.decode(prompts[0])
+    state = first.state_dict()
+    resumed = on(15)
+    assert not torch.equal(resumed.batch(2).tokens, prompts)
+    resumed.load_state_dict(state)
+    assert torch.equal(resumed.batch(2).tokens, prompts)
+    assert torch.equal(next(iter(resumed.val_dataloader())).tokens, heldout)
+    plain = CLOCK.partition("{{ strf")[0]
+    timeless = on(14, plain)
+    timeless.setup()
+    assert "date" not in timeless.state_dict()
+    on(15, plain).load_state_dict(timeless.state_dict())
+    tokenizer.chat_template = None
 
 
 def test_heldout_comes_once_in_batches(tokenizer):
