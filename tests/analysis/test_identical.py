@@ -78,6 +78,7 @@ def test_other_seeds_and_steps_are_other_runs_and_where_a_run_is_recorded_does_n
     assert [str(same) for same in identical_runs(runs | {"elsewhere": elsewhere})] == ["the same run: one, elsewhere"]
 
 
+@pytest.mark.slow
 def test_a_report_names_them(tmp_path, capsys):
     for index, beta in enumerate((1.0, 2.0, 8.0)):
         write_run(tmp_path / f"{index}_gate.prior_beta={beta:g}", beta=beta)

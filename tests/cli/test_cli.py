@@ -30,6 +30,7 @@ def trained(tmp_path_factory):
     return folder, done
 
 
+@pytest.mark.slow
 def test_a_run_leaves_what_the_readme_promises(trained):
     folder, done = trained
     run = folder / "run"
@@ -57,6 +58,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert json.loads((run / "summary.json").read_text())["demonstrations"] == 16  # 4 steps of 4, gate always open
 
 
+@pytest.mark.slow
 def test_completions_show_who_wrote_what(trained):
     records = [json.loads(line) for line in (trained[0] / "run/completions.jsonl").read_text().splitlines()]
     assert {record["step"] for record in records} == {1, 3}
@@ -70,6 +72,7 @@ def test_completions_show_who_wrote_what(trained):
         assert teacher["reward"] == 1.0
 
 
+@pytest.mark.slow
 def test_the_trained_policy_loads_as_a_hugging_face_folder(trained):
     policy, tokenizer = load_policy(str(trained[0] / "run/policy")), load_tokenizer(str(trained[0] / "run/policy"))
     checkpoint = torch.load(trained[0] / "run/checkpoints/last.ckpt", weights_only=False)
@@ -78,6 +81,7 @@ def test_the_trained_policy_loads_as_a_hugging_face_folder(trained):
     assert tokenizer(r"\boxed{5}", add_special_tokens=False)["input_ids"] == [23, 9, 19]
 
 
+@pytest.mark.slow
 def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     folder, _ = trained
     hapo(folder, "train", *ARGUMENTS, "hydra.run.dir=resumed", "resume=run/checkpoints/step-2.ckpt")
@@ -91,6 +95,7 @@ def test_going_on_from_a_checkpoint_ends_in_the_same_place(trained):
     assert counts == [16, 16]
 
 
+@pytest.mark.slow
 def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
     folder, _ = trained
     hapo(folder, "train", *ARGUMENTS, "eval_every=3", "hydra.run.dir=odd")
@@ -99,6 +104,7 @@ def test_the_last_step_is_evaluated_even_if_it_was_not_due(trained):
     assert json.loads((folder / "odd/summary.json").read_text())["seconds_evaluate"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -126,6 +132,7 @@ def test_a_resume_that_does_not_fit_says_what_differs(trained, change, message):
     assert not (folder / "other" / "policy").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_job(trained):
     folder, _ = trained
     hapo(folder, "train", "-m", "model.path=./base", *SMALL, "hydra.sweep.dir=sweep", "gate=never,failure")
@@ -135,6 +142,7 @@ def test_a_sweep_runs_every_job(trained):
     assert gates == ["hapo_lit.gates.NeverGate", "hapo_lit.gates.FailureGate"]
 
 
+@pytest.mark.slow
 def test_own_problems_from_a_file(trained):
     folder, _ = trained
     row = '{"problem": "Compute %d-1.", "solution": "\\\\boxed{%d}", "answer": "%d"}\n'
@@ -159,6 +167,7 @@ def test_own_problems_from_a_file(trained):
     assert "problems whose teacher may be used │ 100.0%" in " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_data_without_a_usable_teacher_is_said_out_loud(trained):
     folder, _ = trained
     short = [item if not item.startswith("max_response") else "max_response_tokens=5" for item in ARGUMENTS]

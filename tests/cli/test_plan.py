@@ -60,6 +60,7 @@ def test_the_plan_of_a_preset_in_print(plan):
     assert "memory_gib=4" in err
 
 
+@pytest.mark.slow
 def test_the_default_is_planned_without_its_base_policy(plan):
     out, err = plan("memory_gib=1")
     assert err == ""  # no warning: it fits
@@ -148,6 +149,7 @@ def test_plan_composes_what_fabric_composes():
     assert {key: value for key, value in planned.items() if key not in ("processes", "memory_gib")} == fabric
 
 
+@pytest.mark.slow
 def test_the_large_preset_trains_a_small_model_from_local_files(tmp_path, monkeypatch):
     """All of it but its sizes: the data's columns, the prompt, the widened positions, bf16-mixed, checkpoints."""
     pd.DataFrame(rows_of("luffy46k")).to_parquet(tmp_path / "rows.parquet")

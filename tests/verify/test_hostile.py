@@ -66,6 +66,7 @@ def test_long_hostile_texts_are_answered_in_milliseconds(checker):
         assert time.process_time() - started < 0.5, text[:40]
 
 
+@pytest.mark.slow
 def test_memory_of_the_parent_stays_flat(checker):
     def resident():
         return int(re.search(r"VmRSS:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
