@@ -55,4 +55,4 @@ def run(config: DictConfig) -> float:
         finally:
             for logger in loggers:
                 logger.save()
-        return session.finish(module, facts)
+        return session.finish(module, data, facts)

@@ -190,7 +190,7 @@ class RunSession:
             print(f"stopped after step {step_of(stopped.path)} by {stopped}, {where}; to resume: {command}", flush=True)
         raise SystemExit(stopped.status)
 
-    def finish(self, module: HapoModule, facts: dict[str, float]) -> float:
+    def finish(self, module: HapoModule, data: RunData, facts: dict[str, float]) -> float:
         """Export the policy and print the summary; returns sampled accuracy, on rank 0.
 
         Collective: every rank must call it.
@@ -198,7 +198,7 @@ class RunSession:
         weights = full_state_dict(module.policy.state_dict(), keep=self.is_rank_0)
         if not self.is_rank_0:
             return float("nan")
-        lora, prompts = self.config.model.get("lora"), [module.data.sample()[0]]
+        lora, prompts = self.config.model.get("lora"), [data.sample()[0]]
         if otherwise := export(weights, self.run / "model", lora, self.run / "policy", prompts):
             print(f"warning: {otherwise}", file=sys.stderr)
         summary = analysis.summarise(self.run, facts)

@@ -54,7 +54,7 @@ def run(config: DictConfig) -> float:
             trainer.fit(module, datamodule=data)
         if steps % config.eval_every:
             trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
-        return session.finish(module, facts)
+        return session.finish(module, data, facts)
 
 
 def check(trainer: Trainer, config: DictConfig) -> None:

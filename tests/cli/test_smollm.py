@@ -308,6 +308,7 @@ def test_steps_of_an_adapter(cache, run, tmp_path):
 
 @with_marks
 @needs_vllm
+@pytest.mark.exhaustive
 def test_both_engines_read_the_same_model(cache):
     """Greedy tokens and their log-probabilities, from prompts of the experiment; and after an update."""
     from hapo_lit.rollout.hf import HFEngine
