@@ -19,8 +19,7 @@ def learning_rates(phases: Phases) -> str:
 
 def training_line(module: HapoModule, device: str, processes: int) -> str:
     """What is trained, where, and at which rate."""
-    trained = sum(parameter.numel() for parameter in module.policy.parameters() if parameter.requires_grad)
-    every = sum(parameter.numel() for parameter in module.policy.parameters())
+    trained, every = module.policy.num_parameters(only_trainable=True), module.policy.num_parameters()
     part = f"{trained:,} of {every:,}" if trained < every else f"{trained:,}"
     count = f"{processes} process{'es' if processes > 1 else ''}"
     return f"training: {part} parameters on {device}, {count}; learning rate {learning_rates(module.phases)}"
@@ -29,7 +28,7 @@ def training_line(module: HapoModule, device: str, processes: int) -> str:
 def rate_warning(module: HapoModule) -> str | None:
     """A warning if the learning rate is out of proportion to the model, which it would ruin in a few steps."""
     highest = max(_highest(module.phases, steps) for _, steps in module.phases.with_steps())
-    count = sum(parameter.numel() for parameter in module.policy.parameters())
+    count = module.policy.num_parameters()
     adapter = has_adapter(module.policy)
     for parameters, full, low_rank in USUAL:
         usual = low_rank if adapter else full
