@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CODE := hapo_lit tests benchmarks notebooks
 # more for pytest: make test PYTEST_ARGS="tests/gates -k beta"
 PYTEST_ARGS ?=
+# the suite starts many processes: each would compile the package again if this were set
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: help train check test test-all format lint smollm vllm clean
 

@@ -13,7 +13,7 @@ import pytest
 from xdist.scheduler import LoadFileScheduling
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-WITH_VLLM = ("tests/rollout/", "tests/cli/test_smollm.py")
+WITH_VLLM = "tests/rollout/"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,7 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The longest files first, so that no process waits for them at the end; without ``--all`` fewer cases."""
+    """The longest files first, the last of the tree before the others, so that no process waits for them at the end;
+    without ``--all`` fewer cases."""
     if not config.getoption("--all"):
         more = [item for item in items if item.get_closest_marker("exhaustive")]
         config.hook.pytest_deselected(items=more)
@@ -30,7 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         marks = [item.get_closest_marker(mark) is None for mark in ("vllm", "slow")]
         cost[item.path] = min(marks, cost.get(item.path, marks))
-    items.sort(key=lambda item: cost[item.path])
+    last_first = {path: -number for number, path in enumerate(cost)}
+    items.sort(key=lambda item: (cost[item.path], last_first[item.path]))
 
 
 def pytest_collection_finish() -> None:

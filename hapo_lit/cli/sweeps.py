@@ -9,10 +9,11 @@ from __future__ import annotations
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -23,7 +24,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError
 
-from hapo_lit.cli.identical_jobs import report_identical_jobs
 from hapo_lit.numerics.hashing import stable_hash
 
 ERROR = "error.txt"
@@ -109,7 +109,8 @@ WATCHING: ContextVar[FailedJobs | None] = ContextVar("failed_jobs", default=None
 @contextmanager
 def jobs_that_compose(in_one_line: Callable[[BaseException], str]) -> Iterator[None]:
     """Inside, the basic sweeper leaves out the jobs that lack a key that others have, as with ``gate=beta,failure
-    gate.threshold=0.3``, where it would refuse them all.  If none is left it is the first job's error.
+    gate.threshold=0.3``, where it would refuse them all.  If none is left it is the first job's error.  Jobs that are
+    the same run are named; under a sweeper that chooses its jobs as it goes they are not known beforehand.
 
     Args:
         in_one_line: what is said of an error.
@@ -123,22 +124,27 @@ def jobs_that_compose(in_one_line: Callable[[BaseException], str]) -> Iterator[N
         assert sweeper.config is not None
         loader = sweeper.hydra_context.config_loader
         errors: dict[str, Exception] = {}
-        good = []
+        good: list[Sequence[str]] = []
+        configurations: dict[str, DictConfig] = {}
         for settings in jobs:
+            varied = " ".join(
+                [setting for setting in settings if any(setting not in other for other in jobs)] or settings
+            )
             try:
-                loader.load_sweep_config(sweeper.config, list(settings))
+                config = loader.load_sweep_config(sweeper.config, list(settings))
+                configurations[f"job {len(good)} ({' '.join(varied)})"] = config
                 good.append(settings)
             except HydraException as error:
                 if not isinstance(error.__cause__, ConfigKeyError | ConfigAttributeError):
                     raise
-                varied = [setting for setting in settings if any(setting not in other for other in jobs)]
-                errors[f"job {' '.join(varied or settings)}: {in_one_line(error)}"] = error
+                errors[f"job {' '.join(varied)}: {in_one_line(error)}"] = error
         if errors and not good:
             raise next(iter(errors.values()))
         if (failed_jobs := WATCHING.get()) is not None:
             for line in errors:
                 failed_jobs.refuse(line)
         jobs[:] = good
+        _report_identical(configurations)
         return None
 
     Sweeper.validate_batch_is_legal = leave_out  # type: ignore[method-assign,assignment]
@@ -148,13 +154,22 @@ def jobs_that_compose(in_one_line: Callable[[BaseException], str]) -> Iterator[N
         Sweeper.validate_batch_is_legal = check  # type: ignore[method-assign]
 
 
+def _report_identical(configurations: Mapping[str, DictConfig]) -> None:
+    """Print the jobs that are the same run, a line for each such run; interpolations are compared as written."""
+    from hapo_lit.analysis.identical import identical_runs  # which takes a second to import
+
+    settings = {job: OmegaConf.to_container(config, resolve=False) for job, config in configurations.items()}
+    for identical in identical_runs(cast("dict[str, dict[str, Any]]", settings)):
+        print(f"hapo: these jobs are {identical}", flush=True)
+
+
 def _errors(folder: Path) -> dict[Path, int]:
     return {path: path.stat().st_mtime_ns for path in folder.glob(f"*/{ERROR}")}
 
 
 class Sweep(Callback):
-    """Hydra's callback at the start of a sweep: its folder is made, as a study in SQLite needs one, what is the same in
-    all jobs is left out of their folders' names, and jobs that are the same run are named."""
+    """Hydra's callback at the start of a sweep: its folder is made, as a study in SQLite needs one, and what is the
+    same in all jobs is left out of their folders' names."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: object) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -165,7 +180,6 @@ class Sweep(Callback):
         same = ",".join(setting.key_or_group for setting in settings if not setting.is_sweep_override())
         with read_write(config), open_dict(config):  # every job is composed anew, with these overrides
             config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{same}]")
-        report_identical_jobs(config)
 
 
 def folder_name(number: object, overrides: str) -> str:

@@ -8,9 +8,13 @@ from signal import SIGTERM
 import pandas as pd
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf, open_dict, read_write
+from hydra.types import HydraContext
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from support.builders import write_base
 from support.commands import SMALL, hapo
 from support.configs import CONF, PRESETS, composed
@@ -18,8 +22,7 @@ from support.forked_runs import forked_runs
 from support.once import few_of
 
 from hapo_lit import cli
-from hapo_lit.cli.identical_jobs import report_identical_jobs
-from hapo_lit.cli.sweeps import LONGEST, folder_name
+from hapo_lit.cli.sweeps import LONGEST, folder_name, jobs_that_compose
 
 SEARCHES = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
 TWO_STEPS = ["model.path=./base", *(setting for setting in SMALL if not setting.startswith("steps=")), "steps=2"]
@@ -77,9 +80,12 @@ def test_a_sweep_names_the_jobs_that_are_the_same_run(capsys):
 
     def said(*overrides):
         config = compose("train", overrides=["hydra.mode=MULTIRUN"], return_hydra_config=True)
-        with read_write(config), open_dict(config):
-            config.hydra.overrides.task = list(overrides)
-        report_identical_jobs(config)
+        sweeper = instantiate(config.hydra.sweeper)
+        sweeper.config = config
+        sweeper.hydra_context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        (jobs,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)
+        with jobs_that_compose(str):
+            sweeper.validate_batch_is_legal(jobs)
         return capsys.readouterr().out.splitlines()
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -90,15 +96,13 @@ def test_a_sweep_names_the_jobs_that_are_the_same_run(capsys):
         ]
         (again,) = said("experiment=hapo,hapo")
         assert again.endswith("these jobs are the same run: job 0 (experiment=hapo), job 1 (experiment=hapo)")
-        assert said("gate.prior_beta=2,no.such") == []
+        assert said("gate.prior_beta=2,9") == []
 
 
 @pytest.mark.parametrize("search", ["gate_prior", "gate_rule", "gate_threshold", "group_size"])
 def test_no_gate_of_a_search_is_refused(search):
     """All combinations of a search open and close; none would fail when its job starts."""
     from itertools import product
-
-    from hydra.utils import instantiate
 
     params = hydra_of(f"sweep={search}").sweeper.params
     every = [[f"{key}={value}" for value in values.split(",")] for key, values in params.items()]
