@@ -127,9 +127,7 @@ def jobs_that_compose(in_one_line: Callable[[BaseException], str]) -> Iterator[N
         good: list[Sequence[str]] = []
         configurations: dict[str, DictConfig] = {}
         for settings in jobs:
-            varied = " ".join(
-                [setting for setting in settings if any(setting not in other for other in jobs)] or settings
-            )
+            varied = [setting for setting in settings if any(setting not in other for other in jobs)] or settings
             try:
                 config = loader.load_sweep_config(sweeper.config, list(settings))
                 configurations[f"job {len(good)} ({' '.join(varied)})"] = config
