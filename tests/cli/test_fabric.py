@@ -78,7 +78,7 @@ def moments(result):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_doors_agree_bit_for_bit_on_one_process(one, case):
+def test_the_entry_points_agree_bit_for_bit_on_one_process(one, case):
     trainer, fabric = one(case, "train"), one(case, "fabric")
     assert far(trainer, fabric) == (0.0, 0.0)
     assert str(trainer["run"]) == str(fabric["run"])
@@ -100,7 +100,7 @@ def test_two_processes_are_one_in_float32(one, two, case, way):
 
 
 @pytest.mark.parametrize("way", ["fabric", "fsdp"])
-def test_two_processes_agree_in_bfloat16_whatever_the_door(two, way):
+def test_two_processes_agree_in_bfloat16_however_they_start(two, way):
     weights, metrics = far(two("mixed", way), two("mixed", "train"))
     assert weights < 1e-6
     assert metrics < 1e-5

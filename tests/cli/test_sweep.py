@@ -11,6 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException
 from hydra.types import HydraContext
 from hydra.utils import instantiate
@@ -80,9 +81,8 @@ def test_a_sweep_names_the_jobs_that_are_the_same_run(capsys):
 
     def said(*overrides):
         config = compose("train", overrides=["hydra.mode=MULTIRUN"], return_hydra_config=True)
-        sweeper = instantiate(config.hydra.sweeper)
-        sweeper.config = config
-        sweeper.hydra_context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks())
+        sweeper = Plugins.instance().instantiate_sweeper(hydra_context=context, task_function=print, config=config)
         (jobs,) = sweeper.split_arguments(OverridesParser.create().parse_overrides(list(overrides)), None)
         with jobs_that_compose(str):
             sweeper.validate_batch_is_legal(jobs)

@@ -83,7 +83,10 @@ def serve() -> None:
 
 
 def _fork(work: Any, folder: Path, output: Path, errors: Path | None = None) -> int:
-    """Do ``work`` in a fork of this process, in a folder, with what it prints in files; returns its status."""
+    """Do ``work`` in a fork of this process, in a folder, with what it prints in files; returns its status.
+
+    The fork ends without ``atexit``: what a notebook has registered there would remove the notebook's own folders.
+    """
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
