@@ -267,6 +267,14 @@ class AsksFor(Protocol):
 
 
 @runtime_checkable
+class ReadsReferences(Protocol):
+    """A verifier that can say of a reference whether it reads it."""
+
+    def can_read(self, references: Sequence[str]) -> list[bool]:
+        """Whether each of the references can be compared with other spellings of the same answer."""
+
+
+@runtime_checkable
 class Algorithm(Protocol):
     """Turns prompts into credited experience."""
 

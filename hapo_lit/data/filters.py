@@ -12,9 +12,10 @@ from typing import Protocol
 
 from hapo_lit.data.schemas import Candidate
 from hapo_lit.numerics.hashing import stable_int
+from hapo_lit.verify.answers import is_no_answer
 
-NOT_FOUND, PROOF, CHOICE = "notfound", "proof", "mcq"
-"""NuminaMath-1.5's sentinels and question types, in lower case."""
+PROOF, CHOICE = "proof", "mcq"
+"""NuminaMath-1.5's sentinel of a proof and question types, in lower case."""
 
 _DASHES = str.maketrans("\u2010\u2011\u2012\u2013\u2014\u2212", "------")
 _LATEX = re.compile(
@@ -87,12 +88,12 @@ class Filter(Protocol):
 
 
 class NoAnswer:
-    """There is no reference answer, and so no response can be judged."""
+    """There is no reference answer, or it says so ("notfound", "see below"), and so no response can be judged."""
 
     reason = "no_answer"
 
     def __call__(self, candidate: Candidate) -> bool:
-        return candidate.answer.strip().lower() in ("", NOT_FOUND)
+        return not candidate.answer.strip() or (is_no_answer(candidate.answer) and not _is_proof(candidate.answer))
 
 
 class Proof:
@@ -106,7 +107,7 @@ class Proof:
 
     def __call__(self, candidate: Candidate) -> bool:
         return (
-            candidate.answer.strip().lower() == PROOF
+            _is_proof(candidate.answer)
             or candidate.kind == PROOF
             or any(_ends_in_empty_box(solution) for solution in candidate.solutions)
         )
@@ -226,6 +227,10 @@ def normalised(problem: str) -> str:
 def fingerprint64(problem: str) -> int:
     """64-bit hash of the normalised problem, from 0 to 2^64 - 1: equal for copies that differ in layout only."""
     return stable_int(normalised(problem).encode("utf-8", "surrogatepass"))
+
+
+def _is_proof(answer: str) -> bool:
+    return answer.strip().lower() == PROOF
 
 
 def _bare(answer: str) -> str:

@@ -20,6 +20,8 @@ from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.teachers import TeacherCheck
 from hapo_lit.data.templates import Template
 from hapo_lit.data.tokens import TextEncoder, too_long, unknown_warning
+from hapo_lit.errors import one_line
+from hapo_lit.protocols import ReadsReferences, Verifier
 
 STREAM_ROWS = 20_000
 """How many rows of a stream are read; a source that is not streamed is read to its end."""
@@ -27,6 +29,8 @@ EXAMPLES = 1000
 """How many problems have their teachers judged."""
 CHUNK = 256
 """Prompts tokenised at once."""
+UNREAD_SHOWN = 5
+"""How many references that cannot be read are printed."""
 
 
 class Example(NamedTuple):
@@ -115,6 +119,20 @@ def inspect(
         stopped=isinstance(source, Corpus) and rows.total() == STREAM_ROWS,
         notes=[*notes, *unknown_warning([item.tokens for item in encoded], tokenizer)],
         lacks_heldout=corpus is not None and corpus.heldout_reader is None and not rows[HELD_OUT],
+    )
+
+
+def unread_references(verifier: Verifier, answers: Sequence[str]) -> str:
+    """A line on reference answers that the verifier cannot read, with some of them; empty if there are none."""
+    if not isinstance(verifier, ReadsReferences):
+        return ""
+    unread = [answer for answer, read in zip(answers, verifier.can_read(answers), strict=True) if not read]
+    if not unread:
+        return ""
+    some = ", ".join(repr(one_line(answer, 60)) for answer in sorted(set(unread), key=len)[:UNREAD_SHOWN])
+    return (
+        f"warning: {len(unread):,} of {len(answers):,} reference answers cannot be read ({some}): a response is right "
+        f"only if it has the same letters"
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from hapo_lit.verify.conventions import ROUTES
+from hapo_lit.verify.decoration import without_decoration
 from hapo_lit.verify.latex import closing_brace
 
 BOXES = ("\\boxed", "\\fbox")
@@ -30,8 +31,17 @@ _NUMBER = re.compile(
 _SENTENCE_END = re.compile(r"[.!?。](?=\s|\*|$)")
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
 _TEXT = re.compile(r"\\[a-z]*text[a-z]*\s?\{[^{}]*\}")
+_TEXT_COMMAND = re.compile(r"\\[a-z]*text[a-z]*\s?|[{}$]")
 MAX_BARE = 200
 MAX_BARE_WORDS = 3
+NO_ANSWERS = frozenset(
+    (
+        "proof|proved|proven|qed|notfound|not found|not available|not provided|not given|n/a|nan|null|tbd|unknown|?|-"
+        "|...|no answer|no answer given|see below|see above|see solution|see the solution|see explanation|see proof"
+        "|see the proof|see figure|answers may vary|answers vary|answers will vary|omitted|as above|as shown above"
+    ).split("|")
+)
+"""What data sets write where there is no answer."""
 
 
 class Found(NamedTuple):
@@ -48,8 +58,14 @@ def find(
 
     The last box after the last ``</think>`` counts.  If that box is empty or broken there is no answer: falling back to
     an earlier box or number would reward broken answers.  Without any box the ``fallbacks`` are tried in the order tag,
-    phrase, bare, formula, number; see :class:`~hapo_lit.verify.conventions.Conventions`.
+    phrase, bare, formula, number; see :class:`~hapo_lit.verify.conventions.Conventions`.  What stands around the answer
+    is taken off (:mod:`hapo_lit.verify.decoration`).
     """
+    found = _find(text, fallbacks, unfinished_thought_fails, join_boxes)
+    return found if found.answer is None else Found(without_decoration(found.answer) or None, found.route)
+
+
+def _find(text: str, fallbacks: Collection[str], unfinished_thought_fails: bool, join_boxes: bool) -> Found:
     thought_end = text.rfind(THOUGHT_END)
     if unfinished_thought_fails and text.rfind(THOUGHT) > thought_end:
         return Found(None, "none")
@@ -99,11 +115,22 @@ def last_box(text: str) -> str | None:
 
 
 def reference(gold: str, fallbacks: Collection[str] = ROUTES, join_boxes: bool = False) -> str | None:
-    """The reference answer: the last box of a solution, or the text itself if it has none.  None if that is empty."""
+    """The reference answer: the last box of a solution, or the text itself if it has none.
+
+    None if that is empty or says that there is none, as "proof" and "see below" do.
+    """
     if bare(gold) and not any(box in gold for box in BOXES):
-        return gold.strip()
-    found = find(gold, fallbacks, False, join_boxes)
-    return found.answer if found.route != "none" else gold.strip() or None
+        answer: str | None = without_decoration(gold)
+    else:
+        found = find(gold, fallbacks, False, join_boxes)
+        answer = found.answer if found.route != "none" else without_decoration(gold)
+    return None if not answer or is_no_answer(answer) else answer
+
+
+def is_no_answer(answer: str) -> bool:
+    """Whether a reference says that there is no answer, which a response must not match."""
+    plain = " ".join(_TEXT_COMMAND.sub(" ", answer[:60]).lower().split())
+    return plain in NO_ANSWERS or plain.strip("().[]* ") in NO_ANSWERS
 
 
 def only_box(text: str) -> str | None:

@@ -18,18 +18,20 @@ from hapo_lit.verify import answers, guard
 from hapo_lit.verify.comparer import MathComparer
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality, PlainLeaves
-from hapo_lit.verify.forms import Form, Leaf
+from hapo_lit.verify.forms import Form, Leaf, texts_in
 from hapo_lit.verify.kinds import numbers, quantities
 from hapo_lit.verify.latex import normalise
 from hapo_lit.verify.parsing import parse
 from hapo_lit.verify.workers.messages import Code
 from hapo_lit.verify.workers.pool import Pool
 
-RULES = 1
+RULES = 2
 """Version of the rules; raised when one changes, so that verdicts on disk are not mixed."""
 
 MAX_GOLD = 2000
 """Longer references equal their own text only."""
+UNLIKE_ANY = "7\\pi+q^2r"
+"""What references are compared with to see whether they can be read."""
 
 REASONS = (
     "string",
@@ -147,6 +149,23 @@ class Checker:
                         outcome.code == Code.EQUAL, _FROM_WORKER[outcome.code], *found[row], outcome.seconds
                     )
         return [verdict for verdict in verdicts if verdict is not None]
+
+    def can_read(self, references: Sequence[str]) -> list[bool]:
+        """Which references can be read; a response earns the others letter by letter, or not at all."""
+        known = [self._gold(reference) for reference in references]
+        texts = [
+            set()
+            if gold.text is None or gold.number or len(gold.normal) > MAX_GOLD
+            else set(texts_in(parse(gold.normal)))
+            for gold in known
+        ]
+        pairs = sorted({(text, UNLIKE_ANY) for text in set().union(*texts) if not numbers.read(text)})
+        outcomes = dict(zip(pairs, self._pool.compare(pairs), strict=True))
+        unread = {text for (text, _), outcome in outcomes.items() if outcome.code not in (Code.EQUAL, Code.NOT_EQUAL)}
+        return [
+            gold.text is not None and len(gold.normal) <= MAX_GOLD and not unread & parts
+            for gold, parts in zip(known, texts, strict=True)
+        ]
 
     def find(self, response: str) -> answers.Found:
         """The answer in a response, by these conventions."""

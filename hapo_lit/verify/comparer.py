@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality
-from hapo_lit.verify.forms import Leaf
+from hapo_lit.verify.forms import texts_in
 from hapo_lit.verify.kinds import quantities
 from hapo_lit.verify.parsing import parse
 from hapo_lit.verify.workers.messages import Code
@@ -44,13 +44,10 @@ class MathComparer:
         truth = self._equality(parse(gold), parse(answer))
         if truth is not None:
             return Code.EQUAL if truth else Code.NOT_EQUAL
-        return Code.BAD_GOLD if self._leaves.unread & set(_formulas(parse(gold))) else Code.UNPARSABLE
+        return Code.BAD_GOLD if self._leaves.unread & set(_formulas(gold)) else Code.UNPARSABLE
 
 
-def _formulas(form: object) -> Iterator[str]:
+def _formulas(gold: str) -> Iterator[str]:
     """The formulas of a reference as the leaves see them."""
-    if isinstance(form, Leaf):
-        yield from (form.text, quantities.read(form.text).value)
-    elif isinstance(form, tuple):
-        for part in form:
-            yield from _formulas(part)
+    for text in texts_in(parse(gold)):
+        yield from (text, quantities.read(text).value)

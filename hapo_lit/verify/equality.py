@@ -29,6 +29,7 @@ from hapo_lit.verify.kinds import (
     choices,
     domains,
     formulas,
+    labels,
     lists,
     matrices,
     named,
@@ -104,11 +105,13 @@ class Equality:
         return False
 
     def compare_leaves(self, gold: str, answer: str) -> Truth:
-        """Numbers in a base, quantities, words, single letters, then formulas.  The first that applies decides."""
+        """Numbers in a base, labels, quantities, words, letters, then formulas.  The first that applies decides."""
         numeral, other_numeral = bases.read(gold), bases.read(answer)
         if numeral or other_numeral:
             return bases.compare(self, gold, answer, numeral, other_numeral)
         left, right = quantities.read(gold), quantities.read(answer)
+        if (labels.read(gold) and not left.unit) or (labels.read(answer) and not right.unit):
+            return labels.compare(gold, answer)
         if left.unit or right.unit or left.percent or right.percent:
             return quantities.compare(self, left, right)
         gold, answer = left.value, right.value

@@ -6,7 +6,7 @@ which each kind is read and compared.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 
@@ -96,6 +96,15 @@ EMPTY_SET = Leaf("\\emptyset")
 MINUS_INFINITY, INFINITY = Leaf("-\\infty"), Leaf("\\infty")
 FLIPPED = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "=": "=", "\\ne": "\\ne"}
 """Each operator of a relation, and what it becomes when the sides change places."""
+
+
+def texts_in(form: object) -> Iterator[str]:
+    """The numbers, formulas and words that a form is made of."""
+    if isinstance(form, Leaf):
+        yield form.text
+    elif isinstance(form, tuple):
+        for part in form:
+            yield from texts_in(part)
 
 
 def members(form: Form) -> tuple[Form, ...]:

@@ -120,6 +120,7 @@ _EMPTY_TEXT = re.compile(r"\\text\s*\{\s*\}")
 _PART = re.compile(r"\s*(?:\{|\\sqrt ?\{[^{}]*\}|\\[a-zA-Z]+|[0-9a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
+_SHORT_MODULUS = re.compile(r"\\pmod\s*([0-9a-zA-Z])")
 _SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}(?![0-9a-zA-Z])")
 _PLUS_INFINITY = re.compile(r"(?<![0-9a-zA-Z})\]])\+ ?\\infty")
 _DOTS = re.compile(r"\.{3,}")
@@ -130,6 +131,10 @@ _PLAIN_FUNCTION = re.compile(
 _PLAIN_ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 _BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/.]) ?\}")
 _DEGREE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ\s*)")
+_LETTER_AND_DIGITS = re.compile(
+    r"(?<![A-Za-z0-9\\_^.}])(?<![0-9] )(?<!text\{)([A-Za-z])([0-9]+)(?![0-9A-Za-z^!(\\.{_])"
+)
+"""A letter with an index that is not written as one: ``x2``, but not the product in ``n2^{n-1}``."""
 _BLANKS = re.compile(r"\s+")
 _LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
 _TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
@@ -170,6 +175,8 @@ def normalise(answer: str) -> str:
             answer = _fractions(answer)
         if "\\sqrt" in answer:
             answer = _SHORT_ROOT.sub(r"\\sqrt{\1}", answer)
+        if "\\pmod" in answer:
+            answer = _SHORT_MODULUS.sub(r"\\pmod{\1}", answer)
         if "\\circ" in answer:
             answer = _DEGREE.sub(r"^\\circ ", answer)
     if "..." in answer:
@@ -187,6 +194,7 @@ def normalise(answer: str) -> str:
     answer = _BLANKS.sub(" ", answer)
     answer = _TIGHT.sub(r"\1", answer)
     answer = _LOOSE_COMMAND.sub(r"\1", answer)
+    answer = _LETTER_AND_DIGITS.sub(lambda m: f"{m[1]}_{m[2]}" if len(m[2]) == 1 else f"{m[1]}_{{{m[2]}}}", answer)
     answer = answer.strip()
     return answer[:-1].rstrip() if answer.endswith((".", ",")) else answer
 

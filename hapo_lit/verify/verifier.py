@@ -60,6 +60,10 @@ class MathVerifier:
         self._stop_if_broken(verdicts, answers)
         return torch.tensor([verdict.correct for verdict in verdicts], dtype=torch.float32)
 
+    def can_read(self, references: Sequence[str]) -> list[bool]:
+        """Which references can be read; a response earns the others letter by letter, or not at all."""
+        return self.checker.can_read(references)
+
     def metrics(self) -> dict[str, float]:
         return self._metrics
 

@@ -98,6 +98,18 @@ def test_own_files_and_a_stream(hapo, tmp_path, monkeypatch):
     assert "warning: no problem is held out" in out
 
 
+def test_references_that_no_spelling_but_their_own_can_match_are_counted(hapo, tmp_path):
+    rows = [plain(number) for number in range(2, 8)]
+    rows += [plain(8, solution=r"1;\boxed{a \oplus b}", answer=r"a \oplus b"), plain(9, answer="see below")]
+    lines(tmp_path / "my.jsonl", rows)
+    out, err, failed = hapo(
+        "inspect", "data=files", "data.path=my.jsonl", "data.source.corpus.heldout_share=1e-9", "verifier=math", *LONG
+    )
+    assert not failed, err
+    assert table(out)["no_answer"] == (1, 12.5)
+    assert "warning: 1 of 7 reference answers cannot be read ('a \\\\oplus b')" in " ".join(out.split())
+
+
 def test_tokenizer_and_limits_are_named_and_ones_own_can_be_used(hapo, tmp_path):
     text = "Natalia sold clips to her friends in April, and half as many in May. How many clips did she sell? "
     lines(

@@ -104,3 +104,13 @@ def test_a_checker_works_in_threads_and_event_loops_and_under_an_alarm(checker):
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+
+
+def test_references_that_cannot_be_read_are_told_from_the_others(checker):
+    golds = {
+        **dict.fromkeys(
+            ["5", r"\frac{1}{2}", "x^2+1", "(1, 2)", r"5\text{ cm}", "CO2", r"\text{east}", "x=5, y=6"], True
+        ),
+        **dict.fromkeys([r"x \oplus y", r"\boxed{a \star b}", "see below", "", r"(1, \heartsuit)"], False),
+    }
+    assert dict(zip(golds, checker.can_read(list(golds)), strict=True)) == golds

@@ -79,7 +79,11 @@ def test_memory_of_the_parent_stays_flat(checker):
 
 
 @pytest.mark.parametrize(
-    "piece", ["x+", r"\frac{1}{", "((", r"\text{a} ", "1,", "{", r"\{", "</think>", "answer is 5 ", "$x$ "]
+    "piece",
+    [
+        *("x+", r"\frac{1}{", "((", r"\text{a} ", "1,", "{", r"\{", "</think>", "answer is 5 ", "$x$ "),
+        *(r"\textcolor{a}{", r"\color{a}{b}", "**", "$x$ of a ", r"\text{Answer: } ", "= ", "a1", "May 5 ", "C: "),
+    ],
 )
 def test_time_is_linear_in_length(checker, piece):
     """Ten times the text may take at most some thirty times as long; a square would be a hundred."""

@@ -21,6 +21,8 @@ _MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+
 _GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma|gcd|lcm|max|min)(?![a-zA-Z]))")
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
 _SUBSCRIPT = re.compile(r"_([0-9]) ")
+_GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-z])([0-9]+)(?![0-9^!({.])")
+"""Digits right after a letter are its index, as in ``CO2+H2O``; in ``n2^{n-1}`` they are not."""
 _PRIMED = re.compile(r"((?<!\\)(?<![a-zA-Z])[a-zA-Z])('+)")
 _SCRIPTS = r"(?:_(?:[0-9a-zA-Z]|\{[^{}]*\}))?(?:\^(?:[0-9a-zA-Z]|\{[^{}]*\}))?"
 _FUNCTION = r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)" + _SCRIPTS
@@ -51,6 +53,7 @@ def read(formula: str) -> sympy.Expr | None:
     if number := numbers.read(formula):
         return sympy.Rational(number.value.numerator, number.value.denominator)
     formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "").replace("%", "\\%")
+    formula = _GLUED_INDEX.sub(lambda m: f"{m[1]}_{{{m[2]}}}" if m[1] else m[0], formula)
     formula = _BRACED_ARGUMENT.sub(r"\1(\2)", formula)
     if not formula or _UNREADABLE.search(formula) or not _COMMANDS.issuperset(_COMMAND.findall(formula)):
         return None

@@ -1,4 +1,7 @@
-"""Letters of multiple choice: ``B``, ``(B) 12``."""
+"""Letters of multiple choice: ``B``, ``Option B``, and with the text of the option ``(B) 12``, ``B: 12``, ``B. blue``.
+
+A letter with its text equals the letter, and it equals the text.  Two of them must agree in both.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,23 @@ from hapo_lit.verify.forms import Choice, Form, Leaf, Parse
 from hapo_lit.verify.kinds import quantities
 from hapo_lit.verify.rules import Rules, Truth
 
-_CHOICE = re.compile(r"(?:\\text\{)?\(?([A-J])[).]\}? ?(?=[0-9\\(])(.+)|\\text\{\(?([A-J])\)?\}(?=[0-9\\(])(.+)")
+_WORD = r"(?:[Oo]ption|[Cc]hoice|[Aa]lternative)"
+_CALLED = rf"(?:{_WORD} ?|\\text\{{ ?{_WORD} ?\}} ?)?"
+_VALUE = r"(?=[0-9\\(]|[a-z]{2}| -[0-9])(.+)"
+_CHOICE = re.compile(
+    rf"(?:\\text\{{)?{_CALLED}\(?([A-J])(?:[).:]|\)[.:])\}}? ?{_VALUE}"
+    rf"|\\text\{{{_CALLED}\(?([A-J])\)?\}}(?=[0-9\\(])(.+)"
+)
 _SECOND_CHOICE = re.compile(r"\([A-J]|(?<![A-Za-z])[A-J]\)|\b(?:or|and|is|not|false|wrong|incorrect)\b")
-_LETTER = re.compile(r"(?:\\text\{)?\(?([A-Za-z])[).:]?\}?[.:)]?")
+_LETTER = re.compile(rf"(?:\\text\{{)?{_CALLED}\(?([A-Za-z])[).:]?\}}?[.:)]?")
+_WHOLE_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _PLAIN_LETTER = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")
 
 
 def read(text: str, parse: Parse) -> Form | None:
     """A whole answer that is a letter, with or without the value that it stands for."""
+    if whole := _WHOLE_TEXT.fullmatch(text):
+        text = whole[1].strip()
     if match := _CHOICE.fullmatch(text):
         value = match[2] or match[4]
         if not _SECOND_CHOICE.search(quantities.read(value).value):

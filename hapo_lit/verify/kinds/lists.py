@@ -16,6 +16,7 @@ _WORD_SEPARATOR = re.compile(
     r",? ?\\text ?\{ ?,? ?(and|or) ?,? ?\} ?|,? ?(?<![a-zA-Z\\])(and|or)(?![a-zA-Z]) ?"
     r"| ?\\(?:(lor|vee)|land|wedge)(?![a-zA-Z]) ?"
 )
+_PLUS_MINUS, _MINUS_PLUS = re.compile(r"\\pm(?![a-zA-Z])"), re.compile(r"\\mp(?![a-zA-Z])")
 _TRAILING_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
@@ -80,10 +81,10 @@ def _collect(items: Sequence[Form], joint: str) -> Form:
 
 def read_plus_minus(text: str, depth: int, parse: Parse) -> Form | None:
     """``\\pm`` as a list of two, if there is one."""
-    if text.count("\\pm") != 1:
+    if "\\pm" not in text or len(_PLUS_MINUS.findall(text)) != 1:
         return None
-    upper = text.replace("\\pm", "+").replace("\\mp", "-")
-    lower = text.replace("\\pm", "-").replace("\\mp", "+")
+    upper = _MINUS_PLUS.sub("-", _PLUS_MINUS.sub("+", text))
+    lower = _MINUS_PLUS.sub("+", _PLUS_MINUS.sub("-", text))
     return Bag((parse(_signed(upper), depth + 1), parse(_signed(lower), depth + 1)))
 
 
