@@ -122,10 +122,10 @@ def memory_plan(
 ) -> MemoryPlan:
     """The memory of one process.
 
-    With several processes DDP keeps buckets as large as the gradients.  FSDP2 keeps a part of policy, reference,
-    gradients and optimiser state.  While the policy itself samples it holds the whole of it, and where an engine gets
-    its weights one gathered weight at a time; in a backward pass embeddings, norm and head with their gradients, two
-    layers, and the gradient of one.
+    Gradients are freed right after the optimiser's step.  With several processes DDP keeps buckets as large as they.
+    FSDP2 keeps a part of policy, reference, gradients and optimiser state.  While the policy itself samples it holds
+    the whole of it, and where an engine gets its weights one gathered weight at a time; in a backward pass embeddings,
+    norm and head with their gradients, two layers, and the gradient of one.
 
     Args:
         weights: of the module's models.
@@ -138,14 +138,14 @@ def memory_plan(
     parts = processes if sharded else 1
     lasting = {
         "weights": bytes_of(weights.policy, parts),
-        "gradients": bytes_of(weights.trained, parts),
         "optimiser": bytes_of(optimizer_state, parts),
         "reference": bytes_of(weights.reference, parts),
     }
+    gradients = {"gradients": bytes_of(weights.trained, parts)}
     moments = {
         SAMPLING: dict(transient.sampling),
-        GRADIENT: dict(transient.gradient),
-        STEP: {"temporaries": ceil(transient.step / parts)},
+        GRADIENT: {**gradients, **transient.gradient},
+        STEP: {**gradients, "temporaries": ceil(transient.step / parts)},
     }
     if sharded and processes > 1:
         layer = max(weights.layer_bytes)

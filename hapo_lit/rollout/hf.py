@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,12 @@ from hapo_lit.types import PromptBatch, RolloutGroup
 
 
 class HFEngine(Sampling):
-    """Samples with a transformers model in process; for its settings see :class:`Sampling`.
+    """Samples with a transformers model in process.
+
+    Args:
+        max_num_seqs: sequences decoded at once; None = all of a step.  Fewer take less memory, for their keys and
+            values, and more time.  What is drawn does not depend on it.
+        settings: those of :class:`Sampling`.
 
     It samples from the trainer's own model, so its log-probabilities need no correction; they serve to break ties and
     to be looked at.  They are those of the distribution sampled from (at temperature 0: of the model's own, temperature
@@ -36,6 +42,12 @@ class HFEngine(Sampling):
     is_trainer = True
 
     _policy: PreTrainedModel | None = None
+
+    def __init__(self, *args: Any, max_num_seqs: int | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        if max_num_seqs is not None and max_num_seqs < 1:
+            raise ValueError(f"rollout.max_num_seqs must be at least 1 or null, got {max_num_seqs}")
+        self.max_num_seqs = max_num_seqs
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Hold on to the model itself: weights that are updated in place need no copy."""
@@ -61,7 +73,7 @@ class HFEngine(Sampling):
         assert isinstance(policy, PreTrainedModel)
         was_training = policy.training
         policy.eval()  # in training there is no cache beside gradient checkpoints
-        sequences, device = batch.sequences, policy.device
+        sequences, device = min(batch.sequences, self.max_num_seqs or batch.sequences), policy.device
         token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # it is always 0
@@ -94,27 +106,46 @@ class HFEngine(Sampling):
         self, policy: PreTrainedModel, prompts: PromptBatch, group_size: int, step: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
-        device = prompts.tokens.device
-        count, limit = len(prompts.answers) * group_size, self.max_new_tokens
+        prompt_of = torch.arange(len(prompts.answers)).repeat_interleave(group_size)
+        uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step))
+        size = self.max_num_seqs or max(1, len(prompt_of))
+        parts = [
+            self._decode(policy, prompts, rows.to(prompts.tokens.device), drawn.to(prompts.tokens.device))
+            for rows, drawn in zip(prompt_of.split(size), uniforms.split(size), strict=True)
+        ]
+        tokens, logprobs, lengths, finished = (torch.cat(column) for column in zip(*parts, strict=True))
+        return tokens, logprobs, lengths, finished
+
+    def _decode(
+        self, policy: PreTrainedModel, prompts: PromptBatch, prompt_of: Tensor, uniforms: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The same for sequences that are decoded together.
+
+        Args:
+            prompt_of: ``[n]`` the prompt of each sequence, in order.
+            uniforms: ``[n, T]`` what decides its draws.
+        """
+        device, count, limit = prompts.tokens.device, len(prompt_of), self.max_new_tokens
         stops, unreadable = torch.tensor(self.stops(policy), device=device), unreadable_ids(policy)
-        uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step)).to(device)
         tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
         logprobs = torch.zeros(count, limit, device=device)
         lengths = torch.full((count,), limit, device=device)
         finished = torch.zeros(count, dtype=torch.bool, device=device)
 
         cache, decoder, head = growing_cache(policy), policy.get_decoder(), head_of(policy)
+        first, last = int(prompt_of[0]), int(prompt_of[-1]) + 1
+        mask, repeated = prompts.mask[first:last], prompt_of - first
         hidden = decoder(
-            input_ids=prompts.tokens,
-            attention_mask=prompts.mask.long(),
-            position_ids=positions(prompts.mask),
+            input_ids=prompts.tokens[first:last],
+            attention_mask=mask.long(),
+            position_ids=positions(mask),
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        cache.batch_repeat_interleave(group_size)
-        logits = head.logits(hidden[:, -1]).repeat_interleave(group_size, 0)
-        bias = _attention_bias(prompts.mask, limit, _attention_dtype(hidden)).repeat_interleave(group_size, 0)
-        offset = prompts.mask.sum(1).repeat_interleave(group_size)
+        cache.batch_select_indices(repeated)
+        logits = head.logits(hidden[:, -1])[repeated]
+        bias = _attention_bias(mask, limit, _attention_dtype(hidden))[repeated]
+        offset = mask.sum(1)[repeated]
         rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
         ended = torch.zeros_like(rows, dtype=torch.bool)
 

@@ -172,7 +172,6 @@ class HapoModule(LightningModule):
         started, tallies = time.perf_counter(), dict[str, Tensor]()
         total, norms, skipped = torch.zeros(()), torch.zeros(()), 0
         for batches, _ in parts * self.updates_per_batch:
-            optimizer.zero_grad(set_to_none=True)
             update, norm = torch.zeros(()), torch.zeros(())
             for index, rows in enumerate(batches, 1):
                 with nullcontext() if index == len(batches) else no_sync():
@@ -189,6 +188,7 @@ class HapoModule(LightningModule):
                 self.skips.update_skipped(experience, self.step)
                 continue
             optimizer.step()
+            optimizer.zero_grad(set_to_none=True)  # at once, since sampling follows
             self.skips.update_made()
             torch.clear_autocast_cache()  # it holds casts of the weights as they were
         numbers = {

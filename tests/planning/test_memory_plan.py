@@ -42,7 +42,7 @@ def test_weights_gradients_moments_and_checkpoints_are_those_of_a_real_run(token
     optimizer.step()
     trained = list(real.policy.parameters())
     assert memory.lasting["weights"] == sum(parameter.nbytes for parameter in trained)
-    assert memory.lasting["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
+    assert memory.transient[STEP]["gradients"] == sum(parameter.grad.nbytes for parameter in trained)
     moments = [value for state in optimizer.state.values() for value in state.values()]
     assert memory.lasting["optimiser"] == sum(moment.nbytes for moment in moments)
     assert memory.lasting.get("reference", 0) == (memory.lasting["weights"] if kl else 0)
@@ -68,7 +68,7 @@ def test_an_adapter_alone_has_gradients_and_moments():
     # rank 3 times (in + out) of q, k, v, o, gate, up, down in two layers
     count = 2 * 3 * ((32 + 32) + 2 * (32 + 16) + (32 + 32) + 2 * (32 + 48) + (48 + 32))
     assert weights.trained_count == count
-    assert memory.lasting["gradients"] == 4 * count
+    assert memory.transient[STEP]["gradients"] == 4 * count
     assert memory.lasting["optimiser"] == 2 * 4 * count + 4 * 2 * 2 * 7
     assert memory.lasting["weights"] == weights.export_bytes + 4 * count
     assert weights.export_bytes == 4 * sum(parameter.numel() for parameter in shapes_of_policy().parameters())
@@ -95,7 +95,7 @@ def test_a_shard_is_as_large_as_fsdp2_makes_it(processes, tokenizer):
     finally:
         dist.destroy_process_group()
     assert [memory.lasting["weights"], memory.lasting["reference"]] == sizes
-    assert memory.lasting["gradients"] == sizes[0]
+    assert memory.transient[STEP]["gradients"] == sizes[0]
 
 
 def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
@@ -112,4 +112,4 @@ def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
     root = 4 * (97 * 32 + 32)
     assert fsdp.transient[GRADIENT]["gathered weights"] == 2 * root + 3 * (whole - root) // 2
     assert fsdp.transient[STEP]["temporaries"] == 200
-    assert alone.peak_moment == SAMPLING
+    assert alone.peak_moment == STEP

@@ -83,6 +83,16 @@ def test_tokens_of_no_mass_are_never_drawn():
     assert logprob.exp().tolist() == pytest.approx([0.5] * 3)
 
 
+@pytest.mark.parametrize("sequences", [1, 3, 4, 7, 100])
+def test_what_is_drawn_does_not_depend_on_how_many_are_decoded_at_once(policy, sequences):
+    """Also where a prompt's group is cut in two; log-probabilities are rounded as the batch's size has it."""
+    whole = engine(policy, seed=5).generate(prompt_batch(5), 4, 2)
+    parts = engine(policy, seed=5, max_num_seqs=sequences).generate(prompt_batch(5), 4, 2)
+    for name in ("tokens", "mask", "finished"):
+        assert torch.equal(getattr(parts, name), getattr(whole, name))
+    assert (parts.behaviour_logprobs - whole.behaviour_logprobs)[whole.mask].abs().max() < 1e-5
+
+
 def test_stop_ids_end_a_response_and_belong_to_it(policy):
     group = engine(policy, stop_ids=[5, 6]).generate(prompt_batch(), 8, 0)
     for sample in (sample for prompt in responses(group) for sample in prompt):
@@ -108,5 +118,7 @@ def test_refusals(policy):
         HFEngine(4).generate(prompt_batch(), 2, 0)
     with pytest.raises(ValueError, match="at least 1"):
         HFEngine(0)
+    with pytest.raises(ValueError, match=r"rollout.max_num_seqs must be at least 1 or null, got 0"):
+        HFEngine(4, max_num_seqs=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
         HFEngine(4, temperature=-1)
