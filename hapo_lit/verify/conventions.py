@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 ROUTES = ("tag", "phrase", "bare")
 """Where an answer is looked for when the response has no box."""
@@ -21,7 +22,9 @@ class Conventions:
         unfinished_thought_fails: a ``<think>`` that was never closed means no answer.
         percent_optional: 28% equals 28.
         percent_as_ratio: 28% equals 0.28.
-        units_optional: a unit may be given by one side alone.  Two that differ never agree.
+        units_optional: which side may leave a unit out: either (True), none (False), the ``gold`` alone (5 cm is right
+            where the reference is 5, and 5 wrong where it is 5 cm), or the ``answer`` alone.  Two that differ never
+            agree.
         decimal_comma: ``3,5`` may be read as 3.5; ``0,5`` always may.
         reduced_fractions: an answer such as ``2/4`` is refused unless the reference is written that way.
         decimal_digits: significant digits a decimal needs to stand for a fraction or a root; None = it never does.
@@ -37,7 +40,7 @@ class Conventions:
     unfinished_thought_fails: bool = True
     percent_optional: bool = True
     percent_as_ratio: bool = True
-    units_optional: bool = True
+    units_optional: bool | Literal["gold", "answer"] = True
     decimal_comma: bool = False
     reduced_fractions: bool = False
     decimal_digits: int | None = 6
@@ -53,6 +56,10 @@ class Conventions:
         if unknown := set(self.fallbacks) - set(routes):
             raise ValueError(
                 f"verifier.conventions.fallbacks: {', '.join(sorted(unknown))} is none of {', '.join(routes)}"
+            )
+        if self.units_optional not in (True, False, "gold", "answer"):
+            raise ValueError(
+                f"verifier.conventions.units_optional must be true, false, gold or answer, got {self.units_optional}"
             )
         if self.decimal_digits is not None and self.decimal_digits < 1:
             raise ValueError(

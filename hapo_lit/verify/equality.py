@@ -27,6 +27,7 @@ from hapo_lit.verify.forms import (
 from hapo_lit.verify.kinds import (
     bases,
     choices,
+    compounds,
     domains,
     formulas,
     labels,
@@ -109,6 +110,8 @@ class Equality:
         numeral, other_numeral = bases.read(gold), bases.read(answer)
         if numeral or other_numeral:
             return bases.compare(self, gold, answer, numeral, other_numeral)
+        if compounds.read(gold) or compounds.read(answer):
+            return compounds.compare(gold, answer)
         left, right = quantities.read(gold), quantities.read(answer)
         if (labels.read(gold) and not left.unit) or (labels.read(answer) and not right.unit):
             return labels.compare(gold, answer)

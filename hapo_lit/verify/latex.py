@@ -111,7 +111,8 @@ _FUNCTION_TEXT = re.compile(
     rf"|\\text\s*\{{\s*({'|'.join(sorted(FUNCTIONS - {'min', 'max', 'sec', 'lg'}))})\s*\}}"
 )
 _LETTER_TEXT = re.compile(
-    r"\\text\s*\{\s*([ei]|\\[a-z]+)\s*\}|(?<![0-9}])(?<![0-9}] )\\text\s*\{([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
+    r"\\text\s*\{\s*([ei]|\\[a-z]+)\s*\}"
+    r"|(?<![0-9}])(?<![0-9}] )\\text\s*\{(?!(?:[cdkm]?m|in|ft|yd|mi)\^)([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
 )
 _DIGIT_TEXT = re.compile(r"\\text\s*\{\s*(-?[0-9][0-9,.]*)\s*\}")
 _WHOLE_TEXT = re.compile(r"\A\\text\s*\{\s*([-+]?[0-9][^{}]*|[^{}]*(?:,| and | or )[^{}]*)\}\Z")

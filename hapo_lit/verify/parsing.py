@@ -8,7 +8,18 @@ from __future__ import annotations
 from functools import lru_cache
 
 from hapo_lit.verify.forms import Form, Leaf
-from hapo_lit.verify.kinds import choices, intervals, lists, matrices, numbers, quantities, relations, sets, tuples
+from hapo_lit.verify.kinds import (
+    choices,
+    compounds,
+    intervals,
+    lists,
+    matrices,
+    numbers,
+    quantities,
+    relations,
+    sets,
+    tuples,
+)
 
 MAX_DEPTH = 12
 """Lists and brackets inside more of them than this are not taken apart."""
@@ -37,7 +48,7 @@ def _parse(text: str, depth: int) -> Form:
     text = text.strip().strip(",").strip()
     if depth > MAX_DEPTH or not text:
         return Leaf(text)
-    if numbers.read(text) or ("," in text and numbers.read(quantities.read(text).value)):
+    if numbers.read(text) or compounds.read(text) or ("," in text and numbers.read(quantities.read(text).value)):
         return Leaf(text)
     if depth == 0:
         choice = choices.read(text, _parse)

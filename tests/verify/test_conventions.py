@@ -18,6 +18,8 @@ CONVENTIONS = [  # option, other value, gold, answer, verdict by default
     ("percent_optional", False, "28", BOX % r"28\%", True),
     ("percent_as_ratio", False, "0.28", BOX % r"28\%", True),
     ("units_optional", False, "5", BOX % r"5\text{ cm}", True),
+    ("units_optional", "gold", r"5\text{ cm}", BOX % "5", True),
+    ("units_optional", "answer", "5", BOX % r"5\text{ cm}", True),
     ("decimal_comma", True, "3.5", BOX % "3,5", False),
     ("reduced_fractions", True, r"\frac{1}{2}", BOX % r"\frac{2}{4}", True),
     ("decimal_digits", 3, r"\frac{1}{3}", BOX % "0.333", False),
@@ -55,6 +57,7 @@ def test_each_convention_is_tested_configured_and_documented():
     ("wrong", "message"),
     [
         ({"fallbacks": ("guess",)}, r"fallbacks: guess is none of tag, phrase, bare, formula, number"),
+        ({"units_optional": "both"}, r"units_optional must be true, false, gold or answer, got both"),
         ({"decimal_digits": 0}, r"decimal_digits must be at least 1 or null, got 0"),
         ({"max_characters": 0}, r"max_characters must be at least 1, got 0"),
     ],

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hapo_lit.verify.brackets import split
 from hapo_lit.verify.forms import EMPTY_SET, Bag, Form, Leaf, Named, Parse, Record, TupleOrInterval, members
-from hapo_lit.verify.kinds import quantities
+from hapo_lit.verify.kinds import compounds, quantities
 from hapo_lit.verify.kinds.intervals import all_intervals, between
 from hapo_lit.verify.rules import Rules, Truth
 
@@ -40,7 +40,9 @@ def read(text: str, depth: int, parse: Parse) -> Form | None:
 
 
 def _group(text: str, depth: int, joint: str, parse: Parse) -> Form | None:
-    """What commas and ``and`` separate, None if nothing does."""
+    """What commas and ``and`` separate, None if nothing does: ``2 h and 5 min`` are one quantity."""
+    if compounds.read(text):
+        return None
     if ", " in text and re.search(r"[0-9],[0-9]{3}(?![0-9])", text):
         parts = [part.strip() for part in re.split(r", |\x02", text)]
         if len(parts) > 1 and all("," not in part or _TRAILING_THOUSANDS.fullmatch(part) for part in parts):
@@ -116,9 +118,11 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
 
 def _shared_units(items: Sequence[Form]) -> Sequence[Form]:
     """``3 and 4 cm``: the unit of the last is that of all."""
-    if not items or not all(isinstance(item, Leaf) for item in items):
+    last = items[-1] if items else None
+    if not isinstance(last, Leaf) or not all(isinstance(item, Leaf) for item in items):
         return items
     read = [quantities.read(item.text) for item in items if isinstance(item, Leaf)]
-    if read[-1].unit and not any(quantity.unit for quantity in read[:-1]):
-        return [Leaf(quantity.value) for quantity in read]
-    return items
+    value = read[-1].value
+    if not read[-1].unit or any(quantity.unit for quantity in read[:-1]) or not last.text.startswith(value):
+        return items
+    return [Leaf(quantity.value + last.text[len(value) :]) for quantity in read]
