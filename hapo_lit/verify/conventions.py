@@ -10,6 +10,8 @@ ROUTES = ("tag", "phrase", "bare")
 LOOSE_ROUTES = ("formula", "number")
 """Where other graders look as well: what is found there may be no answer."""
 
+LOG_BASES = ("ten", "natural")
+
 
 @dataclass(frozen=True)
 class Conventions:
@@ -32,6 +34,7 @@ class Conventions:
         brackets_optional: ``1, 2`` equals ``(1, 2)``.
         letter_or_value: ``(B) 12`` equals both ``B`` and ``12``.
         base_optional: ``1011_2`` equals ``1011``.
+        log_base: what ``\\log`` without a base is: ``ten`` or ``natural``.
         max_characters: longer answers are refused unread.
     """
 
@@ -48,6 +51,7 @@ class Conventions:
     brackets_optional: bool = False
     letter_or_value: bool = True
     base_optional: bool = False
+    log_base: str = "ten"
     max_characters: int = 300
 
     def __post_init__(self) -> None:
@@ -64,6 +68,10 @@ class Conventions:
         if self.decimal_digits is not None and self.decimal_digits < 1:
             raise ValueError(
                 f"verifier.conventions.decimal_digits must be at least 1 or null, got {self.decimal_digits}"
+            )
+        if self.log_base not in LOG_BASES:
+            raise ValueError(
+                f"verifier.conventions.log_base must be one of {', '.join(LOG_BASES)}, got {self.log_base!r}"
             )
         if self.max_characters < 1:
             raise ValueError(f"verifier.conventions.max_characters must be at least 1, got {self.max_characters}")

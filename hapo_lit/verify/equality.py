@@ -25,6 +25,7 @@ from hapo_lit.verify.forms import (
     Without,
 )
 from hapo_lit.verify.kinds import (
+    approximations,
     bases,
     choices,
     compounds,
@@ -56,6 +57,10 @@ class PlainLeaves:
             return numbers.equal(one, two, self.conventions.decimal_digits)
         return None
 
+    def rounds(self, exact: str, decimal: numbers.Number) -> Truth:
+        number = numbers.read(exact)
+        return numbers.rounds(decimal, number.value) if number else None
+
     def relations(self, left: Relation, right: Relation) -> Truth:
         return None
 
@@ -83,7 +88,7 @@ class Equality:
         if isinstance(gold, Choice) or isinstance(answer, Choice):
             return choices.compare(self, gold, answer)
         if isinstance(gold, Approximate) or isinstance(answer, Approximate):
-            return relations.compare_approximate(self, gold, answer)
+            return approximations.compare(self, gold, answer)
         gold, answer = domains.without_domains(gold, answer)
         if isinstance(gold, Named) or isinstance(answer, Named):
             return named.compare(self, gold, answer)

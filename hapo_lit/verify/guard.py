@@ -15,7 +15,8 @@ MAX_MARKS = 8
 """Maximum number of bars and of primes, and half that of indices: the grammar has to guess at each of them."""
 
 _TOO_EXPENSIVE = re.compile(
-    r"\\(?:i*int|oint|lim|limsup|liminf|prod|coprod|gcd|lcm|det|rank|frac\{d\}|partial|operatorname)(?![a-zA-Z])"
+    r"\\(?:i*int|oint|lim|limsup|liminf|prod|coprod|rank|frac\{d\}|partial|operatorname)(?![a-zA-Z])"
+    r"|\\det(?! ?\(?\\begin|[a-zA-Z])"
 )
 _DIGIT_RUN = re.compile(rf"[0-9]{{{MAX_DIGITS + 1}}}")
 _POWER = re.compile(r"\^ ?\{? ?[-+]? ?\(?([0-9]{5,})")

@@ -6,6 +6,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from hapo_lit.verify import plain
+
 _VULGAR = re.compile("[¼-¾⅐-⅞]")
 _ROOT = re.compile(r"√\s*(?:(\d+(?:\.\d+)?|[a-zA-Zπ])|\(([^()]*)\)|(?=\{))")
 _GREEK = {
@@ -72,7 +74,8 @@ _RENAMED = {
     **dict.fromkeys(("lvert", "rvert", "vert", "mid"), "|"),
     **dict.fromkeys(("lbrace",), "{"),
     **dict.fromkeys(("rbrace",), "}"),
-    **dict.fromkeys(("degree",), "circ"),
+    **dict.fromkeys(("textdegree", "degrees"), "degree"),
+    **dict.fromkeys(("approxeq", "simeq"), "approx"),
     **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "mbox", "mathrm", "mathbf", "mathit", "bm"), "text"),
     **dict.fromkeys(("textsf", "mathsf", "texttt", "boldsymbol", "hbox", "emph", "underline"), "text"),
     **dict.fromkeys(("dots", "cdots", "dotsc", "dotsb"), "ldots"),
@@ -120,22 +123,20 @@ _CHOOSE = re.compile(r"\{([^{}]*)\\choose ?([^{}]*)\}")
 _EMPTY_TEXT = re.compile(r"\\text\s*\{\s*\}")
 _PART = re.compile(r"\s*(?:\{|\\sqrt ?\{[^{}]*\}|\\[a-zA-Z]+|[0-9a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_SHORT_ROOT = re.compile(r"\\sqrt\s*([0-9a-zA-Z])")
 _SHORT_MODULUS = re.compile(r"\\pmod\s*([0-9a-zA-Z])")
+_SHORT_ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\]|)\s*([0-9a-zA-Z]|\\(?:pi|alpha|beta|theta|lambda)(?![a-zA-Z]))")
 _SHORT_POWER = re.compile(r"([\^_])\s*\{\s*([0-9a-zA-Z])\s*\}(?![0-9a-zA-Z])")
 _PLUS_INFINITY = re.compile(r"(?<![0-9a-zA-Z})\]])\+ ?\\infty")
 _DOTS = re.compile(r"\.{3,}")
 _COMMA = re.compile(r"\{,\}(?![0-9]{3}(?![0-9]))|(?<=(?<![0-9])0)\{,\}")
-_PLAIN_FUNCTION = re.compile(
-    r"(?<![a-zA-Z\\{])(sqrt(?=\()|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|infinity)(?![a-zA-Z])"
-)
-_PLAIN_ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)")
 _BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/.]) ?\}")
-_DEGREE = re.compile(r"\s*\^\s*(?:\{\s*\\circ\s*\}|\\circ\s*)")
 _LETTER_AND_DIGITS = re.compile(
     r"(?<![A-Za-z0-9\\_^.}])(?<![0-9] )(?<!text\{)([A-Za-z])([0-9]+)(?![0-9A-Za-z^!(\\.{_])"
 )
 """A letter with an index that is not written as one: ``x2``, but not the product in ``n2^{n-1}``."""
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
+_BRACED_PART = re.compile(r"(?:\A|(?<=[-+*/|(,=<>])|(?<=\\cdot))\{([^{},;&]*)(?<!\\)\}(?![\^_{0-9])")
+_SIMPLE_PART = re.compile(r"[0-9]+(?:\.[0-9]+)?|[a-zA-Z]|\\[a-zA-Z]+")
 _BLANKS = re.compile(r"\s+")
 _LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
 _TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
@@ -175,29 +176,39 @@ def normalise(answer: str) -> str:
         if "\\frac" in answer:
             answer = _fractions(answer)
         if "\\sqrt" in answer:
-            answer = _SHORT_ROOT.sub(r"\\sqrt{\1}", answer)
+            answer = _SHORT_ROOT.sub(r"\\sqrt\1{\2}", answer)
         if "\\pmod" in answer:
             answer = _SHORT_MODULUS.sub(r"\\pmod{\1}", answer)
-        if "\\circ" in answer:
+        if "\\circ" in answer or "\\degree" in answer:
             answer = _DEGREE.sub(r"^\\circ ", answer)
     if "..." in answer:
         answer = _DOTS.sub(r"\\ldots ", answer)
     answer = _PLUS_INFINITY.sub(r"\\infty", answer)
     if "{,}" in answer:
         answer = _COMMA.sub(".", answer)
-    if _PLAIN_FUNCTION.search(answer):
-        answer = _PLAIN_ROOT.sub(r"\\sqrt{\1}", _PLAIN_FUNCTION.sub(r"\\\1 ", answer))
+    answer = plain.respelled(answer)
     answer = answer.replace("\\%", "%").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
-    answer = answer.replace("**", "^")
     if "{" in answer:
         answer = _BRACED_SIGN.sub(r"\1", answer.replace("{ , }", "{,}"))
         answer = _SHORT_POWER.sub(r"\1\2", answer)
     answer = _BLANKS.sub(" ", answer)
     answer = _TIGHT.sub(r"\1", answer)
+    if "{" in answer:
+        answer = _BRACED_PART.sub(_unbraced, answer)
     answer = _LOOSE_COMMAND.sub(r"\1", answer)
     answer = _LETTER_AND_DIGITS.sub(lambda m: f"{m[1]}_{m[2]}" if len(m[2]) == 1 else f"{m[1]}_{{{m[2]}}}", answer)
     answer = answer.strip()
     return answer[:-1].rstrip() if answer.endswith((".", ",")) else answer
+
+
+def _unbraced(match: re.Match[str]) -> str:
+    """``{3}/{4}`` and ``|{-5}|``: braces that do nothing, or stand where brackets should."""
+    if match.end() - match.start() == len(match.string):
+        return match[0]
+    inner, before = match[1].strip(), match.string[match.start() - 1 : match.start()]
+    if _SIMPLE_PART.fullmatch(inner):
+        return inner + " " * (inner[0] == "\\")
+    return inner if before == "|" and match.string[match.end() : match.end() + 1] == "|" else f"({inner})"
 
 
 def _ascii(text: str) -> str:

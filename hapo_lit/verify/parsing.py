@@ -11,6 +11,7 @@ from hapo_lit.verify.forms import Form, Leaf
 from hapo_lit.verify.kinds import (
     choices,
     compounds,
+    determinants,
     intervals,
     lists,
     matrices,
@@ -19,6 +20,7 @@ from hapo_lit.verify.kinds import (
     relations,
     sets,
     tuples,
+    unions,
 )
 
 MAX_DEPTH = 12
@@ -27,7 +29,7 @@ MAX_DEPTH = 12
 READERS = (
     lists.read,
     relations.read,
-    sets.read_union,
+    unions.read,
     sets.read_difference,
     matrices.read,
     tuples.read,
@@ -41,7 +43,7 @@ READERS = (
 @lru_cache(maxsize=8192)
 def parse(text: str) -> Form:
     """The form of a normalised answer (:func:`hapo_lit.verify.latex.normalise`)."""
-    return _parse(text, 0)
+    return _parse(determinants.evaluated(text), 0)
 
 
 def _parse(text: str, depth: int) -> Form:

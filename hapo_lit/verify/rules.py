@@ -7,6 +7,7 @@ from typing import Protocol
 
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.forms import Form, Grid, Relation
+from hapo_lit.verify.kinds import numbers
 
 Truth = bool | None
 """Whether two answers are equal; None: only algebra can tell."""
@@ -17,6 +18,9 @@ class Leaves(Protocol):
 
     def values(self, left: str, right: str) -> Truth:
         """Whether two formulas without unit, percent sign or structure are equal."""
+
+    def rounds(self, exact: str, decimal: numbers.Number) -> Truth:
+        """Whether a decimal is what a formula without unit rounds, or is cut, to."""
 
     def relations(self, left: Relation, right: Relation) -> Truth:
         """Whether two chains of relations are equivalent."""

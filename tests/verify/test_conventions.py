@@ -28,6 +28,7 @@ CONVENTIONS = [  # option, other value, gold, answer, verdict by default
     ("brackets_optional", True, "(1,2)", BOX % "1, 2", False),
     ("letter_or_value", False, "12", BOX % r"\text{(B) }12", True),
     ("base_optional", True, "1011_2", BOX % "1011", False),
+    ("log_base", "natural", r"\log 2", BOX % "0.3010300", True),
     ("max_characters", 3, "4", BOX % "1+1+2", True),
 ]
 
@@ -59,6 +60,7 @@ def test_each_convention_is_tested_configured_and_documented():
         ({"fallbacks": ("guess",)}, r"fallbacks: guess is none of tag, phrase, bare, formula, number"),
         ({"units_optional": "both"}, r"units_optional must be true, false, gold or answer, got both"),
         ({"decimal_digits": 0}, r"decimal_digits must be at least 1 or null, got 0"),
+        ({"log_base": "two"}, r"log_base must be one of ten, natural, got 'two'"),
         ({"max_characters": 0}, r"max_characters must be at least 1, got 0"),
     ],
 )

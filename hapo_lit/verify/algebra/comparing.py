@@ -76,21 +76,28 @@ def proportional(left: sympy.Expr, right: sympy.Expr, positive: bool) -> bool:
 
 def is_decimal_of(decimal: numbers.Number, tree: sympy.Expr, digits: int | None) -> bool:
     """Whether a decimal is the value of a constant tree, exactly or as its rounding."""
-    value = exact(tree)
+    value = constant(tree)
     if value is None:
-        try:
-            found = evaluate(tree, {}, DIGITS[1])
-        except (NotEvaluable, ZeroDivisionError):
-            return False
-        if mpmath.im(found):
-            return False
-        value = _fraction(mpmath.re(found))
+        return False
     if value == decimal.value:
         return True
     if value.denominator == 1:
         return False
     close = abs(decimal.value - value) <= abs(value) / 10**14
     return (decimal.digits >= 15 and close) or numbers.stands_for(decimal, value, digits)
+
+
+def constant(tree: sympy.Expr) -> Fraction | None:
+    """The value of a tree without letters, exactly or to many digits; None if it has letters or is not real."""
+    if (value := exact(tree)) is not None:
+        return value
+    if tree.free_symbols:
+        return None
+    try:
+        found = evaluate(tree, {}, DIGITS[1])
+    except (NotEvaluable, ZeroDivisionError):
+        return None
+    return None if mpmath.im(found) else _fraction(mpmath.re(found))
 
 
 def _agree(

@@ -10,10 +10,14 @@ import mpmath
 import sympy
 from sympy.core.function import AppliedUndef
 
+from hapo_lit.verify.kinds import functions
+
 MAX_BITS = 1 << 20
 """Numbers beyond 2^(this) are not evaluated."""
 MAX_EXACT_BITS = 20_000
 MAX_SUM_TERMS = 200
+MAX_WHOLE = 10**15
+"""``gcd`` and ``lcm`` are computed of whole numbers below this."""
 
 
 class NotEvaluable(ValueError):
@@ -96,7 +100,8 @@ def _value(tree: sympy.Basic, point: Mapping[str, Fraction]) -> Any:
     if isinstance(tree, sympy.exp):
         return _power(mpmath.e, values[0], None)
     if isinstance(tree, AppliedUndef):
-        return _unknown(tree.func.__name__, values)
+        name = tree.func.__name__
+        return _of_several(name, values) if name in functions.NAMES else _unknown(name, values)
     function = _FUNCTIONS.get(type(tree).__name__)
     if function is None:
         raise NotEvaluable(type(tree).__name__)
@@ -138,6 +143,21 @@ def _unknown(name: str, values: list[Any]) -> Any:
         mixed = mpmath.fsum((place + 1) * mpmath.mpf("1.37") * +mpmath.re(value) for place, value in enumerate(values))
         rough = mpmath.nstr(seed + mixed, 10)
     return mpmath.sin(mpmath.mpf(rough)) + 2
+
+
+def _of_several(name: str, values: list[Any]) -> Any:
+    """``max``, ``min``, ``gcd`` or ``lcm``; of numbers that are not whole, one value for the same ones in any order."""
+    if any(mpmath.im(value) for value in values):
+        raise NotEvaluable("of complex numbers")
+    values = [mpmath.re(value) for value in values]
+    if name in ("max", "min"):
+        return max(values) if name == "max" else min(values)
+    if all(mpmath.isint(value) and abs(value) < MAX_WHOLE for value in values):
+        found = functions.value(name, [Fraction(int(value)) for value in values])
+        assert found is not None  # they are whole
+        return mpmath.mpf(found.numerator)
+    distinct = {mpmath.nstr(value, 15): value for value in values}
+    return _unknown(name, sorted(distinct.values()))
 
 
 def _factorial(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sympy
 
-from hapo_lit.verify.algebra.comparing import is_decimal_of, proportional, same_value
+from hapo_lit.verify.algebra.comparing import constant, is_decimal_of, proportional, same_value
 from hapo_lit.verify.algebra.reading import read, read_matrix
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import PlainLeaves
@@ -24,6 +24,7 @@ class AlgebraLeaves:
     def __init__(self, conventions: Conventions) -> None:
         self._plain = PlainLeaves(conventions)
         self._digits = conventions.decimal_digits
+        self._log_base = conventions.log_base
         self.unread: set[str] = set()
         """The formulas that could not be read since the last :meth:`clear`."""
 
@@ -41,6 +42,13 @@ class AlgebraLeaves:
             if number and number.places is not None and not tree.free_symbols:
                 return is_decimal_of(number, tree, self._digits)
         return same_value(one, two)
+
+    def rounds(self, exact: str, decimal: numbers.Number) -> Truth:
+        tree = self._read(exact)
+        if tree is None:
+            return None
+        value = constant(tree)
+        return value is not None and numbers.rounds(decimal, value)
 
     def relations(self, left: Relation, right: Relation) -> Truth:
         """Two-sided ones agree up to a factor: any but zero for equations, a positive one for inequalities."""
@@ -94,7 +102,7 @@ class AlgebraLeaves:
         return operator, sympy.Add(left, sympy.Mul(-1, right, evaluate=False), evaluate=False)
 
     def _read(self, text: str) -> sympy.Expr | None:
-        tree = read(text)
+        tree = read(text, self._log_base)
         if tree is None:
             self.unread.add(text)
         return tree

@@ -7,6 +7,7 @@ before (:func:`read`) or refused (``_UNREADABLE``, ``_COMMANDS``).
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -14,11 +15,13 @@ import sympy
 from antlr4.atn.PredictionMode import PredictionMode
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, NormalizationConfig, _Latex2Sympy, normalize_latex
 
-from hapo_lit.verify.kinds import numbers
+from hapo_lit.verify.algebra import slashes
+from hapo_lit.verify.algebra.evaluating import exact
+from hapo_lit.verify.kinds import functions, numbers
 
 _DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
 _MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
-_GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma|gcd|lcm|max|min)(?![a-zA-Z]))")
+_GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma)(?![a-zA-Z]))")
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
 _SUBSCRIPT = re.compile(r"_([0-9]) ")
 _GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-z])([0-9]+)(?![0-9^!({.])")
@@ -32,7 +35,7 @@ _ATOM = rf"(?:[0-9]+|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\\sqrt\{{[^{{}}]*\}}|{_G
 _BARE_ARGUMENT = re.compile(rf"({_FUNCTION}) ?((?:{_ATOM}{_SCRIPTS} ?)++)")
 """A function followed by its argument: in ``\\sin 2x \\cdot 3`` it ends at the sign."""
 _UNREADABLE = re.compile(
-    r"\\text|\\ldots|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
+    r"\\text|\\ldots|\*\*|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
     r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\{?\()(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])[fghFG]'*(?:\^|\((?![a-zA-Z0-9]\)))"
 )
@@ -40,7 +43,7 @@ _UNREADABLE = re.compile(
 _COMMAND = re.compile(r"\\([a-zA-Z]+)")
 _COMMANDS = frozenset(
     "frac sqrt cdot pi infty sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh ln log lg exp binom "
-    "sum prod circ lfloor rfloor lceil rceil max min gcd lcm overline bar vec hat tilde bmod mod Gamma emptyset "
+    "sum prod circ lfloor rfloor lceil rceil overline bar vec hat tilde bmod mod Gamma emptyset "
     "mathbb alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau "
     "upsilon phi varphi chi psi omega Delta Theta Lambda Omega Sigma Phi Psi Pi ell".split()
 )
@@ -48,16 +51,47 @@ _CONVERSION = ConversionConfig(lowercase_symbols=False)
 
 
 @lru_cache(maxsize=4096)
-def read(formula: str) -> sympy.Expr | None:
-    """The tree of a normalised formula, None if it cannot be read."""
+def read(formula: str, log_base: str = "ten") -> sympy.Expr | None:
+    """The tree of a normalised formula, None if it cannot be read.
+
+    Args:
+        formula: one formula, without unit and structure.
+        log_base: what ``\\log`` without a base is: ``ten`` or ``natural``.
+    """
     if number := numbers.read(formula):
         return sympy.Rational(number.value.numerator, number.value.denominator)
+    cut = _without_calls(formula, log_base)
+    if cut is None:
+        return None
+    formula, calls = cut
+    if number := numbers.read(formula):
+        return sympy.Rational(number.value.numerator, number.value.denominator)
+    text = _respelled(formula, log_base)
+    if text is None:
+        return None
+    try:
+        tree = _tree(text)
+    except Exception:  # untrusted text: the parser may raise anything
+        return None
+    if not isinstance(tree, sympy.Expr):
+        return None
+    named: dict[str, sympy.Expr] = dict(calls)
+    if not re.search(r"\\(?:sum|prod) ?_ ?\{ ?i", text):
+        named["i"] = sympy.I
+    return tree.xreplace({symbol: named[symbol.name] for symbol in tree.free_symbols if symbol.name in named})
+
+
+def _respelled(formula: str, log_base: str) -> str | None:
+    """A formula as the parser reads it rightly, None if it would not."""
     formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "").replace("%", "\\%")
     formula = _GLUED_INDEX.sub(lambda m: f"{m[1]}_{{{m[2]}}}" if m[1] else m[0], formula)
     formula = _BRACED_ARGUMENT.sub(r"\1(\2)", formula)
     if not formula or _UNREADABLE.search(formula) or not _COMMANDS.issuperset(_COMMAND.findall(formula)):
         return None
-    text = _without_decimals(formula)
+    clear = slashes.respelled(formula)
+    if clear is None:
+        return None
+    text = _without_decimals(clear)
     if any(int(top) >= int(bottom) for _, top, bottom in _MIXED.findall(text)):
         return None  # 2\frac{3}{2}: a product or a slip
     text = _MIXED.sub(r"(\1+\\frac{\2}{\3})", text)
@@ -71,16 +105,49 @@ def read(formula: str) -> sympy.Expr | None:
     text = re.sub(r"\\gamma(?![a-zA-Z])", "g_{gamma}", text)
     text = re.sub(r"\\log_(?:e|\{e\})(?![a-zA-Z])", r"\\ln ", text)
     text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
-    text = re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
-    try:
-        tree = _tree(text)
-    except Exception:  # untrusted text: the parser may raise anything
-        return None
-    if not isinstance(tree, sympy.Expr):
-        return None
-    if not re.search(r"\\(?:sum|prod) ?_ ?\{ ?i", text):
-        tree = tree.xreplace({symbol: sympy.I for symbol in tree.free_symbols if symbol.name == "i"})
-    return tree
+    text = re.sub(r"\\log(?![a-zA-Z_])", r"\\ln " if log_base == "natural" else r"\\log_{10}", text)
+    return re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
+
+
+def _without_calls(formula: str, log_base: str) -> tuple[str, dict[str, sympy.Expr]] | None:
+    """A formula with a number or a letter in the place of each call, and what the letters are; None if unreadable."""
+    pieces = functions.calls(formula)
+    if not pieces:
+        return None if pieces is None else (formula, {})
+    text, place, named = "", 0, {}
+    for number, (begin, end, call) in enumerate(pieces):
+        trees = [read(argument, log_base) for argument in call.arguments]
+        if any(tree is None for tree in trees):
+            return None
+        values = [exact(tree) for tree in trees]
+        known = [value for value in values if value is not None]
+        if len(known) == len(values):
+            value = functions.value(call.name, known)
+            if value is None:
+                return None
+            spelled = _number(value)
+        else:
+            spelled = f"K_{{qq{chr(ord('a') + number % 26) * (number // 26 + 1)}}}"
+            named[spelled] = sympy.Function(call.name)(*trees, evaluate=False)
+        before, after = formula[place:begin], formula[end:]
+        text += before + _joint(text + before) + spelled
+        text += "\\cdot " if re.match(r" ?(?:[0-9a-zA-Z(]|\\(?!cdot|b?mod|r(?:floor|ceil))[a-zA-Z])", after) else ""
+        place = end
+    return text + formula[place:], named
+
+
+def _joint(before: str) -> str:
+    """What keeps a factor apart from what stands before it."""
+    if re.search(r"\\[a-zA-Z]+ ?\Z", before[-20:]):
+        return " "
+    return "\\cdot " if re.search(r"[0-9a-zA-Z)}!] ?\Z", before[-2:]) else ""
+
+
+def _number(value: Fraction) -> str:
+    if value.denominator == 1:
+        return str(value) if value >= 0 else f"({value})"
+    size = rf"\frac{{{abs(value.numerator)}}}{{{value.denominator}}}"
+    return f"({size})" if value >= 0 else f"(-{size})"
 
 
 def _without_decimals(formula: str) -> str:

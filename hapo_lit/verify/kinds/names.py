@@ -18,7 +18,7 @@ _NAME = re.compile(
     rf"|{_POINTS}:{_POINTS}|{_POINTS}/{_POINTS}|\\frac\{{{_POINTS}\}}\{{{_POINTS}\}}|{_POINTS}"
     rf"|\[[A-Z]{{3,}}\]|m?\\(?:{_DRAWN}) ?\{{?[a-zA-Z]+\}}?"
     rf"|\\text\{{[^{{}}]*\}}(?:_(?:[a-zA-Z0-9]|\{{[^{{}}]*\}}))?(?:\([^()]*\))?"
-    rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\([^()]*\))"
+    rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\((?=[^()]*[a-zA-Z])[^()]*\))"
 )
 _DENIAL = re.compile(r"\b(?:not|wrong|incorrect|false|never)\b")
 _NOT_A_NAME = frozenset(("i \\pi \\infty \\emptyset \\pm \\mp \\sqrt \\ldots \\circ").split())

@@ -22,7 +22,10 @@ _DECIMAL = re.compile(
 _POWER = re.compile(r"([+-]?)10\^(?:\{([+-]?[0-9]{1,4})\}|([0-9]))")
 _FRACTION = re.compile(rf"([+-]?)\\frac\{{([+-]?)({_PLAIN})\}}\{{([+-]?)({_PLAIN})\}}")
 _SLASH = re.compile(rf"([+-]?)({_PLAIN})/({_PLAIN})")
-_MIXED = re.compile(r"([+-]?)([0-9]+) ?(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))")
+_MIXED = re.compile(
+    r"([+-]?)([1-9][0-9]{0,2}(?:(?:,|\{,\})[0-9]{3})+|[0-9]+) ?"
+    r"(?:\\frac\{([0-9]+)\}\{([0-9]+)\}|(?<= )([0-9]+)/([0-9]+))"
+)
 _REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\{?([0-9]+)\}?|\(([0-9]+)\))")
 
 
@@ -59,7 +62,8 @@ def read(text: str) -> Number | None:
         return _quotient(match[1], match[2], match[3])
     if match := _MIXED.fullmatch(text):
         top, bottom = int(match[3] or match[5]), int(match[4] or match[6])
-        return Number(_signed(match[1], int(match[2]) + Fraction(top, bottom))) if top < bottom else None
+        whole = int(match[2].replace("{,}", "").replace(",", ""))
+        return Number(_signed(match[1], whole + Fraction(top, bottom))) if top < bottom else None
     if match := _POWER.fullmatch(text):
         return _decimal(match[1], "1", int(match[2] or match[3]))
     if match := _REPEATING.fullmatch(text):
@@ -97,8 +101,24 @@ def stands_for(decimal: Number, value: Fraction, digits: int | None) -> bool:
     if digits is None or decimal.places is None or decimal.digits < digits + (abs(value) >= 1):
         return False
     unit = Fraction(1, 10**decimal.places) if decimal.places >= 0 else Fraction(10**-decimal.places)
-    steps, magnitude = abs(decimal.value) / unit, abs(value) / unit
-    return (decimal.value < 0) == (value < 0) and steps in (magnitude // 1, (magnitude + Fraction(1, 2)) // 1)
+    return (decimal.value < 0) == (value < 0) and _is_rounded(decimal.value, value, unit)
+
+
+def rounds(decimal: Number, value: Fraction) -> bool:
+    """Whether a number is ``value`` rounded or cut to its decimal places, or to two digits and more of a whole one."""
+    if decimal.value == value:
+        return True
+    units = [Fraction(10) ** -decimal.places] if decimal.places is not None else []
+    if decimal.places is None and decimal.value.denominator == 1:
+        size = str(abs(decimal.value.numerator))
+        zeros = min(len(size) - len(size.rstrip("0")), len(size) - 2)
+        units = [Fraction(10**power) for power in range(max(zeros, 0) + 1)]
+    return (decimal.value < 0) == (value < 0) and any(_is_rounded(decimal.value, value, unit) for unit in units)
+
+
+def _is_rounded(decimal: Fraction, value: Fraction, unit: Fraction) -> bool:
+    steps, magnitude = abs(decimal) / unit, abs(value) / unit
+    return steps in (magnitude // 1, (magnitude + Fraction(1, 2)) // 1)
 
 
 def _decimal(sign: str, body: str, exponent: int) -> Number | None:

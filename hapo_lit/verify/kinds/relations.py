@@ -1,4 +1,4 @@
-"""Relations: equations, inequalities, ``x \\in A``, ``a \\approx b``."""
+"""Relations: equations, inequalities, ``x \\in A``."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 
 from hapo_lit.verify.brackets import split
-from hapo_lit.verify.forms import FLIPPED, Approximate, Bag, Form, Leaf, Named, Parse, Relation, Without
-from hapo_lit.verify.kinds import intervals, numbers
+from hapo_lit.verify.forms import FLIPPED, Bag, Form, Leaf, Named, Parse, Relation, Without
+from hapo_lit.verify.kinds import approximations, intervals
 from hapo_lit.verify.kinds.names import are_names, is_name, names_in
 from hapo_lit.verify.rules import Rules, Truth
 
@@ -24,15 +24,10 @@ def read(text: str, depth: int, parse: Parse) -> Form | None:
     if cut is None or not cut[1]:
         return None
     parts, operators = [part.strip() for part in cut[0]], cut[1]
-    if not all(parts):
+    if not all(parts[1:] if operators == [approximations.SIGN] else parts):
         return Leaf(text)
-    if operators[-1] == "\\approx":
-        exact = text[: text.rindex("\\approx")].strip()
-        decimal = parse(parts[-1], depth + 1)
-        if len(operators) == 1:
-            return Named(exact, decimal) if is_name(exact) else Approximate(parse(exact, depth + 1), decimal)
-        inner = parse(exact, depth + 1)
-        return inner._replace(value=Approximate(inner.value, decimal)) if isinstance(inner, Named) else inner
+    if operators[-1] == approximations.SIGN:
+        return approximations.read(parts, text, depth, parse)
     sides = tuple(parse(part, depth + 1) for part in parts)
     relation = Relation(sides, tuple(operators))
     if set(operators) == {"="}:
@@ -69,21 +64,6 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if left.operators == right.operators and rules.all_of(left.sides, right.sides):
         return True
     return rules.leaves.relations(left, right)
-
-
-def compare_approximate(rules: Rules, gold: Form, answer: Form) -> Truth:
-    """The exact part counts, or the decimal where the other side is a decimal and the two are not far apart."""
-    if isinstance(gold, Approximate) and isinstance(answer, Approximate):
-        return rules(gold.exact, answer.exact)
-    rough, other = (gold, answer) if isinstance(gold, Approximate) else (answer, gold)
-    assert isinstance(rough, Approximate)
-    if isinstance(other, Named):
-        other = other.value
-    number = numbers.read(other.text) if isinstance(other, Leaf) else None
-    if number and number.places and rules(rough.decimal, other):
-        exact = numbers.read(rough.exact.text) if isinstance(rough.exact, Leaf) else None
-        return exact is None or abs(exact.value - number.value) <= abs(exact.value) / 100
-    return rules(rough.exact, other)
 
 
 def last_side(form: Form) -> Form:

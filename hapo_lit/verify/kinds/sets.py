@@ -1,8 +1,6 @@
-"""Sets: ``\\{1, 2\\}``, ``\\{x | x > 1\\}``, unions, all numbers but some."""
+"""Sets: ``\\{1, 2\\}``, ``\\{x | x > 1\\}``, all numbers but some."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from hapo_lit.verify.brackets import split
 from hapo_lit.verify.forms import (
@@ -23,13 +21,6 @@ from hapo_lit.verify.kinds.intervals import REALS
 from hapo_lit.verify.rules import Rules, Truth
 
 
-def read_union(text: str, depth: int, parse: Parse) -> Form | None:
-    """``A \\cup B``."""
-    if "\\cup" in text and (cut := split(text, ("\\cup",))) and len(cut[0]) > 1:
-        return _union([parse(part, depth + 1) for part in cut[0]])
-    return None
-
-
 def read_difference(text: str, depth: int, parse: Parse) -> Form | None:
     """All real numbers but some: ``\\mathbb{R} \\setminus \\{1\\}``."""
     if (
@@ -42,26 +33,6 @@ def read_difference(text: str, depth: int, parse: Parse) -> Form | None:
         if isinstance(removed, Bag):
             return Without(removed)
     return None
-
-
-def _union(parts: Sequence[Form]) -> Form:
-    """The union of sets as one set, of other things as a list."""
-    if all(isinstance(part, Bag) and part.braces for part in parts):
-        return Bag(tuple(item for part in parts if isinstance(part, Bag) for item in part.items), True)
-    merged = list(parts)
-    for place in range(len(parts) - 1, 0, -1):
-        before, after = merged[place - 1], merged[place]
-        if (
-            isinstance(before, TupleOrInterval)
-            and isinstance(after, TupleOrInterval)
-            and len(before.items) == len(after.items) == 2
-        ):
-            touching = before.items[1] == after.items[0] and (before.closing == "]" or after.opening == "[")
-            if touching:
-                merged[place - 1 : place + 1] = [
-                    TupleOrInterval(before.opening, (before.items[0], after.items[1]), after.closing)
-                ]
-    return Bag(tuple(merged)) if len(merged) > 1 else merged[0]
 
 
 def in_braces(inner: str, depth: int, parse: Parse) -> Form:
