@@ -135,8 +135,9 @@ _LETTER_AND_DIGITS = re.compile(
 )
 """A letter with an index that is not written as one: ``x2``, but not the product in ``n2^{n-1}``."""
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degree(?![a-zA-Z])")
-_BRACED_PART = re.compile(r"(?:\A|(?<=[-+*/|(,=<>])|(?<=\\cdot))\{([^{},;&]*)(?<!\\)\}(?![\^_{0-9])")
-_SIMPLE_PART = re.compile(r"[0-9]+(?:\.[0-9]+)?|[a-zA-Z]|\\[a-zA-Z]+")
+_BRACED_PART = re.compile(
+    r"(?:\A|(?<=[-+*/|(,=<>])|(?<=\\cdot))\{(-?(?:[0-9.]+|[0-9.]*(?:[a-zA-Z]|\\pi|\\sqrt\{[0-9a-zA-Z]+\})))\}(?![\^_{0-9])"
+)
 _BLANKS = re.compile(r"\s+")
 _LOOSE_COMMAND = re.compile(r"(\\[a-zA-Z]+) (?![a-zA-Z])|(?<!,) (?=\\)")
 _TIGHT = re.compile(r" ?([-+*/^_=<>|:(){}\[\]]) ?")
@@ -183,10 +184,9 @@ def normalise(answer: str) -> str:
             answer = _DEGREE.sub(r"^\\circ ", answer)
     if "..." in answer:
         answer = _DOTS.sub(r"\\ldots ", answer)
-    answer = _PLUS_INFINITY.sub(r"\\infty", answer)
     if "{,}" in answer:
         answer = _COMMA.sub(".", answer)
-    answer = plain.respelled(answer)
+    answer = _PLUS_INFINITY.sub(r"\\infty", plain.respelled(answer))
     answer = answer.replace("\\%", "%").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
     if "{" in answer:
         answer = _BRACED_SIGN.sub(r"\1", answer.replace("{ , }", "{,}"))
@@ -202,13 +202,13 @@ def normalise(answer: str) -> str:
 
 
 def _unbraced(match: re.Match[str]) -> str:
-    """``{3}/{4}`` and ``|{-5}|``: braces that do nothing, or stand where brackets should."""
-    if match.end() - match.start() == len(match.string):
+    """``{3}/{4}`` and ``|{-5}|``: braces around one number or letter, which do nothing."""
+    inner, before = match[1], match.string[match.start() - 1 : match.start()]
+    if match.end() - match.start() == len(match.string) or (
+        before == "/" and not re.fullmatch("-?[0-9.]+|[a-z]", inner)
+    ):
         return match[0]
-    inner, before = match[1].strip(), match.string[match.start() - 1 : match.start()]
-    if _SIMPLE_PART.fullmatch(inner):
-        return inner + " " * (inner[0] == "\\")
-    return inner if before == "|" and match.string[match.end() : match.end() + 1] == "|" else f"({inner})"
+    return f"({inner})" if inner[0] == "-" and before not in "|(,=<>" else inner
 
 
 def _ascii(text: str) -> str:

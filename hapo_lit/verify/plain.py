@@ -6,7 +6,7 @@
 ``exp(-2*t)``, ``abs(x-1)``, ``floor(x)``       ``e^{-2*t}``, ``|x-1|``, ``\\lfloor x\\rfloor``
 ``sin x``, ``asin(x)``, ``log10(x)``            ``\\sin x``, ``\\arcsin(x)``, ``\\log_{10}(x)``
 ``gcd(12,18)``, ``max(a,b)``                    ``\\gcd(12,18)``, ``\\max(a,b)``
-``alpha``, ``2*theta``, ``inf``                 ``\\alpha``, ``2*\\theta``, ``\\infty``
+``alpha1``, ``2*theta``, ``inf``                ``\\alpha_1``, ``2*\\theta``, ``\\infty``
 ============================================  ================================================
 
 What may mean two things stays as it is, and is then not read: ``e^-2t``, ``x**ab``, ``2**3**2``.  ``f^(4)(x)`` is a
@@ -32,7 +32,7 @@ _COMMANDS = {
     "Infinity": "infty",
 }
 """Names that are commands wherever they stand."""
-_IN_FORMULAS = {**{name: name for name in GREEK}, "inf": "infty", "oo": "infty"}
+_IN_FORMULAS = {**{name: name for name in GREEK}, "inf": "infty", "infty": "infty", "oo": "infty"}
 """Names that are commands unless they stand among words."""
 _BRACKETED = {
     "sqrt": (r"\sqrt{", "}"),
@@ -69,9 +69,10 @@ _NAMED_ALONE = re.compile(rf"\\text ?\{{ ?({'|'.join(sorted(GREEK))}) ?\}}")
 _INFINITE_TEXT = re.compile(
     r"\\text ?\{ ?(?:(positive|negative|plus|minus|[-+])? ?(?:infinity|inf)) ?\}", re.IGNORECASE
 )
-_SEVERAL = re.compile(r"\\(?:text|operatorname) ?\{ ?(gcd|hcf|lcm|max|min) ?\} ?(?=\(|\[|\\\{)", re.IGNORECASE)
+_SEVERAL = re.compile(r"\\(?:text|operatorname) ?\{(gcd|hcf|lcm|max|min) ?\} ?(?=\(|\[|\\\{)", re.IGNORECASE)
 _ROOT_OF_NUMBER = re.compile(r" ?([0-9]+(?:\.[0-9]+)?)(?![a-zA-Z0-9.(])| ?(?=\{)")
 _LOG_BASE = re.compile(r"([0-9]+)(?= ?\()")
+_DIGITS = re.compile(r"[0-9]+")
 _OPENING = re.compile(r" ?\(")
 _EXPONENT = re.compile(r"(-? ?)(?:([0-9]+(?:\.[0-9]+)?)|([a-zA-Z]+|\\[a-zA-Z]+))")
 _GOES_ON = re.compile(r" ?(?:\^|\*\*|!|_|\()|[a-zA-Z0-9\\{]")
@@ -137,6 +138,9 @@ class _Scan:
             self.place = match.end()
         elif word == "log" and (match := _LOG_BASE.match(self.text, end)):
             self.out.append(rf"\log_{{{match[1]}}}")
+            self.place = match.end()
+        elif word in self.names and word in GREEK and (match := _DIGITS.match(self.text, end)):
+            self.out.append(rf"\{word}_{{{match[0]}}}")
             self.place = match.end()
         elif word in self.names:
             self.out.append(f"\\{self.names[word]} ")

@@ -37,6 +37,7 @@ _BARE_ARGUMENT = re.compile(rf"({_FUNCTION}) ?((?:{_ATOM}{_SCRIPTS} ?)++)")
 _UNREADABLE = re.compile(
     r"\\text|\\ldots|\*\*|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
     r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\{?\()(?![a-zA-Z])"
+    r"|(?<![a-zA-Z\\])(?:sqrt|cbrt|abs|exp|floor|ceil|log|gcd|lcm|max|min)(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])[fghFG]'*(?:\^|\((?![a-zA-Z0-9]\)))"
 )
 """What the parser reads as something else, or drops."""

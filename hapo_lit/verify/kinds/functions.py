@@ -23,6 +23,8 @@ from hapo_lit.verify.brackets import CLOSERS, OPENERS, TOKEN, split
 
 NAMES = ("gcd", "lcm", "max", "min")
 MAX_ARGUMENTS = 12
+MAX_CALLS = 20
+"""A formula with more of them, side by side or in each other, is not read."""
 
 _CALL = re.compile(r"\\(gcd|lcm|max|min)(?![a-zA-Z]) ?(?=(\(|\[|\\\{))")
 _CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
@@ -48,6 +50,8 @@ def calls(formula: str) -> list[Piece] | None:
     """The calls of a normalised formula that are in no other, from left to right; None if one is malformed."""
     found: list[Piece] = []
     place = 0
+    if len(_CALL.findall(formula)) > MAX_CALLS:
+        return None
     while match := _CALL.search(formula, place):
         end = _end(formula, match.end(), match[2])
         if end is None:
@@ -62,6 +66,14 @@ def calls(formula: str) -> list[Piece] | None:
         found.append(Piece(match.start(), end, Call(match[1], tuple(part.strip() for part in parts[0]))))
         place = end
     return found
+
+
+def in_order(name: str) -> str:
+    """A name that is one call, with its arguments in alphabetical order; any other name itself."""
+    pieces = calls(name) if name.startswith("\\") else None
+    if not pieces or (pieces[0].begin, pieces[0].end) != (0, len(name)):
+        return name
+    return f"\\{pieces[0].call.name}({', '.join(sorted(pieces[0].call.arguments))})"
 
 
 def _end(formula: str, begin: int, opening: str) -> int | None:

@@ -18,9 +18,11 @@ _NAME = re.compile(
     rf"|{_POINTS}:{_POINTS}|{_POINTS}/{_POINTS}|\\frac\{{{_POINTS}\}}\{{{_POINTS}\}}|{_POINTS}"
     rf"|\[[A-Z]{{3,}}\]|m?\\(?:{_DRAWN}) ?\{{?[a-zA-Z]+\}}?"
     rf"|\\text\{{[^{{}}]*\}}(?:_(?:[a-zA-Z0-9]|\{{[^{{}}]*\}}))?(?:\([^()]*\))?"
-    rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\((?=[^()]*[a-zA-Z])[^()]*\))"
+    rf"|\\(?:deg|arg|dim|Re|Im|max|min) ?(?:{_SYMBOL}|\([^()]*\))"
 )
 _DENIAL = re.compile(r"\b(?:not|wrong|incorrect|false|never)\b")
+_CALL = re.compile(r"\\(?:gcd|lcm|max|min) ?\(")
+"""Of numbers alone it is a number: ``\\gcd(12, 18)``."""
 _NOT_A_NAME = frozenset(("i \\pi \\infty \\emptyset \\pm \\mp \\sqrt \\ldots \\circ").split())
 _VARIABLES = re.compile(r"\\(?:text|mathbb)\{[^{}]*\}|\\[a-zA-Z]+|([a-zA-Z])")
 _CONSTANTS = frozenset("ei")
@@ -43,7 +45,9 @@ def names_in(text: str) -> bool:
 
 def is_name(text: str) -> bool:
     """Whether a text names one quantity: ``x``, ``f(x)``, ``AB``, ``a_1``, ``\\angle ABC``, ``\\text{Area}``."""
-    return text not in _NOT_A_NAME and bool(_NAME.fullmatch(text)) and not _DENIAL.search(text)
+    if text in _NOT_A_NAME or not _NAME.fullmatch(text) or _DENIAL.search(text):
+        return False
+    return not _CALL.match(text) or names_in(text)
 
 
 def without_index(name: str) -> str:

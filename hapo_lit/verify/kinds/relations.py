@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hapo_lit.verify.brackets import split
 from hapo_lit.verify.forms import FLIPPED, Bag, Form, Leaf, Named, Parse, Relation, Without
-from hapo_lit.verify.kinds import approximations, intervals
+from hapo_lit.verify.kinds import approximations, functions, intervals
 from hapo_lit.verify.kinds.names import are_names, is_name, names_in
 from hapo_lit.verify.rules import Rules, Truth
 
@@ -47,9 +47,9 @@ def _equation(parts: Sequence[str], sides: tuple[Form, ...], relation: Relation)
         named = 1
         while named < len(parts) - 1 and are_names(parts[named]):
             named += 1
-        return Named(parts[0], sides[-1], sides[named:-1], relation)
+        return Named(functions.in_order(parts[0]), sides[-1], sides[named:-1], relation)
     if len(parts) == 2 and is_name(parts[1]) and not names_in(parts[0]):
-        return Named(parts[1], sides[0], (), relation)
+        return Named(functions.in_order(parts[1]), sides[0], (), relation)
     if not any(names_in(part) for part in parts):
         return Named("", sides[-1], sides[:-1], relation)
     return relation
