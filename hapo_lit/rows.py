@@ -43,6 +43,17 @@ class Judgement(NamedTuple):
     """``[N] bool``: what gates, injectors, teacher checks and evaluations see."""
 
 
+class MicroBatchLimit(NamedTuple):
+    """How large a forward and backward pass may be.
+
+    >>> limit = MicroBatchLimit(rows=8, tokens=16_384)
+    """
+
+    rows: int
+    tokens: int | None = None
+    """Prompts and padding included; a row that is longer by itself has a pass of its own.  None = any number."""
+
+
 class Text(NamedTuple):
     """Prompts with one response each.
 
@@ -71,9 +82,24 @@ class Text(NamedTuple):
         """The responses at ``index`` (integers or a mask over ``N``)."""
         return Text(*(value[index] for value in self))
 
-    def longest_first(self) -> Tensor:
-        """``[N]``: the order of micro-batches, by falling length of the responses."""
-        return self.mask.sum(1).argsort(descending=True, stable=True)
+    def micro_batches(self, limit: MicroBatchLimit) -> list[Tensor]:
+        """The responses of each micro-batch, as indices into ``N``, longest responses first."""
+        responses, prompts = self.mask.sum(1), self.prompt_mask.sum(1)
+        order = responses.argsort(descending=True, stable=True)
+        if limit.tokens is None:
+            return list(order.split(limit.rows)) if len(order) else []
+        batches: list[list[int]] = []
+        width = prompt_width = 0
+        for row, response, prompt in zip(
+            order.tolist(), responses[order].tolist(), prompts[order].tolist(), strict=True
+        ):
+            prompt_width = max(prompt_width, prompt)
+            count = len(batches[-1]) + 1 if batches else limit.rows + 1
+            if count > limit.rows or count * (width + prompt_width) > limit.tokens:
+                batches.append([])
+                width, prompt_width = response, prompt
+            batches[-1].append(row)
+        return [torch.tensor(rows, device=order.device) for rows in batches]
 
     def trimmed(self) -> Text:
         """Without columns that are padding in every row; at least one column of each kind stays."""
@@ -103,7 +129,7 @@ class Rows(NamedTuple):
     ...     behaviour_logprobs=None,
     ...     step=0,
     ... )
-    >>> [part.token_weights.tolist() for part in rows.split(4)]
+    >>> [part.token_weights.tolist() for part in rows.split(limit)]
     [[[1.0]]]
     """
 
@@ -147,10 +173,9 @@ class Rows(NamedTuple):
         width = text.tokens.shape[1]
         return self._with(text, lambda value: value[:, :width] if value.ndim == 2 else value)
 
-    def split(self, size: int) -> Iterator[Rows]:
-        """Micro-batches of at most ``size`` rows, longest responses first, each trimmed to its longest row."""
-        order = self.text.longest_first()
-        for index in order.split(size) if len(order) else ():
+    def split(self, limit: MicroBatchLimit) -> Iterator[Rows]:
+        """The micro-batches of :meth:`Text.micro_batches`, each trimmed to its longest row."""
+        for index in self.text.micro_batches(limit):
             yield self.select(index).trimmed()
 
     def with_zero_weight(self) -> Rows:

@@ -7,7 +7,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-ENGINE_RESOURCES = tuple("urls anywhere transfer exchange timeout port gpu_memory_utilization sleep options".split())
+ENGINE_RESOURCES = tuple(
+    "urls anywhere transfer exchange timeout port gpu_memory_utilization sleep max_num_seqs options".split()
+)
 """Settings of rollout engines that say where they run, and with what."""
 MAY_CHANGE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "accelerator", "devices", "threads"),
@@ -15,6 +17,7 @@ MAY_CHANGE = {
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
     *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),
+    "module.micro_batch_tokens",
     "verifier.rewards.accuracy.workers",
 }
 """Settings that change where a run computes, how fast and how often it reports, and nothing that it learns."""

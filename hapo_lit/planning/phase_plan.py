@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from hapo_lit.protocols import Algorithm, Gate, HasOpenProbability, RolloutBatch
+from hapo_lit.rows import MicroBatchLimit
 from hapo_lit.training.module import HapoModule
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -21,7 +22,8 @@ class PhasePlan:
     """A phase's steps; numbers are over all processes where nothing else is said.
 
     Example:
-        ``PhasePlan(steps=500, prompts=128, rollouts=8, rows=8, teachers=1, processes=8, micro_batch_size=1, passes=1,
+        ``PhasePlan(steps=500, prompts=128, rollouts=8, rows=8, teachers=1, processes=8,
+        micro_batch_limit=MicroBatchLimit(rows=1), passes=1,
         minibatches=2, prompt=1024, response=8192)`` has ``micro_batches == 64``.
     """
 
@@ -35,7 +37,7 @@ class PhasePlan:
     teachers: int
     """Rows of each prompt that are the teacher's, at most."""
     processes: int
-    micro_batch_size: int
+    micro_batch_limit: MicroBatchLimit
     passes: int
     """Passes over each batch."""
     minibatches: int
@@ -73,12 +75,14 @@ class PhasePlan:
     @property
     def micro_batches(self) -> int:
         """Forward and backward passes of one process for an optimiser step, at most."""
-        return ceil(self.rows_per_update / self.micro_batch_size)
+        return ceil(self.rows_per_update / self.micro_batch)
 
     @property
     def micro_batch(self) -> int:
-        """Rows of a micro-batch, at most."""
-        return min(self.micro_batch_size, self.rows_per_update)
+        """Rows of a micro-batch of rows of the greatest length."""
+        size, tokens = self.micro_batch_limit
+        longest = size if tokens is None else max(1, tokens // (self.prompt + self.response))
+        return min(size, longest, self.rows_per_update)
 
     @property
     def sampled_tokens(self) -> int:
@@ -125,7 +129,7 @@ def phase_plans(module: HapoModule, prompts: int, processes: int, prompt: int, r
                 rows=rows,
                 teachers=teachers,
                 processes=processes,
-                micro_batch_size=module.micro_batch_size,
+                micro_batch_limit=module.micro_batch_limit,
                 passes=module.updates_per_batch,
                 minibatches=min(module.minibatches, prompts),
                 prompt=prompt,

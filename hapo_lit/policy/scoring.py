@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
-from hapo_lit.rows import Text
+from hapo_lit.rows import MicroBatchLimit, Text
 
 LOGITS_PER_CHUNK = 2**24
 """How many logits may exist at once: 64 MiB in float32."""
@@ -97,15 +97,15 @@ def token_logprobs(
 
 
 @torch.no_grad()
-def logprobs_as_in_update(policy: PreTrainedModel, text: Text, temperature: float, size: int) -> Tensor:
+def logprobs_as_in_update(policy: PreTrainedModel, text: Text, temperature: float, limit: MicroBatchLimit) -> Tensor:
     """``[N, T]`` log-probabilities of many responses, in micro-batches with the order and trim of an update's.
 
     Args:
         policy, text, temperature: as in :func:`token_logprobs`.
-        size: responses in a micro-batch, at most.
+        limit: of a micro-batch.
     """
     logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
-    for index in text.longest_first().split(size):
+    for index in text.micro_batches(limit):
         found, _ = token_logprobs(policy, text.select(index).trimmed(), temperature)
         logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
     return logprobs_NT

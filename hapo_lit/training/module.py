@@ -1,5 +1,4 @@
-"""The LightningModule: owns policy, reference and optimiser.  Training's
-backward passes and optimiser steps are here only.
+"""The LightningModule: owns policy, reference and optimiser.  Training's backward passes are here only.
 
 A training step is ``optimise(collect(batch), loss)``.  ``hapo train`` and ``hapo fabric`` both call ``run_step``, and
 differ in whose ``loss`` they hand over (the module's own, or that of Fabric's wrapper) and in how a backward pass is
@@ -27,7 +26,7 @@ from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
 from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
 from hapo_lit.protocols import ALONE, Ranks
-from hapo_lit.rows import LossOutput, Rows, Text, UncastRows
+from hapo_lit.rows import LossOutput, MicroBatchLimit, Rows, Text, UncastRows
 from hapo_lit.training.decoding import decode_responses
 from hapo_lit.training.evaluation import Evaluator, HeldOutEvaluation
 from hapo_lit.training.interfaces import RunData
@@ -62,7 +61,8 @@ class HapoModule(LightningModule):
         optimizer: parameters -> optimiser.
         evaluators: name -> how held-out accuracy is measured; logged as ``heldout/<name>``.
         max_grad_norm: gradients are scaled down to this norm.
-        micro_batch_size: responses per forward and backward pass; the loss does not depend on it.
+        micro_batch_size, micro_batch_tokens: responses per forward and backward pass, and tokens with prompts and
+            padding (None = any number), at most; the loss does not depend on them.
         updates_per_batch: passes over each batch of rollouts (μ of GRPO).
         minibatches: optimiser steps in each pass: parts of the batch's prompts, each weighted as if it were the batch;
             at most one for each prompt.  With one pass and one part ratios are exactly one and no old policy is scored.
@@ -89,20 +89,22 @@ class HapoModule(LightningModule):
         minibatches: int = 1,
         temperature: float = 1.0,
         max_skipped: int = 4,
+        micro_batch_tokens: int | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        counts = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
-        check_settings(temperature, max_grad_norm, max_skipped, {**counts, "minibatches": minibatches})
+        counts: dict[str, int | None] = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
+        counts |= {"minibatches": minibatches, "micro_batch_tokens": micro_batch_tokens}
+        check_settings(temperature, max_grad_norm, max_skipped, counts)
         self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
         hide_unreadable(policy, tokenizer)
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.make_optimizer, self.evaluation = optimizer, HeldOutEvaluation(evaluators)
-        self.max_grad_norm, self.micro_batch_size = max_grad_norm, micro_batch_size
+        self.micro_batch_limit = MicroBatchLimit(micro_batch_size, micro_batch_tokens)
         self.updates_per_batch, self.minibatches, self.temperature = updates_per_batch, minibatches, temperature
-        self.skips = SkipLimit(max_skipped)
+        self.max_grad_norm, self.skips = max_grad_norm, SkipLimit(max_skipped)
         self.step = 0
         """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
         self.experience: Experience | None = None
@@ -250,7 +252,7 @@ class HapoModule(LightningModule):
         These come from passes over the very micro-batches of the update, so that before the first update every ratio is
         exactly one, in every precision.  ``policy_moves``: before the batch is used up, so that π_old is needed.
         """
-        batches, row_share = micro_batches(experience, self.phase.loss, self.micro_batch_size, self.ranks)
+        batches, row_share = micro_batches(experience, self.phase.loss, self.micro_batch_limit, self.ranks)
         if not self.phase.algorithm.rollouts_per_prompt:  # teachers alone are compared with no policy
             return batches, row_share
         return [self.score(rows, policy_moves) for rows in batches], row_share
@@ -271,7 +273,7 @@ class HapoModule(LightningModule):
 
         Collective: every rank must call it, for as many responses.
         """
-        return logprobs_as_in_update(self.policy, text, self.temperature, self.micro_batch_size)
+        return logprobs_as_in_update(self.policy, text, self.temperature, self.micro_batch_limit)
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""

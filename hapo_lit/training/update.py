@@ -10,20 +10,22 @@ import torch
 
 from hapo_lit.errors import NotFiniteError
 from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
-from hapo_lit.rows import Rows
+from hapo_lit.rows import MicroBatchLimit, Rows
 from hapo_lit.types import Experience
 from hapo_lit.weighting import weights_of
 
 
-def check_settings(temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int]) -> None:
-    """Raise ``ValueError`` at settings of updates that make no sense; each of ``counts`` must be at least 1."""
+def check_settings(
+    temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int | None]
+) -> None:
+    """Raise ``ValueError`` at settings of updates that make no sense; each of ``counts`` is null or at least 1."""
     if temperature <= 0:
         raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
     if max_grad_norm <= 0:
         raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
     for name, value in {**counts, "max_skipped": max_skipped}.items():
         least = int(name in counts)
-        if value < least:
+        if value is not None and value < least:
             raise ValueError(f"module.{name} must be at least {least}, got {value}")
 
 
@@ -49,7 +51,9 @@ def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighti
     return [replace(experience, **weights_of(weighting, part, ranks.mean, experience.step)) for part in groups]
 
 
-def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ranks) -> tuple[list[Rows], float]:
+def micro_batches(
+    experience: Experience, loss: PolicyLoss, limit: MicroBatchLimit, ranks: Ranks
+) -> tuple[list[Rows], float]:
     """The rows that contribute to the loss, in micro-batches, and their share of all rows.
 
     Every rank gets the same number of micro-batches: one that has fewer than others pads with rows of weight zero.
@@ -57,13 +61,13 @@ def micro_batches(experience: Experience, loss: PolicyLoss, size: int, ranks: Ra
     Args:
         experience: credited, of this rank.
         loss: says which rows contribute.
-        size: rows in a micro-batch, at most.
+        limit: of a micro-batch.
         ranks: the other processes.
     """
     rows = experience.rows()
     contributing = rows.select(loss.contributes(rows))
     idle = rows.select(torch.zeros(1, dtype=torch.int64, device=rows.advantages.device)).with_zero_weight()
-    own = list(contributing.split(size))
+    own = list(contributing.split(limit))
     return own + [idle] * (ranks.max(len(own)) - len(own)), contributing.size / rows.size
 
 

@@ -59,6 +59,9 @@ def test_mini_batches_make_more_updates_of_fewer_passes():
     assert plan.trained_tokens == 40 * 4 * 30 * 2
     (plan,) = phase_plans(module, 8, 2, 10, 20)
     assert (plan.minibatches, plan.updates, plan.minibatch, plan.micro_batches) == (8, 16, 1, 1)
+    module, _ = planned("module.minibatches=16", "module.micro_batch_tokens=70")  # 2 rows of 10 + 20
+    (plan,) = phase_plans(module, 40, 2, 10, 20)
+    assert (plan.rows_per_update, plan.micro_batches, plan.micro_batch) == (2 * 4, 4, 2)
 
 
 def test_a_rollout_batch_is_that_of_the_process_with_most():

@@ -1,4 +1,7 @@
-"""A batch split into mini-batches of prompts: an optimiser step for each, the same on any number of processes."""
+"""A batch split into mini-batches of prompts: an optimiser step for each, the same on any number of processes.
+
+And micro-batches: passes of rows that fit together.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from support.training import data, fit, hapo, module, phase, weights
 
 from hapo_lit.gates import AlwaysGate
 from hapo_lit.protocols import ALONE, Ranks
+from hapo_lit.rows import MicroBatchLimit, Text
 from hapo_lit.training.update import split_by_prompts
 from hapo_lit.training.update_notices import update_notices
 from hapo_lit.types import Experience, GateDecision
@@ -121,3 +125,25 @@ def test_more_mini_batches_than_prompts_are_one_for_each_prompt_and_it_says_so(m
     assert torch.equal(runs[0][0], runs[1][0])
     assert runs[0][1] == []
     assert runs[1][1] == ["module.minibatches=16: a batch has 4 prompts, so it makes 4, of one prompt each"]
+
+
+def text_of(*lengths):
+    """Rows of these lengths of (prompt, response), padded as they are in a batch."""
+    prompts, responses = torch.tensor(lengths).T
+    width, longest = int(prompts.max()), int(responses.max())
+    prompt_mask = torch.arange(width) >= width - prompts[:, None]
+    mask = torch.arange(longest) < responses[:, None]
+    return Text(prompt_mask.long(), prompt_mask, mask.long(), mask)
+
+
+def test_micro_batches_are_filled_by_padded_tokens_the_longest_first():
+    text = text_of((2, 10), (4, 3), (2, 4), (1, 9), (2, 3), (8, 1))
+    filled = [batch.tolist() for batch in text.micro_batches(MicroBatchLimit(rows=100, tokens=24))]
+    assert filled == [[0, 3], [2, 1, 4], [5]]  # 2 rows of 2 + 10, 3 of 4 + 4, and 8 + 1 beside any would be too many
+    for batch in filled:
+        part = text.select(torch.tensor(batch)).trimmed()
+        assert len(batch) * (part.tokens.shape[1] + part.prompt_tokens.shape[1]) <= 24
+    assert [batch.tolist() for batch in text.micro_batches(MicroBatchLimit(2, 24))] == [[0, 3], [2, 1], [4, 5]]
+    alone = text.micro_batches(MicroBatchLimit(rows=100, tokens=1))  # longer than allowed, each by itself
+    assert [batch.tolist() for batch in alone] == [[0], [3], [2], [1], [4], [5]]
+    assert text.select(torch.tensor([], dtype=torch.int64)).micro_batches(MicroBatchLimit(2, 24)) == []

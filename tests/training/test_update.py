@@ -16,7 +16,7 @@ from hapo_lit.injectors import NoInjection, ReplaceWorst
 from hapo_lit.losses import k3
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import ALONE
-from hapo_lit.rows import UncastRows
+from hapo_lit.rows import MicroBatchLimit, UncastRows
 from hapo_lit.teacher import NegativeLogLikelihood
 from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.update import split_by_prompts
@@ -43,7 +43,9 @@ def test_the_gradient_does_not_depend_on_the_split_nor_on_rows_that_cannot_contr
     contributing = rows.select(built.phase.loss.contributes(rows))
     assert 0 < contributing.size < rows.size
     for size in (1, 3, 5, 100):
-        torch.testing.assert_close(gradients(built, contributing.split(size)), whole, atol=1e-8, rtol=0)
+        torch.testing.assert_close(
+            gradients(built, contributing.split(MicroBatchLimit(size))), whole, atol=1e-8, rtol=0
+        )
     silent = gradients(built, [rows.with_zero_weight(), rows])
     torch.testing.assert_close(silent, whole, atol=1e-8, rtol=0)
 
@@ -234,7 +236,7 @@ def test_in_mixed_precision_the_head_is_float32_forwards_and_backwards(make_poli
 def test_measuring_the_gradient_share_changes_no_gradient(make_policy, tokenizer, monkeypatch):
     def step():
         built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate())))
-        return gradients(built, experience_of(built, tokenizer).rows().split(5))
+        return gradients(built, experience_of(built, tokenizer).rows().split(MicroBatchLimit(5)))
 
     measured = step()
     monkeypatch.setattr("hapo_lit.training.module.gradient_share", lambda *args: torch.zeros(2, dtype=torch.float64))
