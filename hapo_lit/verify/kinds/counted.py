@@ -12,9 +12,10 @@ The lists hold the words that make ``5 WORD`` another answer than 5, and each sa
 - months and weekdays make a date of it.
 
 The form refuses: words with other characters than letters, of one or two letters, without a vowel, in letters of both
-cases (but ``Clips``), adverbs in -ly, multiples in -fold, and a participle or an adjective of number alone (``5
-rejected``, ``5 prime``; ``5 broken toys`` and ``5 prime numbers`` are counts).  In plain letters, where ``5 abc`` may
-be a product, a word that is not among :data:`NOUNS` has four letters or more.
+cases (but ``Clips``), adverbs in -ly, ``-fold``, ``-illion`` and ``-eenths``.  A noun is listed (:data:`NOUNS`) or a
+plural, for ``5 awful`` and ``5 rejected`` are no counts; behind 1 and less it may be a singular.  Adjectives and
+participles stand beside a noun: ``4 prime numbers``, ``5 broken toys``.  In plain letters, where ``5 abc`` may be a
+product, a noun that is not listed has four letters or more.
 """
 
 from __future__ import annotations
@@ -22,20 +23,24 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from hapo_lit.verify.kinds.units import NAMES, spelled
+from hapo_lit.verify.kinds.units import NAMES, PLURALS, spelled
 
 NOUNS = frozenset(
     map(
         spelled,
         (
-            "apple bag ball bar bat bed bee bird block boat book bottle bowl box boy brick bud bug bus cab cake can "
-            "candle candy cap car card cat chair chicken chocolate choice clip coin combination cookie cow crayon cup "
-            "desk dog doll door egg element face fan fish flower fox game girl guest hat hen handshake house "
-            "human integer item jar job key kid kit lap leg letter line log map marble marker mat match member mile "
-            "minute mug nut number orange outcome page pair pan pea pen pencil permutation pet pie piece pig pizza "
-            "place player plant pod point possibility pot pupil question rectangle ring root row rug seat side "
-            "solution square stamp step sticker stone string student sweet team ticket tie tile time toy tray tree "
-            "triangle trip truck tub turn value van vase vertex way wheel win word worker"
+            "aircraft apple bag ball bar bat bed bee bird block boat book bottle bowl box boy bread brick bud bug "
+            "building bus cab cake can candle candy cap car card cash cat cattle cent chair change cheese chicken "
+            "chocolate choice clip coffee coin combination cookie cost cow crayon cup deck deer desk dime discount "
+            "dog doll door drawing egg element evening face fan fee fish flour flower fly food fox fruit fuel game "
+            "gas girl guest handshake hat hen homework house human income integer item jar job juice key kid king kit "
+            "lap leg letter line log luggage mail map marble marker mat match meeting member mile milk minute money "
+            "morning mug nickel number nut offspring orange outcome page paint painting pair pan paper pea pen pencil "
+            "penny permutation pet pie piece pig pizza place plant player pod point possibility pot profit pupil "
+            "question rain rectangle revenue rice ring root row rug salmon salt sand seat seed serving sheep shrimp "
+            "sibling side soda solution soup spacecraft spider spring square staff stamp step sticker stone string "
+            "student sugar sweet tax tea team thing ticket tie tile time tip total toy traffic tray tree triangle "
+            "trip truck tub turn value van vase vertex water way week wheel win wing wood wool word worker"
         ).split(),
     )
 )
@@ -43,73 +48,71 @@ NOUNS = frozenset(
 _KNOWN = NAMES | NOUNS
 
 _HEDGES = (
-    "about almost apparently approx approximate approximated approximately around assume assumed assuming ballpark "
-    "believe bet ca circa could doubt doubtful estimate estimated estimates guess guessed guesses guessing hope "
-    "hypothetical idk imagine kinda likely maybe might nearly perhaps potential practically presume "
-    "presumed probable probably quasi rough roughly seem seems should so sorta suggested suppose supposed suspect "
-    "tentative tentatively think thought thinking uncertain unclear unconfirmed unsure unverified virtually would ish "
-    "please hmm wait something somewhat somehow"
+    "about almost apparently approx approximate approximated approximately approximates around assume assumed "
+    "assuming ballpark believe bet ca circa could doubt doubtful estimate estimated estimates guess guessed guesses "
+    "guessing hmm hope hypothetical idk imagine ish kinda likely maybe might nearly perhaps please potential "
+    "practically presume presumed probable probably quasi rough roughly seem seems should so somehow something "
+    "somewhat sorta suggested suppose supposed suspect tentative tentatively think thinking thought uncertain unclear "
+    "unconfirmed unsure unverified virtually wait would"
 )
 _DENIALS = (
-    "absent cannot dare denied deny isnt isn arent aren wasnt didnt doesnt dont don cant wont except exclude excluded "
-    "excluding excludes instead lack lacks lacking keine nada nah nay negated nein neither never nicht nil nobody non "
-    "none nope nor not nothing nought null nunca nowhere opposite otherwise refuse refused rather unequal unless "
-    "versus void without"
+    "aren arent cannot cant dare denied deny didnt doesnt don dont except exclude excluded excludes excluding instead "
+    "isn isnt keine lack lacking lacks nada nah nay negated nein neither never nicht nil nobody non none nope nor not "
+    "nothing nought nowhere null nunca opposite otherwise rather refuse refused unequal unless versus void wasnt "
+    "without wont"
 )
 _JUDGES = (
-    "absurd bad bogus cancel cancelled canceled contradiction contradictory corrected correction disagree discard "
-    "discarded dismissed disproved disproven dne error errors erroneous fail failed fails fake false falsehood fault "
-    "faulty flawed holds ignore ignored impossible imprecise inaccurate inadmissible incorrect incorrectly "
-    "inconsistent indeterminate invalid joke lie lies lol meaningless misprint misread mistake mistaken mistakes "
-    "nonexistent nonsense obsolete omitted oops refuted reject rejected rejects retracted retract revised "
-    "satisfies spurious suffices superseded true typo typos unacceptable undefined undetermined unfeasible "
-    "unknown unproven unreasonable unsolvable unsolved untrue withdrawn works wrong wrongly"
+    "absurd bad bogus cancel canceled cancelled contradiction contradictory corrected correction disagree discard "
+    "discarded dismissed disproved disproven dne erroneous error errors exists fail failed fails fake false falsehood "
+    "fault faulty flawed holds ignore ignored impossible imprecise inaccurate inadmissible inconsistent incorrect "
+    "incorrectly indeterminate invalid joke lie lies lol meaningless misprint misread mistake mistaken mistakes "
+    "nonexistent nonsense obsolete omitted oops refuted reject rejected rejects retract retracted revised satisfies "
+    "spurious suffices superseded true typo typos unacceptable undefined undetermined unfeasible unknown unproven "
+    "unreasonable unsolvable unsolved untrue vanishes whoops withdrawn works wrong wrongly yikes"
 )
 _COMPARISONS = (
-    "above ahead beat beats behind below beyond between bigger biggest bounded cheaper deeper earlier exceed "
-    "exceeds exceeding farther faster few fewer fewest greater greatest heavier higher highest larger largest later "
-    "least less lesser lighter limit longer longest lower lowest max maximal maximum minimal minimum "
-    "more most nearer newer older over short shorter shortest shy slower smaller smallest stronger taller tallest "
-    "than tops under up upto upwards upward within younger down downwards downward than equals equalling "
-    "unlike exactly vs"
+    "above ahead beat beats behind below between beyond bigger biggest bounded cheaper converges deeper differs "
+    "diverges down downward downwards earlier equalling equals exactly exceed exceeding exceeds farther faster few "
+    "fewer fewest greater greatest heavier higher highest larger largest later least less lesser lighter limit longer "
+    "longest lower lowest max maximal maximum minimal minimum more most nearer newer older over short shorter "
+    "shortest shy slower smaller smallest stronger taller tallest than tops under unlike up upto upward upwards vs "
+    "within younger"
 )
 _CHANGES = (
-    "absolute added adjusted base basis bil billion billions bps complement compounded conjugate couple "
-    "crore crores cube cubed cubic debt debts decrease decreased deficit deficits divide divided dot double "
-    "doubled doubles dozen dozens eighth eighths exp exponent exponential factorial factorials fifth fifths first "
-    "fold fourth fourths fraction googol gross half halve halved halves hundred hundreds hundredth hundredths "
-    "imaginary increase increased inf infinite infinity inverse inverted lakh lakhs less loss losses mil mill "
-    "million millions millionth millionths minus mod modulo modulus multiplied multiply myriad nan negative negatives "
-    "ninth ninths odds off opposed overline oclock owed owing percentile permille plus power powers ppm primed "
-    "promille quadruple quadrupled quarter quartered quarters quintuple quotient radical raised recip reciprocal "
-    "reciprocals reduced remainder root rounded scaled score scores seventh sevenths signed sixth sixths sqrt square "
-    "squared subtract subtracted sum tenth tenths tens third thirds thousand thousands thousandth thousandths thrice "
-    "times trillion trillions trillionth trillionths triple tripled triples truncated twelfth twelfths twentieth "
-    "twentieths twice"
+    "absolute added adjusted base basis bil billion billions bps complement compounded conjugate couple crore crores "
+    "cube cubed cubic debt debts decrease decreased deficit deficits divide divided divides dot double doubled "
+    "doubles dozen dozens eighth eighths exp exponent exponential factorial factorials fifth fifths first fold fourth "
+    "fourths fraction googol gross half halve halved halves hundred hundreds hundredth hundredths imaginary increase "
+    "increased inf infinite infinity inverse inverted lakh lakhs loss losses mil mill million millions millionth "
+    "millionths minus mod modulo modulus multiplied multiply myriad nan negative negatives ninth ninths oclock odds "
+    "off opposed overline owed owing percentile permille plus power powers ppm primed promille quadruple quadrupled "
+    "quarter quartered quarters quintuple quotient radical raised recip reciprocal reciprocals reduced remainder root "
+    "rounded scaled score scores seventh sevenths signed sixth sixths sqrt square squared subtract subtracted sum "
+    "tens tenth tenths third thirds thousand thousands thousandth thousandths thrice times trillion trillions "
+    "trillionth trillionths triple tripled triples truncated twelfth twelfths twentieth twentieths twice"
 )
 _NUMBER_WORDS = (
     "zero one ones two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundredfold once single"
 )
 _FUNCTION_WORDS = (
-    "the this that these those such some any all every both either another other others same what which who whom "
-    "whose how why where when whenever while as at by for from into onto out per then thus hence to too toward "
-    "towards until till upon of via with and or but yet if because since though although however also again just "
-    "still already quite very much many several enough here there now before after ago late early he she they we "
-    "you me him her them us my your his our their its it is isnt are was were be been being has have had do does "
-    "did can will shall must may ought let lets get gets got make makes made give gives gave given become becomes "
-    "say says said means mean implies remains come comes where whereas only whether not nor ever let note see "
-    "verify check actually okay yes close near exact "
-    "precise"
+    "actually after afterwards again ago all already also although always and another any are as at be because become "
+    "becomes been before beforehand being both but by can check close come comes did do does either enough ever every "
+    "exact for from gave get gets give given gives got had has have he hence her here him his how however if implies "
+    "into is it its just let lets made make makes many may me mean means much must my near nonetheless note now of "
+    "okay only onto or other others ought our out per precise quite regardless remains said same say says see several "
+    "shall she since some sometimes still such that the their them then there these they this those though thus till "
+    "to too toward towards until upon us verify very via was we were what when whenever where whereas whether which "
+    "while who whom whose why will with yes yet you your"
 )
 _FUNCTIONS = (
-    "log sin cos tan cot csc sinh cosh tanh arcsin arccos arctan ln lg exp abs gcd lcm det arg floor ceil sign frac "
-    "sqrt pi phi psi chi rho tau eta alpha beta gamma delta epsilon zeta theta iota kappa lambda omega sigma mu nu xi "
-    "upsilon omicron lim sup integral derivative"
+    "abs alpha arccos arcsin arctan arg beta ceil chi cos cosh cot csc delta derivative det epsilon eta floor frac "
+    "gamma gcd integral iota kappa lambda lcm lg lim ln log mu nu omega omicron phi pi psi rho sigma sign sin sinh "
+    "sup tan tanh tau theta upsilon xi zeta"
 )
 _DATES = (
-    "january february march april may june july august september october november december jan feb mar apr jun jul "
-    "aug sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays "
+    "january february march april june july august september october november december jan feb mar apr jun jul aug "
+    "sep sept oct nov dec monday tuesday wednesday thursday friday saturday sunday mondays tuesdays wednesdays "
     "thursdays fridays saturdays sundays mon tue tues wed thu thur thurs fri sat sun noon midnight today tomorrow "
     "yesterday tonight bce"
 )
@@ -124,18 +127,23 @@ ADJECTIVES = frozenset(
     (
         "prime even odd positive real complex rational distinct different possible valid correct right equal "
         "consecutive whole nonzero extra additional big large small great good fine nice high low new old long tall "
-        "wide deep thick away apart happy sad full empty free hot cold"
+        "wide deep thick away apart late early happy sad full empty free hot cold"
     ).split()
 )
 """They count beside a noun only: ``5 prime`` is 5', or says that 5 is prime."""
 _ALONE = frozenset(["left", "remaining"])
 """Participles that say of a count what the question asks: ``40 left``."""
-MEASURES = frozenset(["old", "long", "tall", "wide", "high", "deep", "thick", "away", "apart"])
+MEASURES = frozenset(["old", "long", "tall", "wide", "high", "deep", "thick", "away", "apart", "late", "early"])
 """What a length or an age measures: dropped behind a unit, so that ``5 feet tall`` is ``5 ft``."""
 
 _WORD = re.compile(r"[A-Z]?[a-z]{3,}|[A-Z][a-z]{2}|[A-Z]{3,}")
 _PLAIN_WORD = re.compile(r"[A-Z]?[a-z]{4,}|[A-Z][a-z]{3}")
 _VOWEL = re.compile("[aeiouyAEIOUY]")
+_NUMERAL = re.compile(r"[a-z]*(?:fold|illions?|(?:ie|en|and|undred|illion)ths?)")
+"""``tenfold``, ``zillions``, ``seventeenths``."""
+_SINGULAR = re.compile(r"[a-z]*(?:ss|us|is|[^s])")
+_PARTICIPLE = re.compile(r"[a-z]*(?:ed|ing)")
+_ADVERB = re.compile(r"[a-z]*ly")
 _NOUNS_IN_LY = frozenset(
     (
         "ally anomaly assembly belly bully butterfly daily dolly doily dragonfly elderly family firefly fly friendly "
@@ -143,40 +151,35 @@ _NOUNS_IN_LY = frozenset(
         "woolly yearly hourly curly"
     ).split()
 )
-_NOUNS_IN_ED = frozenset("bed seed weed reed shed sled breed steed thread bread head bead need deed".split())
-_NOUNS_IN_ING = frozenset(
-    "ring king string wing spring thing building painting drawing meeting earring evening morning swing wedding "
-    "sibling duckling pudding serving herring crossing dumpling sing sting sling".split()
-)
 _ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 
 
-def counts(word: str, plain: bool) -> bool:
-    """Whether a word may stand beside a number and leave it as it is.
-
-    Args:
-        plain: it stands in plain letters, where a short word may be a product of variables.
-    """
+def counts(word: str) -> bool:
+    """Whether a word may stand beside a number and leave it as it is: a noun, an adjective or a participle."""
     lower = word.lower()
     if lower in REFUSED:
         return False
     if spelled(word) in NOUNS or lower in ADJECTIVES:
-        return not plain or word[1:].islower()
-    if not (_PLAIN_WORD if plain else _WORD).fullmatch(word) or not _VOWEL.search(word) or lower in _ALPHABET:
-        return False
-    return not (lower.endswith("ly") and lower not in _NOUNS_IN_LY) and not lower.endswith("fold")
-
-
-def has_noun(words: Sequence[str]) -> bool:
-    """Whether one of the words is a noun or a unit by its form, or all are participles that may stand alone."""
-    return any(_is_noun(word.lower()) for word in words)
-
-
-def _is_noun(word: str) -> bool:
-    if spelled(word) in _KNOWN or word in _ALONE:
         return True
-    if word in ADJECTIVES:
+    if not _WORD.fullmatch(word) or not _VOWEL.search(word) or lower in _ALPHABET or _NUMERAL.fullmatch(lower):
         return False
-    if word.endswith("ed"):
-        return word in _NOUNS_IN_ED
-    return not word.endswith("ing") or word in _NOUNS_IN_ING
+    return lower in _NOUNS_IN_LY or not _ADVERB.fullmatch(lower)
+
+
+def has_noun(words: Sequence[str], one: bool, plain: bool) -> bool:
+    """Whether one of the words is a noun or a unit.
+
+    Args:
+        one: the value is at most 1, so that the singular of a noun that is not listed may follow.
+        plain: the words stand in plain letters, where a short word may be a product of variables.
+    """
+    return any(_is_noun(word, one, plain) for word in words)
+
+
+def _is_noun(word: str, one: bool, plain: bool) -> bool:
+    lower = word.lower()
+    if spelled(word) in _KNOWN or lower in _ALONE:
+        return not plain or word[1:].islower()
+    if lower in ADJECTIVES or (plain and not _PLAIN_WORD.fullmatch(word)):
+        return False
+    return lower in PLURALS or not _SINGULAR.fullmatch(lower) or (one and not _PARTICIPLE.fullmatch(lower))

@@ -132,7 +132,7 @@ def _text_unit(text: str, value: str) -> str | None:
 def _unit(words: str, value: str, power: str | None = None, plain: bool = False) -> str | None:
     """The standard spelling of a unit, None if the words are not one."""
     words = words.strip().strip(".").replace("°", "degree ").replace("-", " ")
-    words = _ALTOGETHER.sub("", _PER_CENT.sub("percent", words))
+    words = _ALTOGETHER.sub("", _PER_CENT.sub("percent", words)).replace("left over", "leftover")
     if not words:
         return ""
     parts = _DIVISION.split(words)
@@ -164,9 +164,7 @@ def _part(words: list[str], value: str, power: str | None, plain: bool) -> str |
             power = _SQUARE[lower]
             continue
         if lower == "of" and names:
-            if not all(
-                counted.counts(other, plain) or units.spelled(other) in units.NAMES for other in words[place + 1 :]
-            ):
+            if not all(counted.counts(other) or units.spelled(other) in units.NAMES for other in words[place + 1 :]):
                 return None
             break
         name = units.spelled(match[1])
@@ -175,16 +173,21 @@ def _part(words: list[str], value: str, power: str | None, plain: bool) -> str |
         if name in units.NAMES:
             known = True
         else:
-            known = counted.counts(match[1], plain) and _is_number_of_things(value, name, match[2] or power)
+            known = counted.counts(match[1]) and _is_number_of_things(value, name, match[2] or power)
         if not known and plain:
             return None
         bare.append(match[1])
         names.append(("" if known else UNKNOWN) + name + (f"^{match[2]}" if match[2] not in (None, "1") else ""))
-    if bare and not counted.has_noun(bare):
+    if bare and not counted.has_noun(bare, _at_most_one(value), plain):
         if plain:
             return None
         names[-1] = UNKNOWN + names[-1].removeprefix(UNKNOWN)
     return " ".join(names or ["unit"]) + (f"^{power}" if power and power != "1" else "")
+
+
+def _at_most_one(value: str) -> bool:
+    number = numbers.read(value)
+    return number is not None and abs(number.value) <= 1
 
 
 def _is_number_of_things(value: str, name: str, power: str | None) -> bool:
@@ -197,7 +200,7 @@ def _is_number_of_things(value: str, name: str, power: str | None) -> bool:
 def compare(rules: Rules, left: Quantity, right: Quantity) -> Truth:
     """At least one side, the reference or the answer, has a unit or a percent sign."""
     left, right = _in_letters(left, right.unit), _in_letters(right, left.unit)
-    if left.unit != right.unit:
+    if left.unit.replace(UNKNOWN, "") != right.unit.replace(UNKNOWN, ""):
         if left.unit in units.SECONDS and right.unit in units.SECONDS:
             return formulas.compare(rules, _seconds(left), _seconds(right))
         if (left.unit and right.unit) or UNKNOWN in left.unit + right.unit:

@@ -20,7 +20,8 @@ ALIASES = {
     "mps": "m/s m/sec", "hertz": "Hz", "newton": "N", "joule": "J", "watt": "W", "kilowatt": "kW", "volt": "V",
     "ampere": "A amp", "ohm": "", "kelvin": "K", "mole": "mol", "pascal": "Pa", "hectare": "ha", "acre": "",
     "bit": "", "byte": "", "kilobit": "kbit", "megabit": "Mbit", "gigabit": "Gbit",
-    "kilobyte": "kB KB", "megabyte": "MB", "gigabyte": "GB", "terabyte": "TB",
+    "kilobyte": "kB KB kb", "megabyte": "MB mb", "gigabyte": "GB gb", "terabyte": "TB tb",
+    "rpm": "", "mpg": "", "fps": "", "teaspoon": "tsp", "tablespoon": "tbsp",
     "dollar": "usd $ dollars", "euro": "eur €", "yen": "jpy ¥", "rupee": "inr rs ₹", "paisa": "paise", "cent": "¢ c",
     "yuan": "cny rmb", "pence": "p", "gbp": "£ pounds_sterling", "centavo": "",
     "unit": "", "point": "pt", "percent": "% pct percentage percent", "celsius": "C °C degree_c degree_celsius",
@@ -64,7 +65,7 @@ DIMENSIONS = (
 
 PLAIN = sorted(
     {word for word in _CANONICAL if len(word) > 1 and re.fullmatch(r"[a-z]+", word)}
-    - {"in", "deg", "min", "am", "pm", "ms", "qt", "cl", "dl"}
+    - set("in deg min am pm ms qt cl dl kb mb gb tb rpm mpg fps".split())
     | {"deg", "min", "am", "pm", "mL", "Hz", "kB", "KB", "MB", "GB", "TB", "units", "square", "cubic"},
     key=len,
     reverse=True,
@@ -79,7 +80,9 @@ _IRREGULAR = {
     "quizzes": "quiz", "axes": "axis", "policemen": "policeman", "firemen": "fireman", "salesmen": "salesman",
     "grandchildren": "grandchild", "pence": "pence", "canvas": "canvas", "octopus": "octopus",
 }  # fmt: skip
-_PLURALS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("oes", "o"), ("s", ""))
+PLURALS = frozenset(word for word, singular in _IRREGULAR.items() if word != singular) | {"series", "species"}
+"""Plurals that are not made with an s."""
+_ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("xes", "x"), ("sses", "ss"), ("oes", "o"), ("s", ""))
 
 
 def spelled(word: str) -> str:
@@ -93,7 +96,7 @@ def spelled(word: str) -> str:
     plain = word.lower().strip(".'")
     if plain in _IRREGULAR:
         return _IRREGULAR[plain]
-    for ending, singular in _PLURALS:
+    for ending, singular in _ENDINGS:
         if plain.endswith(ending) and len(plain) > len(ending) + 1 and not plain.endswith("ss"):
             plain = plain.removesuffix(ending) + singular
             break
