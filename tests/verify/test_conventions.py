@@ -10,6 +10,9 @@ from support.verify_rows import BOX, ROWS, verdicts_on
 
 import hapo_lit
 from hapo_lit.verify import Checker, Conventions
+from hapo_lit.verify.equality import Equality, PlainLeaves
+from hapo_lit.verify.latex import normalise
+from hapo_lit.verify.parsing import parse
 
 CONVENTIONS = [  # option, other value, gold, answer, verdict by default
     ("fallbacks", (), "5", "The answer is 5", True),
@@ -39,6 +42,33 @@ def test_each_convention_changes_what_it_says(checker, option, value, gold, resp
     assert checker([gold], [response])[0].correct is default
     assert other([gold], [response])[0].correct is not default
     other.close()
+
+
+@pytest.mark.parametrize(
+    ("with_unit", "without"),
+    [
+        ("5 cm", "5"),
+        ("72 clips", "72"),
+        ("x=5 cm", "5"),
+        ("3 cm, 4 cm", "3, 4"),
+        ("3 and 4 cm", "3, 4"),
+        ("x=3 cm, y=4 cm", "(3,4)"),
+        ("x=3 cm, y=4 cm", "3, 4"),
+        (r"\text{(B) }12\text{ cm}", "12"),
+        (r"12\text{ cm}", r"\text{(B) }12"),
+        (r"\$5", "5"),
+    ],
+)
+def test_a_unit_may_be_left_out_by_the_side_that_the_option_names(with_unit, without):
+    for side, right in (
+        (True, (True, True)),
+        (False, (False, False)),
+        ("gold", (False, True)),
+        ("answer", (True, False)),
+    ):
+        equality = Equality(Conventions(units_optional=side), PlainLeaves(Conventions()))
+        one, two = parse(normalise(with_unit)), parse(normalise(without))
+        assert (equality(one, two), equality(two, one)) == right
 
 
 def test_each_convention_is_tested_configured_and_documented():

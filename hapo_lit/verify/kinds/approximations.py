@@ -41,11 +41,13 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if len(rough) == 2:
         same = rules(rough[0].exact, rough[1].exact)
     else:
-        other = answer if isinstance(gold, Approximate) else gold
+        turned = not isinstance(gold, Approximate)
+        other = gold if turned else answer
         if isinstance(other, Named):
             other = other.value
         number = numbers.read(other.text) if isinstance(other, Leaf) else None
-        same = bool(number and number.places and rules(rough[0].decimal, other)) or rules(rough[0].exact, other)
+        pairs = [(other, part) if turned else (part, other) for part in (rough[0].decimal, rough[0].exact)]
+        same = bool(number and number.places and rules(*pairs[0])) or rules(*pairs[1])
     if same is False or not rules.conventions.check_chains:
         return same
     return kleene_and([same, *(_is_rounded(rules, form.exact, form.decimal) for form in rough)])

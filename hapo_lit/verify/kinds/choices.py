@@ -47,7 +47,7 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
         return False
     if isinstance(other, Leaf) and is_letter(other.text):
         return other.text == choice.letter
-    return rules(choice.value, other)
+    return rules(choice.value, other) if choice is gold else rules(other, choice.value)
 
 
 def is_letter(text: str) -> bool:

@@ -107,9 +107,9 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     bag, other = (gold, answer) if isinstance(gold, Bag) else (answer, gold)
     assert isinstance(bag, Bag)
     if isinstance(other, Leaf) and bag.decimal and (rules.conventions.decimal_comma or re.match("-?0", bag.decimal)):
-        return rules(Leaf(bag.decimal), other)
+        return rules(Leaf(bag.decimal), other) if bag is gold else rules(other, Leaf(bag.decimal))
     if rules.conventions.brackets_optional and isinstance(other, TupleOrInterval) and not bag.braces:
-        return rules.all_of(bag.items, other.items)
+        return rules.all_of(bag.items, other.items) if bag is gold else rules.all_of(other.items, bag.items)
     alone = rules.distinct(bag.items) if bag.braces else list(bag.items)
     if len(alone) == 1 and alone[0] != EMPTY_SET:
         return rules(alone[0], other) if bag is gold else rules(other, alone[0])

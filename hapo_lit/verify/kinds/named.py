@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from hapo_lit.verify.forms import Bag, Form, Leaf, Named, Record, Relation, TupleOrInterval
 from hapo_lit.verify.kinds import relations
 from hapo_lit.verify.kinds.names import names_in, without_index
@@ -49,18 +51,26 @@ def compare_records(rules: Rules, gold: Form, answer: Form) -> Truth:
         return kleene_and(rules(left[name], right[name]) for name in left)
     record, other = (gold, answer) if isinstance(gold, Record) else (answer, gold)
     if isinstance(other, Named) and (split := _split_up(other)):
-        return compare_records(rules, record, split)
+        return compare_records(rules, record, split) if record is gold else compare_records(rules, split, record)
     assert isinstance(record, Record)
     values = [entry.value for entry in record.entries]
     if isinstance(other, TupleOrInterval) and (other.opening, other.closing) == ("(", ")"):
         in_order = sorted(record.entries, key=lambda entry: entry.name)  # (x, y), however they were listed
-        return rules.all_of([entry.value for entry in in_order], other.items)
+        return rules.all_of(*_turned(record is gold, [entry.value for entry in in_order], other.items))
     names = {without_index(entry.name) for entry in record.entries}
     if isinstance(other, Named) and isinstance(other.value, Bag):
-        return rules.any_order(values, other.value.items) if names == {other.name} else False
+        return rules.any_order(*_turned(record is gold, values, other.value.items)) if names == {other.name} else False
     if isinstance(other, Bag) and not other.braces:
-        return rules.any_order(values, other.items) if len(names) == 1 else rules.all_of(values, other.items)
+        pair = _turned(record is gold, values, other.items)
+        return rules.any_order(*pair) if len(names) == 1 else rules.all_of(*pair)
     return False
+
+
+def _turned(
+    first_is_gold: bool, first: Sequence[Form], second: Sequence[Form]
+) -> tuple[Sequence[Form], Sequence[Form]]:
+    """The reference's parts before those of the answer."""
+    return (first, second) if first_is_gold else (second, first)
 
 
 def _split_up(named: Named) -> Record | None:

@@ -12,7 +12,9 @@ def test_a_word_that_no_list_refuses_is_part_of_a_count(word):
     assert counted.counts(word)
 
 
-REFUSED = "nearly tenfold dozen zillions seventeenths thirtieth Monday mln ab abcd isn't aBcDe maybe not wrong more half six if sqrt"
+REFUSED = (
+    "nearly tenfold zillions seventeenths thirtieth Monday mln ab abcd isn't aBcDe maybe not wrong more half six if"
+)
 
 
 @pytest.mark.parametrize("word", REFUSED.split())
