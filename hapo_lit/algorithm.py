@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from hapo_lit.contracts import check_part, credited, decided, injected, reported, sampled
+from hapo_lit.contracts import answer, check_part, credited, decided, injected, reported, sampled, sampled_rows
 from hapo_lit.errors import ResumeError
 from hapo_lit.protocols import (
     AdvantageEstimator,
@@ -55,7 +55,7 @@ class Hapo:
         check_part("injector", injector, Injector)
         if type(group_size) is not int:
             raise ValueError(f"group_size must be a whole number of at least 2, got {group_size!r}")
-        if group_size < 2 or injector.rollouts(group_size) < 1:
+        if group_size < 2 or sampled_rows(injector, injector.rollouts(group_size)) < 1:
             raise ValueError(
                 f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "
                 f"set group_size to 2 or more (4 is the default)"
@@ -96,15 +96,15 @@ class Hapo:
         """Algorithm 1: turn prompts into credited experience."""
         # fmt: off
         size = self.rollouts_per_prompt
-        rollouts = self.engine.generate(prompts, size, step)                           # 1  y ~ π_old(· | x)
+        rollouts = answer(self.engine.generate, prompts, size, step)                   # 1  y ~ π_old(· | x)
         rollouts = sampled(self.engine, rollouts, prompts, size)
         judgement = judge(self.verifier, decode(rollouts), prompts.questions(size))
         rollouts = rollouts.with_rewards(*judgement)                                   # 2  r, and whether it is right
         counts = rollouts.success_counts()
         self.gate.observe(*map(ranks.gather, (rollouts.prompt_ids, *counts)))          # 3  Beta posterior
-        decision = self.gate(rollouts.prompt_ids, rollouts.successes.float())          # 4  gate
+        decision = answer(self.gate, rollouts.prompt_ids, rollouts.successes.float())  # 4  gate
         opened = decided(self.gate, decision, len(prompts.answers)).open
-        group = self.injector(rollouts, prompts, opened, step)                         # 5  hindsight
+        group = answer(self.injector, rollouts, prompts, opened, step)                 # 5  hindsight
         group = injected(self.injector, group, prompts, opened)
         return Experience(
             group=group,

@@ -6,14 +6,17 @@ A part of one's own that lacks a method, or returns something else, is named in 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
 
 from hapo_lit.errors import PartError, part_name
-from hapo_lit.types import GateDecision, PromptBatch, RolloutGroup
+from hapo_lit.rows import Questions
+from hapo_lit.types import CarrierError, GateDecision, PromptBatch, RolloutGroup
+
+Made = TypeVar("Made")
 
 
 def check_part(key: str, part: object, protocol: type) -> None:
@@ -28,7 +31,7 @@ def check_part(key: str, part: object, protocol: type) -> None:
         PartError: what is missing, or which method takes other arguments.
     """
     names = list(_members(protocol))
-    missing = [name for name in names if not (callable(part) if name == "__call__" else _has(part, name))]
+    missing = [name for name in names if not _has(part, name, inspect.isfunction(vars(protocol).get(name)))]
     if missing:
         what = "there is none" if part is None else f"{part_name(part)} lacks {', '.join(missing)}"
         raise PartError(
@@ -40,8 +43,22 @@ def check_part(key: str, part: object, protocol: type) -> None:
             _check_arguments(key, part, name, list(inspect.signature(declared).parameters)[1:])
 
 
-def _has(part: object, name: str) -> bool:
-    """Whether there is such an attribute; a property is not asked for its value."""
+def asked_by(part: object) -> Sequence[str]:
+    """What a verifier asks for besides the reference answers (``protocols.AsksFor``).
+
+    Raises:
+        PartError: there is no such thing.
+    """
+    known, asked = Questions._fields[1:], getattr(part, "asks_for", ())
+    if isinstance(asked, str) or not set(asked) <= set(known):
+        raise PartError(f"{part_name(part)}.asks_for is {asked!r}; it may have of {', '.join(known)}")
+    return asked  # type: ignore[no-any-return]
+
+
+def _has(part: object, name: str, is_method: bool) -> bool:
+    """Whether there is such an attribute, or such a method; a property is not asked for its value."""
+    if is_method:
+        return callable(part if name == "__call__" else getattr(part, name, None))
     return hasattr(type(part), name) or hasattr(part, name)
 
 
@@ -53,7 +70,7 @@ def _members(protocol: type) -> Iterator[str]:
 
 def _check_arguments(key: str, part: object, name: str, expected: list[str]) -> None:
     method = part if name == "__call__" else getattr(part, name)
-    asked = getattr(part, "asks_for", ()) if name == "__call__" else ()
+    asked = asked_by(part) if name == "__call__" else ()
     try:
         signature = inspect.signature(method)  # type: ignore[arg-type]
     except (TypeError, ValueError):  # of a function in C, which has none
@@ -64,6 +81,25 @@ def _check_arguments(key: str, part: object, name: str, expected: list[str]) -> 
         raise PartError(
             f"{key}: {part_name(part)}.{name}{signature} must take ({', '.join([*expected, *asked])})"
         ) from None
+
+
+def answer(function: Callable[..., Any], *arguments: object) -> Any:
+    """What a part says, given these arguments.
+
+    Raises:
+        PartError: the part made a carrier (:mod:`hapo_lit.types`) of what that cannot hold.
+    """
+    try:
+        return function(*arguments)
+    except CarrierError as error:
+        raise PartError(f"{_call(function)}: {error}") from error
+
+
+def sampled_rows(injector: object, output: object) -> int:
+    """How many responses of a group an injector wants to be sampled."""
+    if type(output) is not int:
+        _refuse(f"{part_name(injector)}.rollouts", "a whole number", _kind(output))
+    return output
 
 
 def sampled(engine: object, output: object, prompts: PromptBatch, size: int) -> RolloutGroup:
@@ -119,6 +155,20 @@ def weighed(weighting: object, output: object, group: RolloutGroup) -> Tensor:
     return weights
 
 
+def made(part: object, output: object, kind: type[Made]) -> Made:
+    """What a part is called for, of a class of ours."""
+    if not isinstance(output, kind):
+        _refuse(_call(part), f"a {kind.__module__}.{kind.__qualname__}", _kind(output))
+    return output
+
+
+def text_of(part: object, method: str, output: object) -> str:
+    """A text that a method of a part returned."""
+    if not isinstance(output, str):
+        _refuse(f"{part_name(part)}.{method}", "a text", _kind(output))
+    return output
+
+
 def reported(part: object, metrics: object) -> dict[str, float]:
     """A part's metrics as plain numbers."""
     if not isinstance(metrics, Mapping):
@@ -133,8 +183,24 @@ def per_token(part: object, output: object, logprobs: Tensor) -> Tensor:
     """A term of the loss for each of ``[N, T]`` tokens; to look at its values would be to wait for the device."""
     if not isinstance(output, Tensor) or output.shape != logprobs.shape or not output.is_floating_point():
         expected = f"a floating-point tensor of shape [N, T] = {tuple(logprobs.shape)}"
-        _refuse(f"{part_name(part)}.__call__", expected, _kind(output))
+        _refuse(_call(part), expected, _kind(output))
     return output
+
+
+def clipped(clip: object, output: object, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+    """A clip's objective for each of ``[N, T]`` tokens, and where it acted."""
+    if not isinstance(output, tuple) or len(output) != 2:
+        _refuse(_call(clip), "a pair of tensors (objective, where it acted)", _kind(output))
+    objective, acted = output
+    if not isinstance(acted, Tensor) or acted.shape != logprobs.shape or acted.dtype != torch.bool:
+        expected = f"where it acted as a tensor of bool and shape [N, T] = {tuple(logprobs.shape)}"
+        _refuse(_call(clip), expected, _kind(acted))
+    return per_token(clip, objective, logprobs), acted
+
+
+def _call(part: object) -> str:
+    """What messages call the function that a part is asked by."""
+    return part_name(part) if inspect.isroutine(part) else f"{part_name(part)}.__call__"
 
 
 def _numbers(method: str, output: object, shape: tuple[int, ...], axes: str, counted: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from hapo_lit.contracts import check_part, per_token
+from hapo_lit.contracts import check_part, clipped, per_token
 from hapo_lit.numerics.masked import LOG_RATIO_BOUND, bounded_exp, masked_mean, masked_sum
 from hapo_lit.numerics.tallies import masked_tally
 from hapo_lit.protocols import TeacherTerm, check_function
@@ -223,6 +223,9 @@ class Surrogate:
         check_function(kl, 3, "loss.kl")
         self.teacher, self.ratio, self.correction = teacher, ratio, correction
         self.clip: Clip = Clipped() if clip is None else clip
+        check_part("loss.clip", self.clip, Clip)
+        if correction is not None:
+            check_part("loss.correction", correction, Correction)
         self.kl_coefficient, self.kl = kl_coefficient, kl
         self.entropy_coefficient = entropy_coefficient
 
@@ -239,7 +242,7 @@ class Surrogate:
         """True = the clip acts at some ratio; at a ratio of 1 none does."""
         ratio = torch.tensor([1e-4, 1e-4, 1e4, 1e4])[:, None]
         advantages = torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None]
-        return bool(self.clip(ratio, advantages, -torch.ones_like(ratio))[1].any())
+        return bool(clipped(self.clip, self.clip(ratio, advantages, -torch.ones_like(ratio)), ratio)[1].any())
 
     def contributes(self, rows: Rows) -> Tensor:
         counts = (rows.token_weights != 0).any(1)
@@ -253,15 +256,15 @@ class Surrogate:
         on_policy = rows.text.mask & ~is_teacher
         old, weights = rows.old(logprobs), rows.token_weights
 
-        log_ratio = self.ratio(logprobs - old, rows.text.mask)
+        log_ratio = per_token(self.ratio, self.ratio(logprobs - old, rows.text.mask), logprobs)
         ratio = bounded_exp(log_ratio)
-        surrogate, clipped = self.clip(ratio, rows.advantages[:, None], logprobs)
+        surrogate, acted = clipped(self.clip, self.clip(ratio, rows.advantages[:, None], logprobs), logprobs)
         counted = on_policy & (weights != 0)  # a row that is only there to keep ranks in step has no weight
         taught = rows.text.mask & is_teacher & (weights != 0)
         metrics = {
-            "loss/clipped_share": masked_tally(clipped, counted),
-            "loss/clipped_low": masked_tally(clipped & (ratio < 1), counted),
-            "loss/clipped_high": masked_tally(clipped & (ratio > 1), counted),
+            "loss/clipped_share": masked_tally(acted, counted),
+            "loss/clipped_low": masked_tally(acted & (ratio < 1), counted),
+            "loss/clipped_high": masked_tally(acted & (ratio > 1), counted),
             "loss/ratio_mean": masked_tally(ratio, counted),
             "loss/ratio_above_2": masked_tally(ratio > 2, counted),
             "loss/ratio_bounded": masked_tally(log_ratio.abs() > LOG_RATIO_BOUND, counted),
@@ -270,7 +273,7 @@ class Surrogate:
         }
         if self.correction is not None and rows.behaviour_logprobs is not None:
             gap = torch.where(on_policy, old - rows.behaviour_logprobs, 0.0)
-            factor = self.correction(gap, rows.text.mask)
+            factor = per_token(self.correction, self.correction(gap, rows.text.mask), logprobs)
             surrogate = factor * surrogate
             metrics |= {
                 "loss/correction": masked_tally(factor, counted),
@@ -279,7 +282,8 @@ class Surrogate:
         taught_NT = per_token(self.teacher, self.teacher(logprobs, rows), logprobs)
         loss = -(torch.where(is_teacher, taught_NT, surrogate) * weights).sum()
         if rows.reference_logprobs is not None:
-            kl = self.kl(torch.where(is_teacher, rows.reference_logprobs, logprobs), rows.reference_logprobs, ratio)
+            compared = torch.where(is_teacher, rows.reference_logprobs, logprobs)
+            kl = per_token(self.kl, self.kl(compared, rows.reference_logprobs, ratio), logprobs)
             loss = loss + self.kl_coefficient * (kl * weights).sum()
             metrics["loss/kl"] = masked_tally(kl, counted)
             metrics["loss/kl_bounded"] = masked_tally(rows.reference_logprobs - logprobs > KL_GAP_BOUND, counted)

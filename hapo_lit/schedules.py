@@ -131,7 +131,10 @@ class StepSchedule:
     def values(self) -> tuple[float, ...]:
         """Its values in order: at every step, or at a thousand of them and the last."""
         steps = {*range(0, self.horizon, max(1, self.horizon // 1000)), self.horizon - 1}
-        return tuple(self(step) for step in sorted(steps))
+        found = tuple(self(step) for step in sorted(steps))
+        if wrong := [value for value in found if not isinstance(value, int | float)]:
+            raise ValueError(f"{self.name}: its schedule must give numbers, and gives {wrong[0]!r}")
+        return found
 
     def check_within(self, low: float, high: float, name: str) -> None:
         """Raise ``ValueError`` if one of its values is outside ``[low, high]``."""

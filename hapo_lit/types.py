@@ -31,6 +31,10 @@ Carrier = TypeVar("Carrier", bound="_Movable")
 Item = TypeVar("Item")
 
 
+class CarrierError(ValueError):
+    """A carrier is given what it cannot hold; the message names the field."""
+
+
 class _Movable:
     """Gives a carrier ``.to(device)``, which Lightning needs to move a frozen dataclass."""
 
@@ -44,15 +48,15 @@ class _Movable:
 
 
 def _check(owner: object, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
-    """Raise a ``ValueError`` that names the field, unless it has this shape and one of these dtypes."""
+    """Raise a :class:`CarrierError` that names the field, unless it has this shape and one of these dtypes."""
     value = getattr(owner, name)
     where = f"{type(owner).__name__}.{name}"
     if not isinstance(value, Tensor):
-        raise ValueError(f"{where} must be a tensor, got {type(value).__name__}")
+        raise CarrierError(f"{where} must be a tensor, got {type(value).__name__}")
     if tuple(value.shape) != shape:
-        raise ValueError(f"{where} has shape {tuple(value.shape)}, expected {shape}")
+        raise CarrierError(f"{where} has shape {tuple(value.shape)}, expected {shape}")
     if value.dtype not in dtypes:
-        raise ValueError(f"{where} has dtype {value.dtype}, expected {' or '.join(map(str, dtypes))}")
+        raise CarrierError(f"{where} has dtype {value.dtype}, expected {' or '.join(map(str, dtypes))}")
 
 
 _FLOATS = (torch.float32, torch.float64)
@@ -105,7 +109,7 @@ class PromptBatch(_Movable):
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2 or self.teacher_tokens.ndim != 2:
-            raise ValueError(
+            raise CarrierError(
                 f"PromptBatch.tokens and .teacher_tokens must be [P, S] and [P, T], got {tuple(self.tokens.shape)} "
                 f"and {tuple(self.teacher_tokens.shape)}"
             )
@@ -121,7 +125,7 @@ class PromptBatch(_Movable):
         _check(self, "teacher_usable", (size,), torch.bool)
         for name, sizes in {"answers": (size,), "difficulties": (0, size), "problems": (0, size)}.items():
             if len(getattr(self, name)) not in sizes:
-                raise ValueError(f"PromptBatch.{name} has {len(getattr(self, name))} entries for {size} prompts")
+                raise CarrierError(f"PromptBatch.{name} has {len(getattr(self, name))} entries for {size} prompts")
 
     def answers_repeated(self, group_size: int) -> list[str]:
         """``P * G`` reference answers in the order of flattened ``[P, G]`` responses."""
@@ -188,7 +192,7 @@ class RolloutGroup(_Movable):
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 3:
-            raise ValueError(f"RolloutGroup.tokens must be [P, G, T], got {tuple(self.tokens.shape)}")
+            raise CarrierError(f"RolloutGroup.tokens must be [P, G, T], got {tuple(self.tokens.shape)}")
         prompts, group, _ = self.tokens.shape
         full = tuple(self.tokens.shape)
         _check(self, "prompt_ids", (prompts,), torch.int64)
@@ -259,7 +263,7 @@ class GateDecision(_Movable):
     """``[P] float``: the gate's estimate of the success rate (the paper's c, Eq. 6); 1 where it keeps none."""
 
     def __post_init__(self) -> None:
-        _check(self, "open", (self.open.shape[0],), torch.bool)
+        _check(self, "open", tuple(getattr(self.open, "shape", ()))[:1], torch.bool)
         _check(self, "confidence", (self.open.shape[0],), *_FLOATS)
 
 
@@ -303,7 +307,7 @@ class Experience(_Movable):
         _check(self, "advantages", full[:2], *_FLOATS)
         _check(self, "token_weights", full, *_FLOATS)
         if self.decision.open.shape[0] != full[0]:
-            raise ValueError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
+            raise CarrierError(f"Experience.decision covers {self.decision.open.shape[0]} prompts, group has {full[0]}")
         for name in ("behaviour_logprobs", "entropy_weights"):
             if getattr(self, name) is not None:
                 _check(self, name, full, *_FLOATS)

@@ -13,7 +13,7 @@ from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo
 from hapo_lit.contracts import check_part, reported
 from hapo_lit.errors import PartError
-from hapo_lit.gates import AlwaysGate, NeverGate
+from hapo_lit.gates import AlwaysGate, BetaGate, NeverGate
 from hapo_lit.injectors import ReplaceWorst
 from hapo_lit.losses import Surrogate
 from hapo_lit.protocols import ALONE
@@ -54,6 +54,24 @@ class TakesMore(ExactVerifier):
         return torch.zeros(len(responses))
 
 
+class AsksForAWord(ExactVerifier):
+    asks_for = "problems"
+
+
+class KeepsNothing(AlwaysGate):
+    state_dict = None
+
+
+class SamplesText(ReplaceWorst):
+    def rollouts(self, group_size):
+        return "2"
+
+
+class TakesRatios:
+    def __call__(self, ratio):
+        return ratio, ratio > 1
+
+
 # -- when they are built
 
 
@@ -77,6 +95,19 @@ class TakesMore(ExactVerifier):
         (lambda: hapo(injector=NoMetrics()), "injector: .*NoMetrics lacks teacher_stands_alone, rollouts"),
         (lambda: hapo(advantage=lambda group: group.rewards), r"advantage: .*<lambda>.* must take \(group, mean\)"),
         (lambda: hapo(weighting=3), "weighting: builtins.int lacks __call__"),
+        (lambda: hapo(gate=KeepsNothing()), "gate: .*KeepsNothing lacks state_dict;"),
+        (lambda: hapo(verifier=AsksForAWord()), r"AsksForAWord.asks_for is 'problems'; it may have of problems, pro"),
+        (
+            lambda: hapo(injector=SamplesText()),
+            r"SamplesText\.rollouts must return a whole number; it returned str",
+        ),
+        (lambda: BetaGate(0.3, rule=object()), "gate.rule: builtins.object lacks draws, probability, thresholds, open"),
+        (lambda: BetaGate(0.3, memory=object()), "gate.memory: builtins.object lacks .*effective_trials"),
+        (
+            lambda: Surrogate(UnitRatio(), clip=TakesRatios()),
+            r"loss.clip: .* must take \(ratio, advantages",
+        ),
+        (lambda: Surrogate(UnitRatio(), correction=3), "loss.correction: builtins.int lacks __call__"),
         (lambda: Surrogate(lambda logprobs, rows: logprobs), "teacher: .*lacks needs_advantage, needs_confidence"),
         (lambda: Phase(hapo(), Surrogate(UnitRatio()), lambda progress: "fast"), "learning_rate: .*returned 'fast'"),
         (lambda: Phase(hapo(), Surrogate(UnitRatio()), 1e-3), "learning_rate: builtins.float.*must take the share"),
@@ -121,6 +152,16 @@ class TooSure(AlwaysGate):
         return GateDecision(torch.ones(2, dtype=torch.bool), torch.full((2,), 1.5))
 
 
+class Weighs(AlwaysGate):
+    def __call__(self, prompt_ids, successes):
+        return GateDecision(torch.ones(2), torch.ones(2))
+
+
+class OpensAList(AlwaysGate):
+    def __call__(self, prompt_ids, successes):
+        return GateDecision([True, True], torch.ones(2))
+
+
 class Everywhere(ReplaceWorst):
     def __call__(self, group, prompts, open, step):
         usable = replace(prompts, teacher_usable=torch.ones_like(open))
@@ -146,6 +187,8 @@ class ListsMetrics(AlwaysGate):
         ),
         ({"gate": OnePrompt()}, r"OnePrompt\.__call__ must return open of shape \[P\] = \(2,\); it returned \(1,\)"),
         ({"gate": TooSure()}, r"a confidence in \[0, 1\]; it returned \[1.5, 1.5\]"),
+        ({"gate": Weighs()}, r"Weighs\.__call__: GateDecision.open has dtype torch.float32, expected torch.bool"),
+        ({"gate": OpensAList()}, r"OpensAList\.__call__: GateDecision.open must be a tensor, got list"),
         ({"injector": Everywhere()}, "Everywhere.*teachers only where the gate is open and prompts.teacher_usable"),
         ({"verifier": Lists()}, "must return a tensor of 4 rewards.*it returned a list"),
         ({"advantage": lambda group, mean: group.rewards.tolist()}, r"\[P, G\] = \(2, 2\); it returned list"),
@@ -195,6 +238,34 @@ def test_a_teachers_term_is_one_number_for_each_token():
         PartError, match=r"Sums\.__call__ must return a floating-point tensor of shape \[N, T\] = \(2, 2\)"
     ):
         Surrogate(Sums())(logprobs, torch.zeros(2, 2), rows)
+
+
+def adds_up(*tensors):
+    return tensors[0].sum()
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"clip": lambda ratio, advantages, logprobs: ratio},
+            r"must return a pair of tensors \(objective, wh",
+        ),
+        ({"clip": lambda ratio, advantages, logprobs: (ratio, ratio)}, "where it acted as a tensor of bool"),
+        (
+            {"ratio": lambda log_ratio, mask: None},
+            r"floating-point tensor of shape \[N, T\].*returned NoneType",
+        ),
+        ({"kl": adds_up, "kl_coefficient": 0.1}, r"test_contracts.adds_up must return a floating-point tensor"),
+        ({"correction": lambda log_ratio, mask: mask}, "it returned a tensor of bool"),
+    ],
+)
+def test_the_parts_of_a_loss_give_one_number_for_each_token(parts, message):
+    zeros = [0.0, 0.0]
+    rows = make_rows([1.0, -1.0], old=zeros, reference=zeros, behaviour=zeros)
+    loss = Surrogate(UnitRatio(), **parts)
+    with pytest.raises(PartError, match=message):
+        loss(torch.zeros(2, 1, dtype=torch.float64), torch.zeros(2, 1), rows)
 
 
 def test_a_group_that_keeps_to_its_protocol_is_not_changed():

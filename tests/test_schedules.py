@@ -43,6 +43,8 @@ def test_a_course_is_a_number_or_a_schedule_read_at_steps():
     for horizon in (None, 0, -5):
         with pytest.raises(ValueError, match="x is a schedule and needs a horizon of at least 1 step"):
             StepSchedule(Linear(1, 0), horizon, "x")
+    with pytest.raises(ValueError, match="x: its schedule must give numbers, and gives 'low'"):
+        StepSchedule(lambda progress: "low", 4, "x").check_within(0, 1, "x")
     for value in ("high", None, True):
         with pytest.raises(ValueError, match="x must be a number or a schedule"):
             StepSchedule(value, 4, "x")

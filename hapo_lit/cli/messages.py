@@ -59,7 +59,7 @@ def in_one_line(error: BaseException) -> str:
         holder = where[1] if where else "its key"
         return (
             f"{empty[1]} has no settings, but {holder} holds some: they were meant for another class; check the preset "
-            f"or override"
+            f"or override, or take each out with ~{holder}.NAME (`--cfg job` prints them)"
         )
     if missing := re.search(r"No module named '([\w.]+)\.(\w+)'; '[\w.]+' is not a package", text):
         return f"{missing[1]} has no {missing[2]!r}{nearest(missing[2], vars(get_object(missing[1])))}"

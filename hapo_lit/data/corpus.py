@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hapo_lit.contracts import check_part, made
 from hapo_lit.data import held_out
 from hapo_lit.data.filters import Filter, OverlapsEvaluation, fingerprint64, normalised
 from hapo_lit.data.held_out import HeldOut
@@ -68,6 +69,10 @@ class Corpus:
             raise ValueError(f"data.source.heldout_share must be between 0 and 1, got {heldout_share}")
         if heldout_size is not None and heldout_size < 1:
             raise ValueError(f"data.source.heldout_size must be at least 1, got {heldout_size}")
+        for name, part, protocol in (("reader", reader, Reader), ("schema", schema, Schema)):
+            check_part(f"data.source.{name}", part, protocol)
+        for row_filter in filters:
+            check_part("data.source.filters", row_filter, Filter)
         self.reader, self.schema, self.filters = reader, schema, list(filters)
         self.heldout_reader, self.heldout_size, self.heldout_share = heldout, heldout_size, heldout_share
         self.on_bad_row, self.overlap = on_bad_row, overlap
@@ -104,7 +109,7 @@ class Corpus:
         try:
             if isinstance(row, Unreadable):
                 raise BadRow(row.reason)
-            return self.schema(row)
+            return made(self.schema, self.schema(row), Candidate)
         except BadRow as error:
             if self.on_bad_row == "stop":
                 skip = "; on_bad_row=skip, in data.source or data.source.corpus, leaves such rows out"

@@ -13,6 +13,7 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
+from hapo_lit.contracts import check_part
 from hapo_lit.data.collate import (
     OUTCOMES,
     PROMPT_TOO_LONG,
@@ -90,6 +91,9 @@ class MathDataModule(LightningDataModule):
         columns: Any = None,
     ) -> None:
         super().__init__()
+        check_part("teacher_check", teacher_check, TeacherCheck)
+        if not isinstance(source, Corpus):
+            check_part("data.source", source, ProblemSource)
         self.source, self.tokenizer, self.template = source, tokenizer, template
         self.teacher_check, self.verifier = teacher_check, verifier
         self.prompts_per_step, self.heldout_batch = prompts_per_step, heldout_batch
@@ -123,7 +127,7 @@ class MathDataModule(LightningDataModule):
         self._heldout_too_long = tally[PROMPT_TOO_LONG]
         first = self._heldout or next(training_set.batches(training_set.start, slice(None)))[0]
         encoder = TextEncoder(self.tokenizer, self.template, self.stop_ids)
-        encoder.check_prompts([item.tokens for item in first[:FIRST_PROMPTS]])
+        encoder.check_prompts(list({item.prompt_id: item.tokens for item in first[:FIRST_PROMPTS]}.values()))
         self._check_world_size(self.world_size)
         if 0 < len(self._heldout) < self.world_size:
             raise ValueError(

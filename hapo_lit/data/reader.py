@@ -234,7 +234,7 @@ def _parsed(line: bytes) -> RawRow | Unreadable | None:
 
 
 def _json(file: Path, skip: int) -> Iterator[RawRow | Unreadable]:
-    rows = json.loads(file.read_text(encoding="utf-8"))
+    rows = json.loads(file.read_text(encoding="utf-8-sig"))
     if not isinstance(rows, list):
         raise ValueError("it holds no list of rows; for one row a line use .jsonl")
     for row in rows[skip:]:

@@ -71,6 +71,7 @@ class CachedTeachers:
     """
 
     def __init__(self, check: TeacherCheck, path: str) -> None:
+        check_part("teacher_check", check, TeacherCheck)
         self.check = check
         key, self.unknown = cache_key({"check": check}, VERDICT_LIBRARIES)
         self._kept = None if self.unknown else AppendedFiles(Path(path).expanduser() / key)

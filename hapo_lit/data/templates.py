@@ -5,14 +5,17 @@ from __future__ import annotations
 from datetime import date, datetime, time
 from typing import Any, Protocol, runtime_checkable
 
+import jinja2
+
+from hapo_lit.errors import one_line
+
 
 class Template(Protocol):
+    """What a template must have.  One with special tokens in what it writes into responses itself, which a solution may
+    hold too, has these texts as ``written``."""
+
     special_tokens: bool
     """True = the tokenizer adds its own special tokens to the prompt."""
-
-    @property
-    def written(self) -> str:
-        """What it writes into responses itself: a special token that is part of it may be in a solution too."""
 
     def prompt(self, tokenizer: Any, problem: str) -> str:
         """The text of the prompt."""
@@ -70,6 +73,9 @@ class HasDate(Protocol):
     """Whether a prompt has asked for it."""
 
 
+_TO_THE_USER = "set template.system=null \"template.user='INSTRUCTIONS {problem}'\""
+
+
 class ChatTemplate(_Responses):
     """The tokenizer's own chat template.  One with a clock (``strftime_now``) gets the day on which the run began.
 
@@ -96,12 +102,31 @@ class ChatTemplate(_Responses):
     def prompt(self, tokenizer: Any, problem: str) -> str:
         if not tokenizer.chat_template:
             raise ValueError("this tokenizer has no chat template; choose template=plain or another model")
-        messages = [{"role": "system", "content": self.system}] if self.system else []
-        messages.append({"role": "user", "content": self.user.replace("{problem}", problem)})
-        text: str = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, strftime_now=self._strftime
-        )
+        text = self._rendered(tokenizer, self.system, problem)
         return text if text.endswith(self.begun) else text + self.begun
+
+    def check(self, tokenizer: Any) -> None:
+        """Raise ``ValueError`` if the chat template leaves out the system message."""
+        if self.system and self._rendered(tokenizer, self.system, "1") == self._rendered(tokenizer, "2", "1"):
+            raise ValueError(
+                f"the tokenizer's chat template leaves out the system message {one_line(self.system, 80)!r}: "
+                f"{_TO_THE_USER}"
+            )
+
+    def _rendered(self, tokenizer: Any, system: str | None, problem: str) -> str:
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": self.user.replace("{problem}", problem)})
+        try:
+            text: str = tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True, strftime_now=self._strftime
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            without = f"; if it takes no system message, {_TO_THE_USER}" if system else ""
+            raise ValueError(
+                f"the tokenizer's chat template cannot write a prompt ({one_line(str(error), 200)}): choose "
+                f"template=plain, or correct it{without}"
+            ) from error
+        return text
 
     def _strftime(self, form: str) -> str:
         self.uses_date = True

@@ -13,7 +13,8 @@ from typing import Any
 
 from tokenizers import Encoding
 
-from hapo_lit.data.templates import Template
+from hapo_lit.contracts import check_part, text_of
+from hapo_lit.data.templates import ChatTemplate, Template
 from hapo_lit.errors import one_line
 
 MARK = "\ufdd0"
@@ -38,6 +39,7 @@ class TextEncoder:
             raise ValueError(
                 "the tokenizer names no end of sequence, with which a teacher ends: set +model.tokenizer.eos_token"
             )
+        check_part("template", template, Template)
         self.tokenizer, self.template = tokenizer, template
         self.end_id: int = tokenizer.eos_token_id
         """Ends every teacher."""
@@ -46,23 +48,35 @@ class TextEncoder:
         written = getattr(template, "written", "")
         self._hidden = [MARK, *sorted(text for text in self._special if text not in written)]
         self._pattern = _any_of(self._hidden)
-        self._end = re.compile(rf"({_any_of(tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))).pattern})\s*\Z")
+        self._appended = self.stop_ids.intersection(tokenizer.convert_tokens_to_ids(sorted(self._special)))
+        """Ends that a tokenizer may append to a prompt by itself."""
+        ends = [*self._hidden[1:], *tokenizer.convert_ids_to_tokens(sorted(self.stop_ids))]
+        self._ends = re.compile(rf"(?:(?:{_any_of(ends).pattern})\s*)+\Z")
 
     def prompts(self, problems: Sequence[str]) -> list[list[int]]:
-        """Token ids of prompts; an end of sequence that the tokenizer appends by itself is taken off."""
+        """Token ids of prompts; a stop that the tokenizer appends by itself is taken off."""
         ids = self._encoded(self.prompt_texts(problems), self.template.special_tokens)
         if self.template.special_tokens:
             for tokens in ids:
-                while tokens and tokens[-1] == self.end_id:
+                while tokens and tokens[-1] in self._appended:
                     tokens.pop()
         return ids
 
     def check_prompts(self, prompts: Sequence[list[int]]) -> None:
-        """Look at prompts before a run.
+        """Look at the prompts of different problems before a run.
 
         Raises:
-            ValueError: one ends with a stop, or a control token came out of a problem's text.
+            ValueError: one ends with a stop, a control token came out of a problem's text, all are the same, or the
+                system message is in none.
         """
+        if isinstance(self.template, ChatTemplate):
+            self.template.check(self.tokenizer)
+        if len(prompts) > 1 and all(tokens == prompts[0] for tokens in prompts):
+            text = one_line(self.tokenizer.decode(prompts[0]), 200)
+            raise ValueError(
+                f"{len(prompts)} different problems have the same prompt {text!r}: the template leaves out the problem "
+                f"(does a chat template expect another form of message content?); choose another, or template=plain"
+            )
         control = set(self.tokenizer.convert_tokens_to_ids(self._hidden[1:]))
         written = [token for token in self.prompts(["1"])[0] if token in control]
         for tokens in prompts:
@@ -80,7 +94,8 @@ class TextEncoder:
 
     def prompt_texts(self, problems: Sequence[str]) -> list[str]:
         """The prompts as text, in which control tokens of the problems are marked."""
-        return [self.template.prompt(self.tokenizer, self._marked(problem)) for problem in problems]
+        texts = [self.template.prompt(self.tokenizer, self._marked(problem)) for problem in problems]
+        return [text_of(self.template, "prompt", text) for text in texts]
 
     def within(self, problems: Sequence[str], limit: int) -> list[bool]:
         """Which prompts are within a limit.  Most are not tokenised: a prompt has no more tokens than bytes."""
@@ -93,12 +108,13 @@ class TextEncoder:
         return fitting
 
     def without_end(self, solution: str) -> str:
-        """A solution without the stop at its end, if its author has written one."""
-        return self._end.sub("", solution, count=1)
+        """A solution without the stops and other control tokens at its end, if its author has written any."""
+        return self._ends.sub("", solution, count=1)
 
     def responses(self, solutions: Sequence[str]) -> list[list[int]]:
         """Token ids of teachers' responses, without an end."""
-        return self._encoded([self.template.response(self._marked(text)) for text in solutions], special_tokens=False)
+        texts = [self.template.response(self._marked(text)) for text in solutions]
+        return self._encoded([text_of(self.template, "response", text) for text in texts], special_tokens=False)
 
     def reads_back(self, responses: Sequence[list[int]]) -> list[bool]:
         """Whether the text of each response, encoded again, gives the same ids."""

@@ -19,6 +19,7 @@ from hapo_lit.data.collate import PROMPT_TOO_LONG, EncodedProblem, fingerprint
 from hapo_lit.data.corpus import Corpus
 from hapo_lit.data.ordering import BlockShuffler, Cursor, EpochShuffler
 from hapo_lit.data.problems import Problem
+from hapo_lit.errors import PartError
 
 Encode = Callable[[Sequence[Problem], Counter[str]], list[EncodedProblem]]
 """Encodes problems and counts their outcomes."""
@@ -117,6 +118,9 @@ class InMemorySet(_Indexed):
         limits: str = "",
     ) -> None:
         self.tally: Counter[str] = Counter()
+        for problem in problems:
+            if not isinstance(problem, Problem):
+                raise PartError(f"data.source.train must return {Problem.__module__}.Problem, and returned {problem!r}")
         kept = range(len(problems)) if repeats else _firsts(problem.prompt_id for problem in problems)
         self.duplicates = len(problems) - len(kept)
         problems = [problems[index] for index in kept]

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import check_part
 from hapo_lit.gates.memory import Memory
 from hapo_lit.gates.rules import Posterior, PosteriorMean, Rule
 from hapo_lit.gates.simple import check_same_settings
@@ -64,6 +65,8 @@ class BetaGate:
         self._threshold_schedule.check_within(0, 1, "gate.threshold")
         self.rule: Rule = PosteriorMean() if rule is None else rule
         self.memory = Memory() if memory is None else memory
+        check_part("gate.rule", self.rule, Rule)
+        check_part("gate.memory", self.memory, Memory)
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
         self.seed, self.allow_degenerate = seed, allow_degenerate
         self._visits = 0

@@ -73,7 +73,8 @@ def check_embeddings(policy: PreTrainedModel, tokenizer: Any) -> None:
     """Raise ``ValueError`` if text may become an id that the policy has no embedding for; padding may be one."""
     rows = policy.get_input_embeddings().weight.shape[0]
     beyond = {text for text, index in tokenizer.get_vocab().items() if index >= rows} - {tokenizer.pad_token}
-    if tokenizer.eos_token_id >= rows or beyond:
+    end = tokenizer.eos_token_id
+    if beyond or (end is not None and end >= rows):
         shown = one_line(", ".join(map(repr, sorted(beyond or {tokenizer.eos_token}))), 100)
         raise ValueError(
             f"the model has embeddings for {rows} tokens and its tokenizer has more ({shown}): call "

@@ -37,6 +37,8 @@ class Sampling:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
         if temperature < 0:
             raise ValueError(f"temperature must be 0 (greedy) or positive, got {temperature}")
+        if isinstance(stop_ids, str | int) or not all(type(index) is int for index in stop_ids):
+            raise ValueError(f"rollout.stop_ids must be a list of token ids, such as [2], got {stop_ids!r}")
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
         self.stop_ids, self.seed = tuple(stop_ids), seed
         self._metrics: dict[str, float] = {}

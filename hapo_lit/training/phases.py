@@ -67,11 +67,15 @@ def check_rate(schedule: Schedule) -> None:
         PartError: it cannot be called with the share of the steps that are done, or gives no rate.
     """
     rate = schedule(0.0) if callable(schedule) else None
-    if not isinstance(rate, int | float) or not 0 <= rate < math.inf:
+    if not _is_rate(rate):
         raise PartError(
             f"learning_rate: {part_name(schedule)}.__call__ must take the share of the steps that are done, such as "
             f"0.0, and return a finite rate of 0 or more; it returned {rate!r}"
         )
+
+
+def _is_rate(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value < math.inf
 
 
 class Phases:
@@ -83,6 +87,7 @@ class Phases:
 
     Raises:
         ValueError: the budgets do not fit ``steps``.
+        PartError: a learning rate is no finite number of 0 or more.
     """
 
     def __init__(self, steps: int, sequence: Mapping[str, Phase]) -> None:
@@ -99,6 +104,13 @@ class Phases:
                 f"phases {budgets} do not add up to steps={steps}: change steps or phases.sequence.NAME.steps, or "
                 f"leave the last one's open (null)"
             )
+        for phase, own in self.with_steps():
+            for step in sorted({*own[:: max(1, len(own) // 1000)], own[-1]}):
+                if not _is_rate(rate := self.learning_rate(step)):
+                    raise PartError(
+                        f"learning_rate: {part_name(phase.learning_rate)} gives {rate!r} at step {step + 1} of "
+                        f"{steps}, and a rate is a finite number of 0 or more"
+                    )
 
     def _index(self, step: int) -> int:
         return max(index for index, start in enumerate(self._starts) if start <= step)

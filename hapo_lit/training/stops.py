@@ -19,14 +19,19 @@ def stop_ids(
 
     Raises:
         ValueError: the run shows the policy teachers, which end with the tokenizer's end of sequence, and some engine
-            does not stop there.
+            does not stop there; or a stop is an id that has no token.
     """
     algorithms = [phase.algorithm for phase in phases]
     engines = [algorithm.engine for algorithm in algorithms] + [evaluator.engine for evaluator in evaluators.values()]
     end, taught = tokenizer.eos_token_id, any(map(_may_teach, algorithms))
-    found: set[int] = set()
+    tokens, found = set(tokenizer.get_vocab().values()), set[int]()
     for engine in engines:
         stops = [] if engine is None else engine.stops(policy)
+        if unknown := sorted(set(stops) - tokens):
+            raise ValueError(
+                f"responses are to stop at {', '.join(map(str, unknown))}, for which the tokenizer has no token: "
+                f"correct rollout.stop_ids, or the model's generation_config.json"
+            )
         if engine is not None and taught and end not in stops:
             raise ValueError(_mismatch(tokenizer, stops))
         found.update(stops)

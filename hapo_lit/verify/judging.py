@@ -7,14 +7,15 @@ the right form would call every answer right.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
+from hapo_lit.contracts import asked_by
 from hapo_lit.errors import PartError, VerifierError, one_line, part_name
-from hapo_lit.protocols import AsksFor, HasSuccessRule, Verifier
+from hapo_lit.protocols import HasSuccessRule, Verifier
 from hapo_lit.rows import Judgement, Questions
 
 EXPECTED = "a tensor of {count} rewards, or a pair of tensors (rewards, successes)"
@@ -28,48 +29,38 @@ def judge(verifier: Verifier, responses: Sequence[str], questions: Questions) ->
         VerifierError: a reward is not a finite number.
     """
     asked = {name: _column(verifier, name, questions) for name in asked_by(verifier)}
-    judgement = judged(verifier, verifier(responses, questions.answers, **asked), len(responses))
-    finite = judgement.rewards.isfinite()
-    if not finite.all():
-        row = int(finite.int().argmin())
-        raise VerifierError(
-            f"{part_name(verifier)} gave the reward {float(judgement.rewards[row])} to response {row + 1} of "
-            f"{len(responses)}, and rewards must be finite numbers: "
-            f"reference {one_line(questions.answers[row], 60)!r}, response {one_line(responses[row], 160)!r}"
-        )
-    return judgement
+    output = verifier(responses, questions.answers, **asked)
+
+    def case(row: int) -> str:
+        return f": reference {one_line(questions.answers[row], 60)!r}, response {one_line(responses[row], 160)!r}"
+
+    return judged(verifier, output, len(responses), case)
 
 
-def judged(part: object, output: Any, count: int) -> Judgement:
+def judged(part: object, output: Any, count: int, case: Callable[[int], str] | None = None) -> Judgement:
     """The output of a verifier or a teacher check for ``count`` responses, its rewards as ``float32``.
 
     Rewards alone: those succeed that the part's own rule says, or without a rule those of exactly 1.
 
+    Args:
+        part: whose output it is.
+        output: rewards, or rewards and successes.
+        count: how many responses there are.
+        case: what a message says of one of them besides its number.
+
     Raises:
         PartError: it has the wrong type, shape or dtype.
+        VerifierError: a reward is not a finite number.
     """
     if isinstance(output, tuple) and len(output) == 2:
         rewards, successes = (_checked(part, value, count) for value in output)
         if successes.dtype != torch.bool:
             _refuse(part, f"successes of dtype {successes.dtype}, not torch.bool", count)
-        return Judgement(rewards.float(), successes)
+        return Judgement(_finite(part, rewards.float(), case), successes)
     rewards = _checked(part, output, count)
     if not isinstance(part, HasSuccessRule):
-        return Judgement(rewards.float(), rewards == 1)
-    return judged(part, (rewards, part.succeeds(rewards)), count)
-
-
-def asked_by(verifier: Verifier) -> Sequence[str]:
-    """What a verifier asks for besides the reference answers.
-
-    Raises:
-        PartError: there is no such thing.
-    """
-    known = Questions._fields[1:]
-    asked = verifier.asks_for if isinstance(verifier, AsksFor) else ()
-    if isinstance(asked, str) or not set(asked) <= set(known):
-        raise PartError(f"{part_name(verifier)}.asks_for is {asked!r}; it may have of {', '.join(known)}")
-    return asked
+        return Judgement(_finite(part, rewards.float(), case), rewards == 1)
+    return judged(part, (rewards, part.succeeds(rewards)), count, case)
 
 
 def _column(verifier: Verifier, name: str, questions: Questions) -> Sequence[Any]:
@@ -87,6 +78,17 @@ def _checked(part: object, value: object, count: int) -> Tensor:
     if value.is_complex():
         _refuse(part, f"a tensor of dtype {value.dtype}", count)
     return value.detach()
+
+
+def _finite(part: object, rewards: Tensor, case: Callable[[int], str] | None) -> Tensor:
+    finite = rewards.isfinite()
+    if not finite.all():
+        row = int(finite.int().argmin())
+        raise VerifierError(
+            f"{part_name(part)} gave the reward {float(rewards[row])} to response {row + 1} of {len(rewards)}, and "
+            f"rewards must be finite numbers{case(row) if case else ''}"
+        )
+    return rewards
 
 
 def _refuse(part: object, found: str, count: int) -> NoReturn:

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from hapo_lit.contracts import check_part, reported
+from hapo_lit.contracts import asked_by, check_part, reported
 from hapo_lit.protocols import Verifier
 from hapo_lit.rows import Judgement, Questions
 from hapo_lit.verify.answers import only_box
-from hapo_lit.verify.judging import asked_by, judge
+from hapo_lit.verify.judging import judge
 
 
 class WeightedVerifier:

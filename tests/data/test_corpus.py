@@ -14,6 +14,7 @@ from hapo_lit.data.filters import NoAnswer, Proof
 from hapo_lit.data.outcomes import DUPLICATE, HELD_OUT, KEPT, tally_line
 from hapo_lit.data.reader import LocalFiles, Position
 from hapo_lit.data.schemas import Plain
+from hapo_lit.errors import PartError
 
 
 def test_every_row_is_kept_or_counted_with_its_reason(files):
@@ -141,3 +142,43 @@ def test_a_cached_corpus_that_was_not_finished_is_written_again(files, tmp_path)
     next(cache.glob("*.json")).unlink()
     next(cache.glob("*.arrow")).write_bytes(b"torn")
     assert list(CachedCorpus(corpus(files), str(cache), progress=False).train()) == problems
+
+
+class HasNoReason:
+    def __call__(self, candidate):
+        return False
+
+
+class GivesRows:
+    columns = ()
+
+    def __call__(self, row):
+        return dict(row)
+
+
+def test_the_parts_of_a_corpus_are_checked(lines):
+    with pytest.raises(PartError, match=r"data.source.filters: .*HasNoReason lacks reason;"):
+        corpus(lines, filters=[HasNoReason()])
+    with pytest.raises(PartError, match=r"data.source.schema: builtins.object lacks columns, __call__;"):
+        Corpus(LocalFiles(lines), object())
+    with pytest.raises(PartError, match=r"data.source.reader: builtins.object lacks name, require, rows, fingerprint;"):
+        Corpus(object(), Plain())
+    with pytest.raises(PartError, match=r"GivesRows.__call__ must return a hapo_lit.data.schemas.Candidate"):
+        list(Corpus(LocalFiles(lines), GivesRows()).stream(Position(), Counter()))
+
+
+def test_a_source_of_ones_own_gives_problems(tokenizer):
+    class GivesNumbers:
+        def train(self):
+            return [1, 2]
+
+        def heldout(self):
+            return []
+
+        def report(self):
+            return {}
+
+    with pytest.raises(PartError, match=r"data.source: builtins.object lacks train, heldout, report;"):
+        datamodule(object(), tokenizer)
+    with pytest.raises(PartError, match=r"data.source.train must return hapo_lit.data.problems.Problem, and"):
+        datamodule(GivesNumbers(), tokenizer).setup()

@@ -51,6 +51,8 @@ def test_what_cannot_be_read_is_named_before_training(tmp_path):
     with pytest.raises(ValueError, match=r"other.parquet has no column 'problem'; it has question, answer"):
         Corpus(LocalFiles(other), Plain("problem"))
     (tmp_path / "object.json").write_text('{"problem": "x"}')
+    (tmp_path / "marked.json").write_text('[{"problem": "x"}]', encoding="utf-8-sig")  # as some editors save it
+    assert [row for row, *_ in LocalFiles(str(tmp_path / "marked.json")).rows(Position())] == [{"problem": "x"}]
     with pytest.raises(ValueError, match=r"object.json cannot be read after row 0: it holds no list of rows"):
         list(LocalFiles(str(tmp_path / "object.json")).rows(Position()))
 

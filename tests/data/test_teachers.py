@@ -14,6 +14,7 @@ from hapo_lit.data.collate import collate, encode
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import CachedTeachers, TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import PlainTemplate
+from hapo_lit.errors import VerifierError
 from hapo_lit.verify.exact import ExactVerifier
 from hapo_lit.verify.verifier import MathVerifier
 
@@ -148,3 +149,11 @@ def test_waiting_for_data_is_measured(lines, tokenizer):
     next(batches)
     assert data.waited >= 0.05
     assert isinstance(next(batches).tokens, torch.Tensor)
+
+
+def test_a_teacher_check_whose_rewards_are_no_numbers_is_named(tokenizer):
+    def check(problems):
+        return torch.full((len(problems),), float("nan")), torch.ones(len(problems), dtype=torch.bool)
+
+    with pytest.raises(VerifierError, match=r"check gave the reward nan to response 1 of 1, and rewards must be fin"):
+        encode([Problem("7-2?", "5", "5")], tokenizer, PlainTemplate(), check, 40, 40, Counter())

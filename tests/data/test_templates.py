@@ -30,3 +30,19 @@ def test_templates_write_teachers_as_the_policy_would(tokenizer):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has no chat template; choose template=plain"):
         think.prompt(tokenizer, "7")
+
+
+def test_a_chat_template_without_a_system_message_is_refused(tokenizer):
+    asked = ChatTemplate(system="Answer in a box.")
+    tokenizer.chat_template = "{% for m in messages if m.role != 'system' %}{{ m.content }}|{% endfor %}"
+    with pytest.raises(ValueError, match=r"leaves out the system message 'Answer in a box.': set template.system=null"):
+        asked.check(tokenizer)
+    ChatTemplate().check(tokenizer)
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content | upper }}|{% endfor %}"
+    asked.check(tokenizer)
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    with pytest.raises(ValueError, match=r"cannot write a prompt \(System role not supported\).*template.system=null"):
+        asked.prompt(tokenizer, "7")
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}"
+    with pytest.raises(ValueError, match=r"cannot write a prompt \(Unexpected end of template"):
+        ChatTemplate().prompt(tokenizer, "7")

@@ -12,6 +12,7 @@ from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import ChatTemplate, PlainTemplate
 from hapo_lit.data.tokens import TextEncoder
+from hapo_lit.errors import PartError
 from hapo_lit.verify.exact import ExactVerifier
 
 QWEN = qwen_tokenizer()
@@ -39,7 +40,8 @@ def test_a_solution_that_brings_its_end_along_has_one_end(end):
     assert item.teacher_outcome == "teacher_usable"
     assert item.teacher_tokens.count(QWEN.eos_token_id) == 1
     assert item.teacher_tokens[:-1] == QWEN(RIGHT + end.partition(END)[0])["input_ids"]
-    assert read(encoded(solution=RIGHT + END + end).teacher_tokens).count(END) == 2  # one of them is text
+    for ends in (END + end, f"{end}{TEXT_END}", TEXT_END):  # also those that stop nothing here
+        assert read(encoded(solution=RIGHT + ends).teacher_tokens[:-1]).strip() == RIGHT
 
 
 def test_control_tokens_in_a_solution_are_text_and_think_tags_are_tokens():
@@ -112,5 +114,37 @@ def test_a_prompt_that_ends_with_a_stop_is_refused_before_the_run():
         encoder.check_prompts(encoder.prompts(["9-3?"]))
     encoder = TextEncoder(QWEN, ChatTemplate())
     encoder.check_prompts(encoder.prompts(["9-3?", ATTACK]))
+    tokenizer = qwen_tokenizer(appends_end=True)
+    tokenizer.eos_token = TEXT_END
+    prompt = TextEncoder(tokenizer, PlainTemplate(), QWEN.convert_tokens_to_ids([END])).prompts(["9-3?"])
+    assert read(prompt[0]) == "9-3?\n"
     with pytest.raises(ValueError, match="control tokens came out of a problem's text"):
         encoder.check_prompts([QWEN(ChatTemplate().prompt(QWEN, ATTACK))["input_ids"]])
+
+
+def test_a_template_that_leaves_out_the_problem_is_refused():
+    text = "' }}{% for part in m.content %}{{ part.text }}{% endfor %}{{ '"  # as of models that see pictures
+    lists_parts = CHATML.replace("' + m.content + '", text)
+    encoder = TextEncoder(qwen_tokenizer(chat_template=lists_parts), ChatTemplate())
+    with pytest.raises(ValueError, match=r"2 different problems have the same prompt .*leaves out the problem"):
+        encoder.check_prompts(encoder.prompts(["1+1?", "2+2?"]))
+    encoder.check_prompts(encoder.prompts(["1+1?"]))
+
+
+class Gives(PlainTemplate):
+    def __init__(self, prompt, response):
+        super().__init__()
+        self.prompt, self.response = prompt, response
+
+
+def test_a_template_of_ones_own_is_checked():
+    class HasPrompts:
+        def prompt(self, tokenizer, problem):
+            return problem
+
+    with pytest.raises(PartError, match=r"template: .*HasPrompts lacks special_tokens, response;"):
+        TextEncoder(QWEN, HasPrompts())
+    with pytest.raises(PartError, match=r"Gives.prompt must return a text; it returned list \[1\]"):
+        TextEncoder(QWEN, Gives(lambda tokenizer, problem: [1], str)).prompts(["1"])
+    with pytest.raises(PartError, match=r"Gives.response must return a text; it returned NoneType None"):
+        TextEncoder(QWEN, Gives(lambda tokenizer, problem: problem, lambda solution: None)).responses(["1"])

@@ -2,7 +2,7 @@ import pytest
 
 from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
-from hapo_lit.errors import ResumeError
+from hapo_lit.errors import PartError, ResumeError
 from hapo_lit.gates import BetaGate, NeverGate
 from hapo_lit.injectors import ReplaceGroup, ReplaceWorst
 from hapo_lit.losses import Surrogate
@@ -112,3 +112,9 @@ def test_so_is_any_other_schedule_over_the_run():
 def test_the_steps_of_a_learning_rate_must_be_a_count(steps):
     with pytest.raises(ValueError, match="learning_rate_steps must be a whole number"):
         phase(rate_steps=steps)
+
+
+@pytest.mark.parametrize("rate", [Linear(1e-3, -1e-3), lambda progress: float("nan") if progress else 1e-3])
+def test_no_learning_rate_of_a_run_is_below_0_or_no_number(rate):
+    with pytest.raises(PartError, match=r"learning_rate: .* gives .* at step \d of 4, and a rate is a finite number"):
+        Phases(4, {"whole": phase(rate=rate)})

@@ -53,3 +53,15 @@ def test_every_kind_of_engine_says_where_it_stops(mixed):
     policy = load_policy(mixed)
     for engine in (HFEngine(4), VLLMEngine(4, 4, 4, 4), VLLMServerEngine(["http://127.0.0.1:9"], 4)):
         assert engine.stops(policy) == [policy.generation_config.eos_token_id[0]]
+
+
+@pytest.mark.parametrize("ids", [258, "2", ["<|im_end|>"], [2.0]])
+def test_stops_are_token_ids(ids):
+    with pytest.raises(ValueError, match=r"rollout.stop_ids must be a list of token ids, such as \[2\], got"):
+        HFEngine(4, stop_ids=ids)
+
+
+def test_a_stop_without_a_token_is_refused(mixed):
+    end = load_tokenizer(mixed).convert_tokens_to_ids(TEXT_END)
+    with pytest.raises(ValueError, match="responses are to stop at 99999, for which the tokenizer has no token"):
+        stops(mixed, hapo(), engine=HFEngine(4, stop_ids=[99999, end]), eos_token=END)

@@ -7,7 +7,7 @@ import torch
 
 from hapo_lit.errors import PartError, VerifierError
 from hapo_lit.rows import Judgement, Questions
-from hapo_lit.verify.judging import asked_by, judge
+from hapo_lit.verify.judging import judge
 
 QUESTIONS = Questions(["1", "2", "3"], ["one?", "two?", "three?"], [11, 12, 13], ["easy", "easy", "hard"])
 
@@ -92,7 +92,7 @@ def test_a_verifier_gets_what_it_asks_for():
     assert verifier.seen == QUESTIONS[1:]
     with pytest.raises(PartError, match="Asks asks for problems, and these prompts come without"):
         judge(verifier, ["a"], Questions(["1"]))
-    assert asked_by(Returns(None)) == ()
+
     verifier.asks_for = ("weather",)
     with pytest.raises(PartError, match=r"asks_for is .*weather.*it may have of problems, prompt_ids, difficulties"):
         judged_by(verifier)
