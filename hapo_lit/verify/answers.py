@@ -36,12 +36,15 @@ MAX_BARE = 200
 MAX_BARE_WORDS = 3
 NO_ANSWERS = frozenset(
     (
-        "proof|proved|proven|qed|notfound|not found|not available|not provided|not given|n/a|nan|null|tbd|unknown|?|-"
-        "|...|no answer|no answer given|see below|see above|see solution|see the solution|see explanation|see proof"
-        "|see the proof|see figure|answers may vary|answers vary|answers will vary|omitted|as above|as shown above"
+        "qed|notfound|not found|not available|not provided|not given|n/a|nan|null|tbd|unknown|?|-|...|no answer"
+        "|no answer given|answers may vary|answers vary|answers will vary|omitted|as above|as shown above|proved|proven"
     ).split("|")
 )
 """What data sets write where there is no answer."""
+_ELSEWHERE = re.compile(
+    r"(?:see|refer to) (?:the |my )?(?:above|below|attached|proof|solution|explanation|answer|figure|diagram|image|work)\b.*"
+    r"|(?:the )?(?:proof|solution)(?: (?:is |was )?(?:given|shown|omitted|complete|completed|below|above)\b.*)?"
+)
 
 
 class Found(NamedTuple):
@@ -130,7 +133,8 @@ def reference(gold: str, fallbacks: Collection[str] = ROUTES, join_boxes: bool =
 def is_no_answer(answer: str) -> bool:
     """Whether a reference says that there is no answer, which a response must not match."""
     plain = " ".join(_TEXT_COMMAND.sub(" ", answer[:60]).lower().split())
-    return plain in NO_ANSWERS or plain.strip("().[]* ") in NO_ANSWERS
+    bare_plain = plain.strip("().[]* ")
+    return bool({plain, bare_plain} & NO_ANSWERS or _ELSEWHERE.fullmatch(bare_plain))
 
 
 def only_box(text: str) -> str | None:
