@@ -42,7 +42,8 @@ NO_ANSWERS = frozenset(
 )
 """What data sets write where there is no answer."""
 _ELSEWHERE = re.compile(
-    r"(?:see|refer to) (?:the |my )?(?:above|below|attached|proof|solution|explanation|answer|figure|diagram|image|work)\b.*"
+    r"(?:see|refer to) (?:the |my )?"
+    r"(?:above|below|attached|proof|solution|explanation|answer|figure|diagram|image|work)\b.*"
     r"|(?:the )?(?:proof|solution)(?: (?:is |was )?(?:given|shown|omitted|complete|completed|below|above)\b.*)?"
 )
 
