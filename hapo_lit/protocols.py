@@ -267,6 +267,18 @@ class AsksFor(Protocol):
 
 
 @runtime_checkable
+class ReservesMemory(Protocol):
+    """An engine that takes as much of the device's memory as it may, when it starts."""
+
+    def reserve_memory(self, to_come: Callable[[], int]) -> None:
+        """Leave bytes to what the process will keep on the device and has not allocated yet.
+
+        Args:
+            to_come: how many there are, at the time it is called.
+        """
+
+
+@runtime_checkable
 class ReadsReferences(Protocol):
     """A verifier that can say of a reference whether it reads it."""
 

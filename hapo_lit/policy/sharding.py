@@ -96,6 +96,11 @@ def shard_optimizer_state(state: dict[str, Any], parameters: list[nn.Parameter])
     return {**state, "state": moments}
 
 
+def local(parameter: torch.Tensor) -> torch.Tensor:
+    """What this process holds of a parameter, which may be sharded."""
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
 def total_norm(parameters: list[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients down to a norm of ``limit``; returns their norm over all ranks before that."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit)

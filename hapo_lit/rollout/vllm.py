@@ -8,7 +8,7 @@ temperature, limits and seeds are those of a request.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,8 +44,9 @@ class VLLMEngine(Sampling):
         group_size: G.
         max_model_len: prompt and response together; None = ``max_prompt_tokens + max_new_tokens``.
         gpu_memory_utilization: share of the device that vLLM takes; None = as much as weights and the cache for all
-            rows of this process's batch need, within what is free (half of it if vLLM does not sleep).  On a CPU None
-            means a cache of that size, and a number the share of the machine's memory, less what the process has.
+            rows of this process's batch need, within what is free and stays free, see :meth:`reserve_memory` (half of
+            it if vLLM does not sleep); responses wait for their turn where that is less.  On a CPU None means a cache
+            of that size, and a number the share of the machine's memory, less what the process has.
         precision: of the run; what the policy computes in.
         dtype: of vLLM's weights; None = bfloat16 with ``precision=bf16-mixed``, else the policy's.
         sleep: False = vLLM keeps its memory while the policy is updated, as it always does on a CPU.
@@ -92,6 +93,11 @@ class VLLMEngine(Sampling):
         self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})
         self._vllm: ProcessVLLM | None = None
         self._stops: list[int] = []
+        self._to_come: Callable[[], int] = int
+
+    def reserve_memory(self, to_come: Callable[[], int]) -> None:
+        """See :class:`hapo_lit.protocols.ReservesMemory`."""
+        self._to_come = to_come
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Put the policy's weights in place of vLLM's; its first call starts vLLM."""
@@ -183,10 +189,21 @@ class VLLMEngine(Sampling):
         cache = cache_bytes(config, dtype, settings["max_num_seqs"], settings["max_model_len"])
         if policy.device.type == "cpu":
             return {"kv_cache_memory_bytes": cache}
-        free, total = torch.cuda.mem_get_info(policy.device)
         needed = cache + getattr(torch, dtype).itemsize * policy.num_parameters() + WORKSPACE
-        limit = (0.9 if settings["enable_sleep_mode"] else 0.5) * free
-        return {"gpu_memory_utilization": round(min(needed, limit) / total, 3)}
+        free, total = torch.cuda.mem_get_info(policy.device)
+        return {"gpu_memory_utilization": device_share(needed, free - self._to_come(), total, self.sleep_mode)}
+
+
+def device_share(needed: int, free: int, total: int, sleeps: bool) -> float:
+    """The share of a device that vLLM takes.
+
+    Args:
+        needed: bytes for its weights and the cache of all rows at full length.
+        free: bytes that are free whenever it samples.
+        total: bytes of the device.
+        sleeps: whether it gives them back while the policy is updated.
+    """
+    return round(max(0, min(needed, (0.9 if sleeps else 0.5) * free)) / total, 3)
 
 
 def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Sequence[int]) -> dict[str, Any]:

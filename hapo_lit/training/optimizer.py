@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch.optim import Optimizer
 
+from hapo_lit.policy.sharding import local
 from hapo_lit.training.phases import Phases
 
 
@@ -26,3 +29,17 @@ def set_for_step(optimizer: Optimizer, phases: Phases, step: int) -> None:
         inner.state.clear()
     for group in inner.param_groups:
         group["lr"] = phases.learning_rate(step)
+
+
+def bytes_to_come(optimizer: Optimizer | None, parameters: Iterable[torch.nn.Parameter]) -> int:
+    """Bytes that an optimiser will keep on this process from its first step on, and does not keep yet.
+
+    Args:
+        optimizer: None = it is not made yet, and is taken for one with two moments, as AdamW is.
+        parameters: those that it trains.
+    """
+    if optimizer is None:
+        return 2 * sum(local(parameter).nbytes for parameter in parameters)
+    inner = unwrapped(optimizer)
+    kept = 2 if "betas" in inner.defaults else int(bool(inner.defaults.get("momentum")))
+    return kept * sum(local(parameter).nbytes for parameter in parameters if parameter not in inner.state)
