@@ -43,6 +43,9 @@ class Sampling:
         self.stop_ids, self.seed = tuple(stop_ids), seed
         self._metrics: dict[str, float] = {}
 
+    seeded = True
+    """Whether a response depends on seed, prompt, sample and step alone."""
+
     def with_temperature(self: Engine, temperature: float) -> Engine:
         """The same engine at another temperature; both use the same model, vLLM or server."""
         other = copy.copy(self)

@@ -50,6 +50,8 @@ class VLLMEngine(Sampling):
         precision: of the run; what the policy computes in.
         dtype: of vLLM's weights; None = bfloat16 with ``precision=bf16-mixed``, else the policy's.
         sleep: False = vLLM keeps its memory while the policy is updated, as it always does on a CPU.
+        seeded: False = one generator draws for all requests.  vLLM's sampler is faster then, and a run is not
+            reproducible to the bit, nor the same when it resumes.
         options: anything else that ``vllm.LLM`` takes.
     """
 
@@ -69,6 +71,7 @@ class VLLMEngine(Sampling):
         precision: str = "32-true",
         dtype: str | None = None,
         sleep: bool = True,
+        seeded: bool = True,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(max_new_tokens, temperature, stop_ids, seed)
@@ -91,6 +94,7 @@ class VLLMEngine(Sampling):
         self.prompts, self.group_size = prompts_per_step, group_size
         self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
         self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})
+        self.seeded = seeded
         self._vllm: ProcessVLLM | None = None
         self._stops: list[int] = []
         self._to_come: Callable[[], int] = int
@@ -177,6 +181,8 @@ class VLLMEngine(Sampling):
             "generation_config": "vllm",  # the folder's sampling settings are not ours
             "disable_log_stats": True,
         }
+        if not self.seeded:
+            settings["seed"] = self.seed
         if self.share is not None:
             settings["gpu_memory_utilization"] = self.share
         return settings | self.options
@@ -207,10 +213,10 @@ def device_share(needed: int, free: int, total: int, sleeps: bool) -> float:
 
 
 def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Sequence[int]) -> dict[str, Any]:
-    """vLLM's sampling parameters for the group of a prompt; sample ``i`` is drawn by ``seed + i``."""
-    return {
+    """vLLM's sampling parameters for the group of a prompt; sample ``i`` is drawn by ``seed + i``, if seeded."""
+    seed = {"seed": engine.request_seed(prompt, step)} if engine.seeded else {}
+    return seed | {
         "n": group_size,
-        "seed": engine.request_seed(prompt, step),
         "temperature": engine.temperature,
         "max_tokens": engine.max_new_tokens,
         "stop_token_ids": list(stops),

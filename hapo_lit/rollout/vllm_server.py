@@ -55,6 +55,7 @@ class VLLMServerEngine(Sampling):
         transfer: how weights travel: ``file`` (in shared memory, or in ``exchange``) or ``nccl`` (between GPUs).
         exchange: a folder that trainer and servers both see; None = shared memory of this machine.
         timeout: seconds to wait for an answer.
+        seeded: as in :class:`~hapo_lit.rollout.vllm.VLLMEngine`; False = the server's own generator draws.
         port: of this machine, where NCCL connects the first server; further servers take the ports after it.
     """
 
@@ -74,6 +75,7 @@ class VLLMServerEngine(Sampling):
         exchange: str | None = None,
         timeout: float = 600.0,
         port: int = 29600,
+        seeded: bool = True,
     ) -> None:
         super().__init__(max_new_tokens, temperature, stop_ids, seed)
         if transfer not in TRANSFERS:
@@ -88,7 +90,7 @@ class VLLMServerEngine(Sampling):
             if not anywhere and not loopback(parts.hostname):
                 raise ValueError(f"rollout.urls names {parts.hostname}, not this machine: set rollout.anywhere=true")
         self.servers = [shared_server(url.rstrip("/"), timeout) for url in urls]
-        self.dtype, self.options = dtype, list(options)
+        self.dtype, self.options, self.seeded = dtype, list(options), seeded
         self.transfer, self.exchange, self.port, self.anywhere = transfer, exchange, port, anywhere
         self._stops: list[int] = []
 
@@ -136,7 +138,9 @@ class VLLMServerEngine(Sampling):
         for prompt, tokens in zip(prompts.prompt_ids.tolist(), prompt_lists(prompts), strict=True):
             for first in range(0, group_size, SAMPLES):
                 settings = request(self, prompt, step, min(SAMPLES, group_size - first), self._stops)
-                bodies.append({"token_ids": tokens, "sampling_params": settings | {"seed": settings["seed"] + first}})
+                if "seed" in settings:
+                    settings["seed"] += first
+                bodies.append({"token_ids": tokens, "sampling_params": settings})
         with ThreadPoolExecutor(min(64, len(bodies))) as pool:
             answers = list(pool.map(lambda body: server.post("/inference/v1/generate", body), bodies))
         self._check_version(server, "after sampling")

@@ -1,8 +1,9 @@
-"""What a run says at its start of settings of its updates that do less than they say."""
+"""What a run says at its start of settings that do less than they say, or that cost it its reproducibility."""
 
 from __future__ import annotations
 
 from hapo_lit.losses import Surrogate
+from hapo_lit.rollout.sampling import Sampling
 from hapo_lit.teacher import ClippedRatio
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.phases import Phase
@@ -28,7 +29,18 @@ def update_notices(module: HapoModule, prompts: int) -> list[str]:
             f"module.minibatches=2 (on parts of its prompts) or module.updates_per_batch=2 (on all of them)"
             for name in dict.fromkeys(clips)
         ]
+    if not all(engine.seeded for engine in _engines(module)):
+        lines.append(
+            "rollout.seeded=false: vLLM draws all responses from one generator: neither this run nor its evaluations "
+            "can be repeated to the bit, and it goes on with other draws when it resumes"
+        )
     return lines
+
+
+def _engines(module: HapoModule) -> list[Sampling]:
+    engines = [phase.algorithm.engine for phase in module.phases]
+    evaluators = [evaluator.engine for evaluator in module.evaluation.evaluators.values()]
+    return [engine for engine in (*engines, *evaluators) if isinstance(engine, Sampling)]
 
 
 def _clips(phase: Phase) -> list[str]:

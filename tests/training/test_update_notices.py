@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from support.training import data, fit, hapo, module
+from support.training import data, fit, hapo, module, phase
 
 from hapo_lit.algorithm import Supervised
 from hapo_lit.gates import AlwaysGate
 from hapo_lit.losses import Cispo, Clipped, DualClipped, Surrogate, Unclipped
+from hapo_lit.rollout.vllm import VLLMEngine, request
 from hapo_lit.schedules import Constant
 from hapo_lit.teacher import ClippedRatio, NegativeLogLikelihood, UnitRatio
 from hapo_lit.training.phases import Phase
@@ -53,3 +54,14 @@ def test_a_supervised_phase_has_no_ratios_to_clip(make_policy, tokenizer):
         update_notices(built(make_policy(), tokenizer, Clipped(), NegativeLogLikelihood(), Supervised(TokenMean())), 4)
         == []
     )
+
+
+@pytest.mark.parametrize("seeded", [True, False])
+def test_a_run_says_that_it_cannot_be_repeated(make_policy, tokenizer, seeded):
+    part = hapo()
+    part.engine = VLLMEngine(4, 4, 4, 4, seeded=seeded)
+    lines = update_notices(module(make_policy(), tokenizer, phase(part), minibatches=2), 4)
+    assert [line.split(":")[0] for line in lines] == ["rollout.seeded=false"] * (not seeded)
+    sent = request(part.engine, 7, 0, 2, [1])
+    assert ("seed" in sent) == seeded
+    assert part.engine.with_temperature(0.0).seeded == seeded
