@@ -16,12 +16,16 @@ _WORD_SEPARATOR = re.compile(
     r",? ?\\text ?\{ ?,? ?(and|or) ?,? ?\} ?|,? ?(?<![a-zA-Z\\])(and|or)(?![a-zA-Z]) ?"
     r"| ?\\(?:(lor|vee)|land|wedge)(?![a-zA-Z]) ?"
 )
+_TEXT_BEFORE = re.compile(r"\\text ?\{([^{},]*[^{}, ]),? (and|or)\}")
+"""``5\\text{ apples and }3\\text{ pears}``."""
 _PLUS_MINUS, _MINUS_PLUS = re.compile(r"\\pm(?![a-zA-Z])"), re.compile(r"\\mp(?![a-zA-Z])")
 _TRAILING_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
 def read(text: str, depth: int, parse: Parse) -> Form | None:
     """A list without braces.  Semicolons and ``or`` separate groups, commas and ``and`` the items of one."""
+    if "and}" in text or "or}" in text:
+        text = _TEXT_BEFORE.sub(r"\\text{\1}\\text{\2}", text)
     text = _WORD_SEPARATOR.sub(lambda m: "\x03" if "or" in m.groups() or m.group(3) else "\x02", text)
     if not _LISTED.search(text):
         return None

@@ -171,7 +171,7 @@ def _part(words: list[str], value: str, power: str | None, plain: bool) -> str |
         if lower in counted.MEASURES and names and names[-1] in units.NAMES:
             continue
         if name in units.NAMES:
-            known = True
+            known = word != "K" or len(words) == 1  # 5K dollars
         else:
             known = counted.counts(match[1]) and _is_number_of_things(value, name, match[2] or power)
         if not known and plain:
@@ -221,9 +221,11 @@ def _in_letters(quantity: Quantity, unit: str) -> Quantity:
     if quantity.unit or not unit or quantity.percent:
         return quantity
     match = _LETTERS.fullmatch(quantity.value)
-    if match is None or _NO_VALUE.search(match[1]) or _unit(match[2], match[1]) != unit:
+    if match is None or _NO_VALUE.search(match[1]):
         return quantity
-    return Quantity(match[1].strip(), unit)
+    spelled = _unit(match[2], match[1])
+    alike = spelled == unit or (spelled in units.SECONDS and unit in units.SECONDS)
+    return Quantity(match[1].strip(), spelled or "") if alike else quantity
 
 
 def _seconds(quantity: Quantity) -> str:
