@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit.cli.bootstrap import config_folder, stop_with
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line
@@ -92,6 +92,7 @@ def run_job(main: Callable[[DictConfig], Result], config: DictConfig) -> Result 
     """
     if sweeping():
         forget_outcome()
+    composed = OmegaConf.to_container(config, resolve=False)
     try:
         return main(config)
     except Pruned as pruned:
@@ -100,7 +101,7 @@ def run_job(main: Callable[[DictConfig], Result], config: DictConfig) -> Result 
         return pruned.value  # type: ignore[return-value]
     except Exception as error:
         known = isinstance(error, (*CONFIGURATION_ERRORS, *RUN_ERRORS))
-        line = in_one_line(error) if known else f"{type(error).__name__}: {error}"
+        line = in_one_line(error, composed) if known else f"{type(error).__name__}: {error}"
         if sweeping():
             note_failure(line, error)
             return None

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException
 from hydra.utils import get_object
@@ -29,8 +31,14 @@ RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveEr
 """Errors during a run that are printed as one line."""
 
 
-def in_one_line(error: BaseException) -> str:
-    """The message of an error without its frames, with the nearest valid name where one was misspelt."""
+def in_one_line(error: BaseException, composed: Any = None) -> str:
+    """The message of an error without its frames, with the nearest valid name where one was misspelt.
+
+    Args:
+        error: what was raised.
+        composed: the job's configuration as plain dictionaries, ``${...}`` unresolved; some messages then name the
+            settings that mend it.
+    """
     if isinstance(error, (SetupError, ResumeError, *RUN_ERRORS)):
         return unwrapped(str(error))
     text = unwrapped(str(first_cause(error)))
@@ -47,22 +55,22 @@ def in_one_line(error: BaseException) -> str:
     unknown = re.search(r"got an unexpected keyword argument '(\w+)'", text)
     if unknown and (target := re.search(r"Error in call to target '([\w.]+)'", str(error))):
         known = [name for name in inspect.signature(get_object(target[1])).parameters if name != "self"]
-        near = nearest(unknown[1], known)
-        if not near and (where := re.search(r"full_key: (\S+)", str(error))):
-            key = where[1].rpartition(".")[2]
-            near = f" ({key} was chosen with it: add ~{key}.{unknown[1]}, or use another {key} without settings)"
+        near = nearest(unknown[1], known) or _way_out(str(error), composed, known, unknown[1])
         return f"{target[1]} has no parameter {unknown[1]!r}{near}; it has: {', '.join(known) or 'none'}"
     if unset := re.search(r"Missing mandatory value: (\S+)", text):
         return f"{unset[1]} is not set, and has no default"
     if empty := re.search(r"(\w+)\(\) takes no arguments", text):
         where = re.search(r"full_key: (?:\S+\.)?(\w+)", str(error))
         holder = where[1] if where else "its key"
-        return (
-            f"{empty[1]} has no settings, but {holder} holds some: they were meant for another class; check the preset "
-            f"or override, or take each out with ~{holder}.NAME (`--cfg job` prints them)"
-        )
+        way_out = _way_out(str(error), composed) or ": they were meant for another class; check the preset or override"
+        return f"{empty[1]} has no settings, but {holder} holds some{way_out}"
     if missing := re.search(r"No module named '([\w.]+)\.(\w+)'; '[\w.]+' is not a package", text):
         return f"{missing[1]} has no {missing[2]!r}{nearest(missing[2], vars(get_object(missing[1])))}"
+    if (absent := re.search(r"No module named '([\w.]+)'", text)) and not absent[1].startswith("hapo_lit."):
+        return (
+            f"there is no module {absent[1]!r} here: put the folder of a module of your own on PYTHONPATH "
+            f"(PYTHONPATH=. hapo ...), install any other"
+        )
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text
     return text
@@ -73,6 +81,42 @@ def first_cause(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _way_out(error: str, composed: Any, known: Sequence[str] = (), unknown: str | None = None) -> str:
+    """What to add to the command line where a class was given settings of another; empty if it is not known.
+
+    Args:
+        error: Hydra's whole message, which says where.
+        composed: as for :func:`in_one_line`.
+        known: the parameters that the class has.
+        unknown: the one that it was given first; None = any.
+    """
+    if not (where := re.search(r"full_key: (\S+)", error)):
+        return ""
+    key, node = where[1].rpartition(".")[2], {unknown: None} if unknown else {}
+    key, node = _own_key(composed, where[1]) or (key, node)
+    unwanted = [f"~{key}.{name}" for name in node if name not in known and not name.startswith("_")]
+    if not unwanted:
+        return ""
+    options = {path.stem: path.read_text() for path in sorted((Path(config_folder()) / key).glob("*.yaml"))}
+    empty = [name for name, text in options.items() if re.findall(r"^(\w+):", text, re.MULTILINE) == ["_target_"]]
+    ours = any(f"_target_: {node.get('_target_')}\n" in text for text in options.values())
+    other = f"{key}={empty[0]}, which has no settings, or " if empty and not ours else ""
+    return f" ({key} was chosen with them: add {other}{' '.join(unwanted)})"
+
+
+def _own_key(settings: Any, full_key: str) -> tuple[str, dict[str, Any]] | None:
+    """The key that a user sets for what is at ``full_key``, where ``${...}`` points elsewhere, and what it holds."""
+    keys: list[str] = []
+    node = settings
+    for part in full_key.split("."):
+        if not isinstance(node, dict) or part not in node:
+            return None
+        keys, node = [*keys, part], node[part]
+        if isinstance(node, str) and (pointer := re.fullmatch(r"\$\{([\w.]+)\}", node)):
+            return _own_key(settings, ".".join([pointer[1], *full_key.split(".")[len(keys) :]]))
+    return (".".join(keys), node) if isinstance(node, dict) else None
 
 
 def _all_keys() -> set[str]:

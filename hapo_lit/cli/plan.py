@@ -248,7 +248,8 @@ def host_and_disk(
     """What the host and the disk hold."""
     local = processes // config.fabric.num_nodes or 1
     checkpoint = checkpoint_bytes(weights, found.optimizer_state)
-    lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {local} processes load the model"]
+    loading = "1 process loads" if local == 1 else f"{local} processes load"
+    lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {loading} the model"]
     if not config.fabric.sharded_checkpoints:
         lines[0] += f", {size(checkpoint)} on the first while a checkpoint is written"
     if checkpointer is None:

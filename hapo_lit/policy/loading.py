@@ -88,7 +88,10 @@ def meta_model(
         config = AutoConfig.for_model(**shape)
     else:
         _must_exist(path)
-        raise ValueError(f"the shape of {path!r} is not known here: give model.shape, or a local folder as model.path")
+        raise ValueError(
+            f"the shape of {path!r} is not known here: give model.shape, or a local folder as model.path (its "
+            f"config.json is enough)"
+        )
     check_heads(config)
     config = with_positions(config, positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}

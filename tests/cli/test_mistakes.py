@@ -10,7 +10,13 @@ import pytest
     [
         ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
         ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
-        ("gate._target_=hapo_lit.gates.ScheduledGate", "(gate was chosen with it: add ~gate."),
+        ("gate._target_=hapo_lit.gates.ScheduledGate", "(gate was chosen with them: add ~gate."),
+        ("experiment=grpo learning_rate=constant", "add ~learning_rate.start ~learning_rate.end); it has: value"),
+        ("verifier._target_=no_such_module.Needle", "put the folder of a module of your own on PYTHONPATH"),
+        (
+            "verifier=math verifier._target_=support.training.HasNoMetrics",
+            "(verifier was chosen with them: add verifier=exact, which has no settings, or ~verifier.workers ~",
+        ),
         ("+gate.treshold=0.3", "hapo_lit.gates.beta.BetaGate has no parameter 'treshold'; did you mean 'threshold'?"),
         ("+sead=1", "nothing reads the key 'sead'; did you mean 'seed'?"),
         ("experiment=grpoo", "there is no experiment=grpoo; did you mean 'grpo'?; there are: chord, chord_phi, dapo,"),
@@ -36,7 +42,7 @@ import pytest
         ("advantage=centred advantage.over.path=hapo_lit.advantages.onpolicy", "did you mean 'on_policy'?"),
         ("advantage=centred advantage.over.path=hapo_lit.advantages.centred", "must be a function of 1 tensors"),
         ("loss.clip.low=abc", "loss.clip.low must be a number and not negative, got 'abc'"),
-        ("experiment=hapo_annealed gate=never", "NeverGate has no settings, but gate holds some"),
+        ("experiment=hapo_annealed gate=never", "NeverGate has no settings, but gate holds some (gate was"),
         ("experiment=chord weighting=token_mean", "TokenMean has no settings, but"),
         ("teacher=confidence gate=always", "there is none: set gate=beta or another teacher"),
         ("experiment=sft teacher=confidence", "there is none: set gate=beta or another teacher"),
