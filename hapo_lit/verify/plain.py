@@ -154,7 +154,7 @@ class _Scan:
             self.out.append("^")
             return
         if text.startswith("(", end):
-            if self._is_derivative(end):
+            if not stars and self._is_derivative(end):
                 self.out.append("^")
             else:
                 self._open("^{", "}", end + 1)

@@ -36,7 +36,7 @@ _BARE_ARGUMENT = re.compile(rf"({_FUNCTION}) ?((?:{_ATOM}{_SCRIPTS} ?)++)")
 """A function followed by its argument: in ``\\sin 2x \\cdot 3`` it ends at the sign."""
 _UNREADABLE = re.compile(
     r"\\text|\\ldots|\*\*|[0-9] [0-9]|\^[0-9][0-9.]|[^\x20-\x7e]|[#@~`\"?;,$:]|\\(?:begin|end)"
-    r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\{?\()(?![a-zA-Z])"
+    r"|[0-9)}\]]_|[0-9]\{|(?<![a-zA-Z}\]^_])\{|(?<!\\sqrt)\[|\^(?:T|\{T\}|\()(?![a-zA-Z])|\^\{\([^a-zA-Z()][^()]*\)\}"
     r"|(?<![a-zA-Z\\])(?:sqrt|cbrt|abs|exp|floor|ceil|log|gcd|lcm|max|min)(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])[fghFG]'*(?:\^|\((?![a-zA-Z0-9]\)))"
 )
@@ -107,6 +107,7 @@ def _respelled(formula: str, log_base: str) -> str | None:
     text = re.sub(r"\\log_(?:e|\{e\})(?![a-zA-Z])", r"\\ln ", text)
     text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text)
     text = re.sub(r"\\log(?![a-zA-Z_])", r"\\ln " if log_base == "natural" else r"\\log_{10}", text)
+    text = re.sub(r"\^e(?![a-zA-Z])", "^{e}", text)
     return re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
 
 
@@ -176,6 +177,12 @@ class _Converter(_Latex2Sympy):
         parser = super().create_parser(formula)
         parser._interp.predictionMode = self._mode
         return parser
+
+    def convert_func(self, func: Any) -> Any:
+        """Logarithms of a base stay apart: SymPy takes their base for e, and ``e^{\\log_{10} 5}`` for 5."""
+        value = super().convert_func(func)
+        based = isinstance(value, sympy.log) and len(value.args) == 2 and value.args[1] != sympy.E
+        return sympy.UnevaluatedExpr(value) if based else value
 
     def parse_number(self, text: str) -> Any:
         """Whole numbers only: decimals are fractions by now."""
