@@ -3,6 +3,7 @@
 import time
 
 import pytest
+from support.verify_rows import BOX
 
 from hapo_lit.verify.algebra import slashes
 from hapo_lit.verify.kinds import determinants, functions
@@ -101,3 +102,23 @@ def test_calls_are_found_from_outside_in():
     assert functions.calls(r"\max(a,b)" * 21) is None
     assert functions.in_order(r"\gcd(n,m)") == r"\gcd(m, n)"
     assert functions.in_order("f(n,m)") == "f(n,m)"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        r"\begin{vmatrix}" + r"\\ ".join(["&".join(["10^{2000}"] * place + ["9"] * (5 - place)) for place in range(5)])
+        + r"\end{vmatrix}",
+        r"\operatorname{lcm}(" + ",".join(f"{base}^{{9999}}" for base in (2, 3, 5, 7, 11, 13, 17, 19)) + ")",
+        r"\gcd(" * 10 + "a,b" + ",c)" * 10,
+        r"x\approx 10^{2000}",
+        r"\pi\approx 10^{2000}",
+        "|" * 8 + r"\gcd(a,b)",
+        r"\max(999!, 998!)^{9999}",
+    ],
+)  # fmt: skip
+def test_large_numbers_of_functions_and_determinants_are_refused(checker, answer):
+    kills = checker.kills
+    assert not checker(["5"], [BOX % answer])[0].correct
+    assert not checker([answer], [BOX % "5"])[0].correct
+    assert checker.kills == kills

@@ -13,6 +13,8 @@ from hapo_lit.verify.kinds import numbers
 from hapo_lit.verify.latex import ROW_END
 
 MAX_ROWS = 6
+MAX_BITS = 2000
+"""A determinant with a larger numerator or denominator stays as it is."""
 
 _BODY = r"((?:(?!\\begin|\\end).)*)"
 _GRID = (
@@ -54,7 +56,8 @@ def _value(body: str) -> Fraction | None:
     cells = [[number.value for number in row if number] for row in read]
     if any(len(row) != len(rows) for row in cells):
         return None
-    return _determinant(cells)
+    value = _determinant(cells)
+    return value if max(value.numerator.bit_length(), value.denominator.bit_length()) <= MAX_BITS else None
 
 
 def _determinant(cells: list[list[Fraction]]) -> Fraction:

@@ -23,6 +23,8 @@ from hapo_lit.verify.brackets import CLOSERS, OPENERS, TOKEN, split
 
 NAMES = ("gcd", "lcm", "max", "min")
 MAX_ARGUMENTS = 12
+MAX_BITS = 2000
+"""A call of larger numbers has no value here."""
 MAX_CALLS = 20
 """A formula with more of them, side by side or in each other, is not read."""
 
@@ -89,6 +91,10 @@ def _end(formula: str, begin: int, opening: str) -> int | None:
 
 def value(name: str, arguments: Sequence[Fraction]) -> Fraction | None:
     """The value of a call whose arguments are numbers, None if there is none."""
+    if any(
+        max(argument.numerator.bit_length(), argument.denominator.bit_length()) > MAX_BITS for argument in arguments
+    ):
+        return None
     if name in ("max", "min"):
         return max(arguments) if name == "max" else min(arguments)
     if any(argument.denominator != 1 for argument in arguments):

@@ -10,6 +10,8 @@ from typing import NamedTuple
 MAX_LENGTH = 400
 """Longer texts are not numbers: reading digits costs time that grows with the square of their count."""
 MAX_EXPONENT = 2000
+MAX_ZEROS = 12
+"""So many zeros at the end of a whole number may be due to rounding."""
 
 _DIGITS = r"(?:[1-9][0-9]{0,2}(?:(?:,|\{,\}| )[0-9]{3})+|[0-9]+)"
 _PLAIN = rf"(?:{_DIGITS}(?:\.[0-9]*)?|\.[0-9]+)"
@@ -111,7 +113,7 @@ def rounds(decimal: Number, value: Fraction) -> bool:
     units = [Fraction(10) ** -decimal.places] if decimal.places is not None else []
     if decimal.places is None and decimal.value.denominator == 1:
         size = str(abs(decimal.value.numerator))
-        zeros = min(len(size) - len(size.rstrip("0")), len(size) - 2)
+        zeros = min(len(size) - len(size.rstrip("0")), len(size) - 2, MAX_ZEROS)
         units = [Fraction(10**power) for power in range(max(zeros, 0) + 1)]
     return (decimal.value < 0) == (value < 0) and any(_is_rounded(decimal.value, value, unit) for unit in units)
 
