@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from hapo_lit.losses import Surrogate
 from hapo_lit.rollout.sampling import Sampling
 from hapo_lit.teacher import ClippedRatio
@@ -37,10 +39,11 @@ def update_notices(module: HapoModule, prompts: int) -> list[str]:
     return lines
 
 
-def _engines(module: HapoModule) -> list[Sampling]:
+def _engines(module: HapoModule) -> Iterator[Sampling]:
     engines = [phase.algorithm.engine for phase in module.phases]
-    evaluators = [evaluator.engine for evaluator in module.evaluation.evaluators.values()]
-    return [engine for engine in (*engines, *evaluators) if isinstance(engine, Sampling)]
+    for engine in (*engines, *(evaluator.engine for evaluator in module.evaluation.evaluators.values())):
+        if isinstance(engine, Sampling):
+            yield engine
 
 
 def _clips(phase: Phase) -> list[str]:
