@@ -131,7 +131,7 @@ _DOTS = re.compile(r"\.{3,}")
 _COMMA = re.compile(r"\{,\}(?![0-9]{3}(?![0-9]))|(?<=(?<![0-9])0)\{,\}")
 _BRACED_SIGN = re.compile(r"\{ ?([-:=<>+*/.]) ?\}")
 _LETTER_AND_DIGITS = re.compile(
-    r"(?<![A-Za-z0-9\\_^.}])(?<![0-9] )(?<!text\{)([A-Za-z])([0-9]+)(?![0-9A-Za-z^!(\\.{_])"
+    r"(?<![A-Za-z0-9\\_^.}])(?<![0-9] )(?<!text\{)([A-Za-hj-z])([0-9]+)(?![0-9A-Za-z^!(\\.{_])"
 )
 """A letter with an index that is not written as one: ``x2``, but not the product in ``n2^{n-1}``."""
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\degree(?![a-zA-Z])")

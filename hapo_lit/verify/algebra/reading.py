@@ -24,8 +24,8 @@ _MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+
 _GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma)(?![a-zA-Z]))")
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
 _SUBSCRIPT = re.compile(r"_([0-9]) ")
-_GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-z])([0-9]+)(?![0-9^!({.])")
-"""Digits right after a letter are its index, as in ``CO2+H2O``; in ``n2^{n-1}`` they are not."""
+_GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-hj-z])([0-9]+)(?![0-9^!({.\\])")
+"""Digits right after a letter are its index, as in ``CO2+H2O``; in ``n2^{n-1}`` and ``i2\\sqrt{3}`` they are not."""
 _PRIMED = re.compile(r"((?<!\\)(?<![a-zA-Z])[a-zA-Z])('+)")
 _SCRIPTS = r"(?:_(?:[0-9a-zA-Z]|\{[^{}]*\}))?(?:\^(?:[0-9a-zA-Z]|\{[^{}]*\}))?"
 _FUNCTION = r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)" + _SCRIPTS

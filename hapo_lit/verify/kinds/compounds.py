@@ -84,14 +84,23 @@ def _names(words: list[str]) -> list[str] | None:
 
 def compare(gold: str, answer: str) -> bool:
     """At least one side is a quantity of several units."""
-    left, right = _parts(gold), _parts(answer)
+    left, right = _parts(gold, read(answer)), _parts(answer, read(gold))
     return left is not None and left == right
 
 
-def _parts(text: str) -> dict[str, Fraction] | None:
-    """How many there are of each unit, with those of time that are converted in seconds; None without units."""
+def _parts(text: str, other: Parts | None) -> dict[str, Fraction] | None:
+    """How many there are of each unit, with those of time that are converted in seconds; None without units.
+
+    A single letter is the unit that it stands for beside an ``other`` quantity: ``65 s``, ``1 minute 5 seconds``.
+    """
     parts = read(text)
-    if parts is None:
+    if parts is None and other is not None and (match := _PART.fullmatch(text)) and len(match[2]) == 1:
+        name = "minute" if match[2] == "m" and other[0][0] in _TIME else _ONE_LETTER.get(match[2])
+        number = numbers.read(match[1])
+        if name is None or number is None:
+            return None
+        parts = ((name, number.value),)
+    elif parts is None:
         quantity = quantities.read(text)
         number = numbers.read(quantity.value)
         if not quantity.unit or number is None:

@@ -64,7 +64,7 @@ _ALTOGETHER = re.compile(r"(?:^| )(?:in total|in all|total|altogether|overall)\Z
 @lru_cache(maxsize=8192)
 def read(text: str) -> Quantity:
     """The value and the unit of a normalised formula without top-level commas."""
-    if text[-1:].isdigit() and text[:1] not in "\\$€£¥₹UR-" and "\\" not in text:
+    if text[-1:].isdigit() and text[:1] not in "\\$€£¥₹UR-" and "\\" not in text and not text.endswith("/s^2"):
         return _glued_power(text)
     if match := _ORDINAL.fullmatch(text):
         return Quantity(match[1])
@@ -143,7 +143,7 @@ def _unit(words: str, value: str, power: str | None = None, plain: bool = False)
                 return None
             spelled.append("unit")
             continue
-        unit = _part(part.split(), value, power if len(parts) == 1 else None, plain)
+        unit = _part(part.split(), value, power if place == len(parts) - 1 else None, plain)
         if unit is None:
             return None
         spelled.append(unit)
