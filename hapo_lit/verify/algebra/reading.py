@@ -28,7 +28,9 @@ _GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-hj-z])([0-9]+)(?![0-9^!({.\\])")
 """Digits right after a letter are its index, as in ``CO2+H2O``; in ``n2^{n-1}`` and ``i2\\sqrt{3}`` they are not."""
 _PRIMED = re.compile(r"((?<!\\)(?<![a-zA-Z])[a-zA-Z])('+)")
 _SCRIPTS = r"(?:_(?:[0-9a-zA-Z]|\{[^{}]*\}))?(?:\^(?:[0-9a-zA-Z]|\{[^{}]*\}))?"
-_FUNCTION = r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)" + _SCRIPTS
+_FUNCTION = (
+    r"\\(?:arcsin|arccos|arctan|arccot|sinh|cosh|tanh|sin|cos|tan|cot|sec|csc|ln|lg|log|exp)(?![a-zA-Z])" + _SCRIPTS
+)
 _BRACED_ARGUMENT = re.compile(rf"({_FUNCTION}) ?\{{([^{{}}]*)\}}")
 _GREEK = r"\\(?:pi|alpha|beta|gamma|delta|theta|phi|varphi|omega|lambda|mu)"
 _ATOM = rf"(?:[0-9]+|\\frac\{{[^{{}}]*\}}\{{[^{{}}]*\}}|\\sqrt\{{[^{{}}]*\}}|{_GREEK}|[a-zA-Z])"
