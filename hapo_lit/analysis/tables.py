@@ -108,13 +108,13 @@ def changes_the_run(key: str) -> bool:
 
 
 def _shown(value: Any) -> str:
-    """A setting as it is written on a command line, a class without its module."""
+    """A setting as it is written on a command line, a class of ours without its module."""
     if value is None:
         return "null"
     if isinstance(value, float):
         return f"{value:g}"
     text = str(value)
-    return text.rpartition(".")[2] if re.fullmatch(r"[a-z_]\w*(\.\w+)+", text) else text
+    return text.rpartition(".")[2] if re.fullmatch(r"hapo_lit(\.\w+)+", text) else text
 
 
 # -- runs side by side --------------------------------------------------------------------------------------------

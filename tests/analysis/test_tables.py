@@ -105,6 +105,14 @@ def test_overrides_in_names_are_the_settings_unless_more_differs(tmp_path):
     assert set(differing_settings(find_runs(tmp_path))) == {"gate.threshold", "gate.prior_beta"}
 
 
+def test_runs_on_different_files_are_not_one_setting(tmp_path):
+    for name in ("mine.jsonl", "yours.jsonl"):
+        file = write_run(tmp_path / name.partition(".")[0]) / "config.yaml"
+        file.write_text(file.read_text() + f"model: {{path: {name}, class: hapo_lit.policy.{name[0].upper()}}}\n")
+    settings = differing_settings(find_runs(tmp_path)).to_dict("list")
+    assert settings == {"model.path": ["mine.jsonl", "yours.jsonl"], "model.class": ["M", "Y"]}
+
+
 def test_runs_of_different_lengths_differ_in_steps_alone(tmp_path):
     write_run(tmp_path / "0", steps=12)
     write_run(tmp_path / "1", steps=24)
