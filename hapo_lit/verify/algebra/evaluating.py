@@ -16,8 +16,6 @@ MAX_BITS = 1 << 20
 """Numbers beyond 2^(this) are not evaluated."""
 MAX_EXACT_BITS = 20_000
 MAX_SUM_TERMS = 200
-MAX_WHOLE = 10**15
-"""``gcd`` and ``lcm`` are computed of whole numbers below this."""
 
 
 class NotEvaluable(ValueError):
@@ -146,16 +144,15 @@ def _unknown(name: str, values: list[Any]) -> Any:
 
 
 def _of_several(name: str, values: list[Any]) -> Any:
-    """``max``, ``min``, ``gcd`` or ``lcm``; of numbers that are not whole, one value for the same ones in any order."""
+    """The value of ``max`` or ``min``; for ``gcd`` and ``lcm`` one that is the same for equal arguments in any order.
+
+    Their true values at some whole numbers would prove nothing: ``\\gcd(n + 3, 17)`` is 1 at most of them.
+    """
     if any(mpmath.im(value) for value in values):
         raise NotEvaluable("of complex numbers")
     values = [mpmath.re(value) for value in values]
     if name in ("max", "min"):
         return max(values) if name == "max" else min(values)
-    if all(mpmath.isint(value) and abs(value) < MAX_WHOLE for value in values):
-        found = functions.value(name, [Fraction(int(value)) for value in values])
-        assert found is not None  # they are whole
-        return mpmath.mpf(found.numerator)
     distinct = {mpmath.nstr(value, 15): value for value in values}
     return _unknown(name, sorted(distinct.values()))
 

@@ -162,7 +162,7 @@ def _without_decimals(formula: str) -> str:
 def read_matrix(formula: str) -> sympy.MatrixBase | None:
     """The value of a sum or product of matrices, None if it cannot be read."""
     try:
-        value = _tree(_without_decimals(formula)).doit()
+        value = _tree(_without_decimals(slashes.respelled(formula) or formula)).doit()
     except Exception:  # untrusted text, as above
         return None
     return value if isinstance(value, sympy.MatrixBase) else None

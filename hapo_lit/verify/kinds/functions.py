@@ -5,7 +5,7 @@ Calls are cut out of a formula before it is parsed, so SymPy's own, which are ex
 - All arguments are numbers: the call is its value, exactly.  ``\\gcd(12, 18)`` is 6, and of numbers that are not whole
   there is neither ``gcd`` nor ``lcm``.
 - Otherwise two calls of one function are equal if their arguments are, in any order and counted once.  ``\\max`` and
-  ``\\min`` are computed where the arguments have values; ``gcd`` and ``lcm`` where those are whole.
+  ``\\min`` are also compared with other formulas by their values: ``\\max(x, -x)`` is ``|x|``.
 
 ``\\gcd(12)``, ``\\gcd(a,,b)`` and ``\\gcd 12, 18`` are no calls and cannot be read, nor can ``\\gcd(1,000, 5)``, which
 may be either of two.
