@@ -109,11 +109,15 @@ class _Description:
             self._open.discard(id(value))
 
     def _named_file(self, value: Any) -> str:
-        """What distinguishes the file that a setting names, if it names one."""
+        """What distinguishes the file that a setting names, or the files in the folder that it names, such as that of a
+        model."""
         if not isinstance(value, str) or len(value) > 1000 or not re.search(r"[./\\]", value) or "\0" in value:
             return ""
         try:
             file = Path(value).expanduser()
+            if file.is_dir() and re.search(r"\w", value):  # a mere "/" or "." is a text
+                stamps = [file_stamp(inside) for inside in sorted(file.iterdir()) if inside.is_file()]
+                return repr(stamps) if stamps else ""
             return repr(file_stamp(file)[1:]) if file.is_file() else ""
         except (OSError, RuntimeError):  # no such user, or a name that no file can have
             return ""
@@ -200,7 +204,7 @@ class _Description:
 
 def _defines(file: Path, name: str) -> bool:
     """Whether this is where a class is written; one in C may claim to be from a Python file."""
-    return re.search(rf"\bclass\s+{re.escape(name)}\b", file.read_text(encoding="utf-8")) is not None
+    return re.search(rf"\bclass\s+{re.escape(name)}\b".encode(), file.read_bytes()) is not None
 
 
 def _names(slots: str | Sequence[str]) -> Sequence[str]:
@@ -221,7 +225,11 @@ def _imported(files: set[Path]) -> set[Path]:
 
 def _imports_of(file: Path) -> Iterator[Path]:
     """The user's files among the modules that a file imports anywhere; nothing is imported to find them."""
-    for node in ast.walk(ast.parse(file.read_bytes())):
+    try:
+        tree = ast.parse(file.read_bytes())
+    except SyntaxError:  # of a file that nobody can import
+        return
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _modules([], alias.name.split("."))

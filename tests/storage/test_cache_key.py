@@ -121,6 +121,26 @@ def test_a_file_that_a_setting_names_counts(tmp_path):
     assert key(Inner(tmp_path / "words.txt")) != key(Inner(tmp_path / "gone.txt"))
 
 
+def test_the_files_of_a_folder_that_a_setting_names_count(tmp_path):
+    (tmp_path / "weights.bin").write_text("a")  # as of a reward model
+    before, text = key(Inner(str(tmp_path))), key(Inner("/"))
+    (tmp_path / "weights.bin").write_text("bc")
+    assert key(Inner(str(tmp_path))) != before
+    assert key(Inner("/")) == text
+
+
+def test_a_source_in_another_encoding_and_one_that_cannot_be_read_do_not_stop_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "unfinished.py").write_text("value = (")
+    part = (
+        "# coding: latin-1\n# \xe9\ntry:\n    import unfinished\nexcept SyntaxError:\n    pass\nclass Part:\n    pass\n"
+    )
+    (tmp_path / "other_part.py").write_bytes(part.encode("latin-1"))
+    assert key(importlib.import_module("other_part").Part())
+    sys.modules.pop("other_part")
+
+
 def test_versions_count_for_a_key_and_not_for_an_identity(monkeypatch):
     keys, same = {cache_key({"part": Inner(1)}, ("torch",)).key}, {identity({"part": Inner(1)})}
     keys.add(cache_key({"part": Inner(1)}, ("torch", "sympy")).key)
