@@ -44,7 +44,7 @@ class WeightedVerifier:
         if success not in rewards:
             raise ValueError(f"verifier.success={success} is none of the rewards {', '.join(rewards)}")
         for name, weight in weights.items():
-            if not math.isfinite(weight):
+            if not isinstance(weight, int | float) or not math.isfinite(weight):
                 raise ValueError(f"verifier.weights.{name}={weight} must be a finite number")
         if weights[success] <= 0:
             raise ValueError(f"verifier.weights.{success}={weights[success]} would not pay for success: set it above 0")

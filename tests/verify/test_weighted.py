@@ -51,6 +51,8 @@ def test_brevity_falls_in_a_straight_line():
         ({"style": 1.0}, "verifier.weights has accuracy, format, length, style, and verifier.rewards has accuracy, fo"),
         ({"accuracy": 0.0}, "verifier.weights.accuracy=0.0 would not pay for success"),
         ({"format": float("inf")}, "verifier.weights.format=inf must be a finite number"),
+        ({"format": "much"}, "verifier.weights.format=much must be a finite number"),
+        ({"format": None}, "verifier.weights.format=None must be a finite number"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(weights, message):
