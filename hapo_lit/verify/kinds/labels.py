@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import re
 
+_DIGIT, _LETTER = re.compile("[0-9]"), re.compile("[A-Za-z]")
 _MARKUP = re.compile(r"\\text ?\{([^{}]*)\}|[{}_]")
 _TYPE = re.compile(r"\\text ?\{([^{}]*)\}|[{}]")
 _PLAIN = re.compile(r"[A-Za-z0-9()\[\]. -]+")
@@ -42,7 +43,7 @@ def read(text: str) -> str | None:
     >>> read("CO_2"), read("\\\\text{Box }3"), read("a_1a_2")
     ('CO2', 'box 3', None)
     """
-    if not any(character.isdigit() for character in text):
+    if not (_DIGIT.search(text) and _LETTER.search(text)):
         return None
     plain = key(text)
     if plain is None:
