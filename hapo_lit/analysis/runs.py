@@ -20,6 +20,8 @@ from hapo_lit.errors import NoRunError
 
 RUN_FILES = ("config.yaml", "summary.json", "error.txt", "pruned.txt", *METRIC_FILES)
 """A folder that holds one of these is the folder of a run."""
+LOCK = ".lock"
+"""What keeps two runs from one folder; alone there, it was left by a command whose settings were refused."""
 GROUP_COLUMNS = ["step", "prompt", "successes", "trials", "open", "teacher"]
 
 
@@ -178,6 +180,7 @@ def is_run(folder: Path) -> bool:
 
 def _runs_below(folder: Path) -> list[Path]:
     inside = [path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    inside = [path for path in inside if {file.name for file in path.iterdir()} != {LOCK}]  # a command that was refused
     inside = [path for path in inside if not (path / "report.html").is_file() or is_run(path)]
     found = [run for path in inside for run in ([path] if is_run(path) else _runs_below(path))]
     beside_runs = any(map(is_run, inside))

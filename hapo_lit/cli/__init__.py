@@ -9,6 +9,7 @@ is shown instead.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,7 +50,9 @@ OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multi
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The ``hapo`` command."""
+    """The ``hapo`` command.  Modules of one's own are found in the present folder, as with ``python -m hapo_lit``."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())
     name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in HELP:
         print_help()

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit.cli.bootstrap import config_folder, stop_with
+from hapo_lit.cli.chosen_options import leave_out_settings_of_others
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line
 from hapo_lit.cli.sweeps import FailedJobs, forget_outcome, jobs_that_compose, note_failure, note_pruned, sweeping
 from hapo_lit.errors import Pruned
@@ -94,6 +95,8 @@ def run_job(main: Callable[[DictConfig], Result], config: DictConfig) -> Result 
         forget_outcome()
     composed = OmegaConf.to_container(config, resolve=False)
     try:
+        if HydraConfig.initialized():
+            leave_out_settings_of_others(config, HydraConfig.get().overrides.task)
         return main(config)
     except Pruned as pruned:
         if sweeping():

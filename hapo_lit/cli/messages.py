@@ -68,8 +68,8 @@ def in_one_line(error: BaseException, composed: Any = None) -> str:
         return f"{missing[1]} has no {missing[2]!r}{nearest(missing[2], vars(get_object(missing[1])))}"
     if (absent := re.search(r"No module named '([\w.]+)'", text)) and not absent[1].startswith("hapo_lit."):
         return (
-            f"there is no module {absent[1]!r} here: put the folder of a module of your own on PYTHONPATH "
-            f"(PYTHONPATH=. hapo ...), install any other"
+            f"there is no module {absent[1]!r} here: start hapo in the folder of a module of your own, or put that "
+            f"folder on PYTHONPATH; install any other"
         )
     if where := re.search(r"full_key: (\S+)", str(error)):
         return f"{text} (in {where[1]})" if where[1] not in text else text

@@ -29,4 +29,5 @@ def main(arguments: list[str]) -> None:
         print(f"{state}: {run}: {note}")
     for identical in report.identical:
         print(f"these runs are {identical}")
-    print(f"{report.page}: {len(report.runs)} runs, {len(report.runs) - len(unfinished)} of them finished")
+    count, finished = len(report.runs), len(report.runs) - len(unfinished)
+    print(f"{report.page}: {count} run{'s' if count > 1 else ''}, {finished} of them finished")

@@ -10,6 +10,7 @@ from typing import IO
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
+from hapo_lit.analysis.runs import LOCK
 from hapo_lit.errors import SetupError
 
 
@@ -27,7 +28,7 @@ def folder_to_resume(run: Path) -> Path:
 def lock_folder(run: Path) -> IO[bytes]:
     """A lock on a run's folder, to be kept: released when the process exits."""
     run.mkdir(parents=True, exist_ok=True)
-    file = (run / ".lock").open("wb")
+    file = (run / LOCK).open("wb")
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

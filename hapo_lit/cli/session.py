@@ -208,6 +208,13 @@ class RunSession:
             print(f"warning: {otherwise}", file=sys.stderr)
         summary = analysis.summarise(self.run, facts)
         analysis.print_summary(summary)
+        metrics = analysis.read_metrics(self.run)
+        if skipped := int(metrics["update/skipped"].sum()) if "update/skipped" in metrics else 0:
+            print(
+                f"warning: {skipped:,} updates were skipped, since loss or gradient was not finite: lower "
+                f"learning_rate, bound the ratios (loss=dual_clip), or look at terms of your own",
+                file=sys.stderr,
+            )
         gate = module.phases.at(self.config.steps - 1).algorithm.gate
         if isinstance(gate, HasOpenProbability) and (self.run / "groups.csv").exists():
             report = analysis.write_injection(self.run, gate.open_probability)

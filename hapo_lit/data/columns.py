@@ -46,4 +46,4 @@ def split_gsm8k(text: str) -> tuple[str, str] | None:
         return None
     answer = _GROUPED.sub("", match["answer"])
     steps = _CALCULATION.sub("", match["steps"]).strip()
-    return (f"{steps}\nThe answer is \\boxed{{{answer}}}." if steps else ""), answer
+    return (f"{steps}\nThe answer is \\boxed{{{answer}}}" if steps else ""), answer

@@ -38,7 +38,7 @@ from hapo_lit.training.metrics import (
     reward_tallies,
     tallied,
 )
-from hapo_lit.training.optimizer import set_for_step, trained_parameters, unwrapped
+from hapo_lit.training.optimizer import made, set_for_step, trained_parameters, unwrapped
 from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
@@ -322,7 +322,7 @@ class HapoModule(LightningModule):
 
     def configure_optimizers(self) -> Optimizer:
         parameters = trained_parameters(self.policy)
-        optimizer = self.make_optimizer(parameters)
+        optimizer = made(self.make_optimizer, parameters)
         if self._saved_optimizer is not None:
             optimizer.load_state_dict(shard_optimizer_state(self._saved_optimizer, parameters))
             self._saved_optimizer = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch.optim import Optimizer
 
+from hapo_lit.errors import PartError, one_line
 from hapo_lit.policy.sharding import local
 from hapo_lit.training.phases import Phases
 
@@ -14,6 +15,21 @@ from hapo_lit.training.phases import Phases
 def trained_parameters(policy: torch.nn.Module) -> list[torch.nn.Parameter]:
     """The parameters that learn: all of them, or those of an adapter."""
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def made(make: Callable[[Iterable[torch.nn.Parameter]], Optimizer], parameters: list[torch.nn.Parameter]) -> Optimizer:
+    """An optimiser of parameters.
+
+    Raises:
+        PartError: it cannot be made with its settings, or is none.
+    """
+    try:
+        optimizer = make(parameters)
+    except (TypeError, ValueError) as error:
+        raise PartError(f"optim: {one_line(str(error), 300)}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise PartError(f"optim must make a torch.optim.Optimizer; it made a {type(optimizer).__name__}")
+    return optimizer
 
 
 def unwrapped(optimizer: Optimizer) -> Optimizer:

@@ -93,7 +93,7 @@ class SkipLimit:
         if self.in_a_row > self.limit:
             raise NotFiniteError(
                 f"in {self.in_a_row} updates in a row, up to step {step + 1}, loss or gradient was not "
-                f"finite, and none was made: lower learning_rate, bound the ratios (loss=dual_clip), or use a wider "
-                f"precision",
+                f"finite, and none was made: lower learning_rate, bound the ratios (loss=dual_clip), use a wider "
+                f"precision, or look at terms of your own",
                 experience,
             )

@@ -50,9 +50,18 @@ _CHANGES = re.compile(
 )
 
 
+_SIGN = re.compile(
+    r"[$`<:\]]|\*|__|color|^=|^[^{}]*\}|\\(?:text|math|bold|bm|emph|under|ensure|there|impl|[RLq()\[\]])"
+    r"|(?i:^(?:so|thus|hence|therefore|and|the|my|our|your|final|correct|right|answers?|ans|result|solution)\b)"
+)
+"""What every decoration has one of."""
+
+
 def without_decoration(answer: str) -> str:
     """An answer without what stands around it."""
     answer = answer.strip()
+    if not _SIGN.search(answer):
+        return answer
     for _ in range(ROUNDS if len(answer) <= LONGEST else 0):
         before, answer = answer, _without_layer(answer.strip())
         if answer == before:

@@ -101,7 +101,7 @@ def test_the_command_reports_a_single_run_and_says_which_figure_is_missing(tmp_p
     run = write_run(tmp_path / "run")
     main(["report", str(run)])
     page = run / "report" / "report.html"
-    assert f"{page}: 1 runs, 1 of them finished" in " ".join(capsys.readouterr().out.split())
+    assert f"{page}: 1 run, 1 of them finished" in " ".join(capsys.readouterr().out.split())
     text = Page(page.read_text()).text
     assert "One run: 1 finished." in text
     assert "By setting" not in text

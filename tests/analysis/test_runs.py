@@ -6,6 +6,7 @@ import pytest
 from support.made_runs import write_run
 
 from hapo_lit.analysis import Sweep, find_runs, load_run, write_report
+from hapo_lit.analysis.runs import LOCK
 
 
 def test_runs_are_found_at_any_depth_and_in_the_order_of_their_numbers(tmp_path):
@@ -43,6 +44,13 @@ def test_a_damaged_file_is_named(tmp_path, name, content, fault):
     read = load_run(run)
     assert read.state == "damaged"
     assert fault in read.note
+
+
+def test_a_folder_that_a_refused_command_left_is_no_run(tmp_path):
+    write_run(tmp_path / "good", steps=6)
+    (tmp_path / "refused").mkdir()
+    (tmp_path / "refused" / LOCK).touch()
+    assert [run.name for run in find_runs(tmp_path)] == ["good"]
 
 
 def test_a_report_of_damaged_runs_is_written_and_names_every_fault(tmp_path):

@@ -15,7 +15,7 @@ GSM8K = {
     "question": "Natalia sold clips to 48 of her friends in April, and half as many in May. How many in all?",
     "answer": "Natalia sold 48/2 = <<48/2=24>>24 clips in May.\nAltogether 48+24 = <<48+24=72>>72 clips.\n#### 72",
 }
-STEPS = "Natalia sold 48/2 = 24 clips in May.\nAltogether 48+24 = 72 clips.\nThe answer is \\boxed{72}."
+STEPS = "Natalia sold 48/2 = 24 clips in May.\nAltogether 48+24 = 72 clips.\nThe answer is \\boxed{72}"
 
 
 def test_gsm8ks_raw_form_is_read_as_it_is(tmp_path):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from hapo_lit.cli.invocation import run_job
 from hapo_lit.errors import VerifierError
@@ -83,5 +84,5 @@ def test_a_run_that_is_stopped_says_why_in_one_line(capsys):
         raise VerifierError("31 of the last 1,000 answers met a limit of the verifier")
 
     with pytest.raises(SystemExit):
-        run_job(main, None)
+        run_job(main, OmegaConf.create())
     assert capsys.readouterr().err == "hapo: error: 31 of the last 1,000 answers met a limit of the verifier\n"
