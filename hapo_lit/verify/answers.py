@@ -38,6 +38,9 @@ NO_ANSWERS = frozenset(
     (
         "qed|notfound|not found|not available|not provided|not given|n/a|nan|null|tbd|unknown|?|-|...|no answer"
         "|no answer given|answers may vary|answers vary|answers will vary|omitted|as above|as shown above|proved|proven"
+        "|to be proved|to be proven|to prove|to be determined|not specified|not stated|not known|not applicable"
+        "|none given|none provided|no answer provided|no solution given|no solution provided|missing|todo|error|blank"
+        "|left to the reader|\\square|\\quad|___|__"
     ).split("|")
 )
 """What data sets write where there is no answer."""

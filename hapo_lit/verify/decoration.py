@@ -8,6 +8,7 @@ The same rules hold however an answer was found: in a box, in tags, after a phra
 ``\\textcolor{blue}{7}``                   ``7``
 ``= 5``, ``\\therefore 5``                  ``5``
 ``$\\frac34$ of the total``                ``\\frac34``
+``5 \\checkmark``                         ``5``
 ========================================  ============
 """
 
@@ -39,6 +40,10 @@ _TYPE = re.compile(r"\\(?:textbf|mathbf|boldsymbol|bm|emph|textit|underline|unde
 _COLOUR = re.compile(
     r"\\(?:(textcolor|colorbox)|fcolorbox ?\{[^{}]{0,40}\}|color)(?:\[[^\[\]]{0,40}\])? ?\{[^{}]{0,40}\} ?"
 )
+_DONE = re.compile(
+    r"(?:\\[ ,;:!]| |\\q?quad(?![a-zA-Z])|~)*(?:\\(?:checkmark|blacksquare|qed|qedhere)(?![a-zA-Z])|[✓✔✅∎■]\ufe0f?)\Z"
+)
+"""The mark of an end."""
 _CLOSERS = (("\\]", "\\["), ("\\)", "\\("))
 _CUT_BRACE = re.compile(r"[^{}]*(\}\$?)")
 _OF_SOMETHING = re.compile(
@@ -86,6 +91,8 @@ def _without_layer(text: str) -> str:
             return text[:-2]
         if text.startswith(opening) and closing not in text:
             return text[2:]
+    if (match := _DONE.search(text, max(0, len(text) - 40))) and match.start():
+        return text[: match.start()]
     if match := _CUT_BRACE.fullmatch(text):
         return text[: match.start(1)]
     if match := _ANNOUNCED.match(text) or _ANNOUNCED_IN_TEXT.match(text) or _LEADING.match(text):

@@ -104,8 +104,8 @@ class Equality:
             return lists.compare(self, gold, answer)
         if isinstance(gold, TupleOrInterval) and isinstance(answer, TupleOrInterval):
             return tuples.compare(self, gold, answer)
-        if isinstance(gold, Ratio) and isinstance(answer, Ratio):
-            return self.all_of(gold.items, answer.items)
+        if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+            return tuples.compare_ratios(self, gold, answer)
         if isinstance(gold, Grid) or isinstance(answer, Grid):
             return matrices.compare(self, gold, answer)
         return False

@@ -21,8 +21,8 @@ class Bag(NamedTuple):
 
     items: tuple[Form, ...]
     braces: bool = False
-    decimal: str = ""
-    """What it is if its comma is a decimal comma."""
+    joined: str = ""
+    """What it may be as one text: ``3.5`` if its comma is a decimal comma, ``ACD`` for letters of options."""
 
 
 class TupleOrInterval(NamedTuple):

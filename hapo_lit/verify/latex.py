@@ -77,7 +77,11 @@ _RENAMED = {
     **dict.fromkeys(("textdegree", "degrees"), "degree"),
     **dict.fromkeys(("approxeq", "simeq"), "approx"),
     **dict.fromkeys(("textbf", "textit", "textrm", "textnormal", "mbox", "mathrm", "mathbf", "mathit", "bm"), "text"),
-    **dict.fromkeys(("textsf", "mathsf", "texttt", "boldsymbol", "hbox", "emph", "underline"), "text"),
+    **dict.fromkeys(("textsf", "mathsf", "texttt", "boldsymbol", "hbox", "emph", "underline", "ce"), "text"),
+    **dict.fromkeys(("sh",), "sinh"),
+    **dict.fromkeys(("ch",), "cosh"),
+    **{f"var{letter}": letter for letter in ("epsilon", "theta", "phi", "rho", "sigma")},
+    **dict.fromkeys(("overrightarrow",), "vec"),
     **dict.fromkeys(("dots", "cdots", "dotsc", "dotsb"), "ldots"),
     **dict.fromkeys(("bigcup",), "cup"),
     **dict.fromkeys(("backslash",), "setminus"),
@@ -109,16 +113,34 @@ _ROW_END = re.compile(r"\\\\(?:\s*\[-?[0-9.]+ ?[a-z]{2}\])?")
 _GLUED_QUAD = re.compile(r"\\q?quad(?=[a-zA-Z](?![a-zA-Z]))")
 _THIN = re.compile(r"(?<=[0-9])\s*(?:,\\!\s*|\\[,! ]|\\thinspace|~)\s*(?=[0-9]{3}(?![0-9]))")
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\s*|\\([,;:! ])|~")
+_NAMED = {name: name for name in FUNCTIONS} | {
+    name: _RENAMED[name] for name in "tg ctg cotg arctg arcctg sh ch".split()
+}
+"""Functions as ``\\operatorname`` and upright words have them."""
+_NOT_IN_TEXT = frozenset(["min", "max", "sec", "lg", "sh", "ch"])
 _FUNCTION_TEXT = re.compile(
-    rf"\\operatorname\s*\{{\s*({'|'.join(sorted(FUNCTIONS))})\s*\}}"
-    rf"|\\text\s*\{{\s*({'|'.join(sorted(FUNCTIONS - {'min', 'max', 'sec', 'lg'}))})\s*\}}"
+    rf"\\operatorname\s*\{{\s*({'|'.join(sorted(_NAMED))})\s*\}}"
+    rf"|\\text\s*\{{\s*({'|'.join(sorted(_NAMED.keys() - _NOT_IN_TEXT))})\s*\}}"
 )
 _LETTER_TEXT = re.compile(
     r"\\text\s*\{\s*([ei]|\\[a-z]+)\s*\}"
-    r"|(?<![0-9}])(?<![0-9}] )\\text\s*\{(?!(?:[cdkm]?m|in|ft|yd|mi)\^)([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
+    r"|(?<![0-9}])(?<![0-9}] )(?<!\}/)(?<!\}/ )(?<!\} /)(?<!\} / )(?<!\}\\cdot )(?<!\} \\cdot )"
+    r"\\text\s*\{(?!(?:[cdkm]?m|in|ft|yd|mi)\^)([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
 )
 _DIGIT_TEXT = re.compile(r"\\text\s*\{\s*(-?[0-9][0-9,.]*)\s*\}")
 _WHOLE_TEXT = re.compile(r"\A\\text\s*\{\s*([-+]?[0-9][^{}]*|[^{}]*(?:,| and | or )[^{}]*)\}\Z")
+_COMBINATIONS = re.compile(
+    r"(?<![a-zA-Z\\])C_(?:\{([0-9]{1,3})\}|([0-9]))\^(?:\{([0-9]{1,3})\}|([0-9]))"
+    r"|(?:\A|(?<=[-+*/=]))(?:\{ ?\})?[_^](?:\{([0-9]{1,3})\}|([0-9]))C_(?:\{([0-9]{1,3})\}|([0-9]))(?![_^])"
+)
+"""``C_{10}^3`` and ``{}_{10}C_3``, the number of combinations; the larger number is always the lower one."""
+_DOUBLED = re.compile(r"(?<!\\)\{\{([^{}]*)(?<!\\)\}\}")
+_NEGATIVE = re.compile(
+    r"\A(?:\\text ?\{ ?(?:negative|minus) ([0-9.,]+) ?\}\Z"
+    r"|(?:\\text ?\{ ?(?:negative|minus) ?\}|(?:negative|minus) ) ?(?=[0-9.]|\\frac|\\sqrt|\\pi))",
+    re.IGNORECASE,
+)
+_UNITED = re.compile(r"(?<=[)\]]) ?(?:U|\\text ?\{ ?(?:U|union) ?\}|union) ?(?=[(\[])")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose ?([^{}]*)\}")
 _EMPTY_TEXT = re.compile(r"\\text\s*\{\s*\}")
 _PART = re.compile(r"\s*(?:\{|\\sqrt ?\{[^{}]*\}|\\[a-zA-Z]+|[0-9a-zA-Z])")
@@ -163,7 +185,9 @@ def normalise(answer: str) -> str:
         answer = _GLUED_QUAD.sub(" ", answer)
         answer = _COMMAND.sub(_renamed, answer)
         if "\\text" in answer or "\\operatorname" in answer:
-            answer = _FUNCTION_TEXT.sub(r"\\\1\2 ", answer).replace("\\operatorname", "\\text")
+            answer = _FUNCTION_TEXT.sub(lambda m: f"\\{_NAMED[m[1] or m[2]]} ", answer).replace(
+                "\\operatorname", "\\text"
+            )
             answer = _EMPTY_TEXT.sub(" ", answer)
             answer = _DIGIT_TEXT.sub(r"\1", answer)
             if answer.startswith("\\text{") and closing_brace(answer, 6) == len(answer) - 1 and "\\" in answer[6:]:
@@ -187,14 +211,25 @@ def normalise(answer: str) -> str:
     if "{,}" in answer:
         answer = _COMMA.sub(".", answer)
     answer = _PLUS_INFINITY.sub(r"\\infty", plain.respelled(answer))
-    answer = answer.replace("\\%", "%").replace("<=", "\\le ").replace(">=", "\\ge ").replace("!=", "\\ne ")
+    answer = _NEGATIVE.sub(lambda m: "-" + (m[1] or ""), answer)
+    answer = (
+        answer.replace("\\%", "%")
+        .replace("==", "=")
+        .replace("<=", "\\le ")
+        .replace(">=", "\\ge ")
+        .replace("!=", "\\ne ")
+    )
     if "{" in answer:
         answer = _BRACED_SIGN.sub(r"\1", answer.replace("{ , }", "{,}"))
         answer = _SHORT_POWER.sub(r"\1\2", answer)
     answer = _BLANKS.sub(" ", answer)
     answer = _TIGHT.sub(r"\1", answer)
     if "{" in answer:
-        answer = _BRACED_PART.sub(_unbraced, answer)
+        answer = _DOUBLED.sub(r"{\1}", _BRACED_PART.sub(_unbraced, answer))
+    if "C" in answer:
+        answer = _COMBINATIONS.sub(_combinations, answer)
+    if "," in answer and "U" in answer.upper():
+        answer = _UNITED.sub(r"\\cup ", answer)
     answer = _LOOSE_COMMAND.sub(r"\1", answer)
     answer = _LETTER_AND_DIGITS.sub(lambda m: f"{m[1]}_{m[2]}" if len(m[2]) == 1 else f"{m[1]}_{{{m[2]}}}", answer)
     answer = answer.strip()
@@ -282,6 +317,12 @@ def _undollared(text: str) -> str:
     else:
         text = re.sub(r"(?<!\\)\$", r"\\$", text)
     return re.sub(r"(?<!\\)\\[()\[\]]", " ", text)
+
+
+def _combinations(match: re.Match[str]) -> str:
+    """A binomial, if the numbers are in its order: ``C_2^3`` is a power of ``C_2``."""
+    count, chosen = (int(number) for number in match.groups() if number)
+    return rf"\binom{{{count}}}{{{chosen}}}" if count >= max(chosen, 2) else match[0]
 
 
 def _renamed(match: re.Match[str]) -> str:

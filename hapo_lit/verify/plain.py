@@ -6,6 +6,7 @@
 ``exp(-2*t)``, ``abs(x-1)``, ``floor(x)``       ``e^{-2*t}``, ``|x-1|``, ``\\lfloor x\\rfloor``
 ``sin x``, ``asin(x)``, ``log10(x)``            ``\\sin x``, ``\\arcsin(x)``, ``\\log_{10}(x)``
 ``gcd(12,18)``, ``max(a,b)``                    ``\\gcd(12,18)``, ``\\max(a,b)``
+``binomial(n,2)``, ``pow(x,2)``, ``log(8,2)``     ``\\binom{n}{2}``, ``(x)^{2}``, ``\\log_{2}(8)``
 ``alpha1``, ``2*theta``, ``inf``                ``\\alpha_1``, ``2*\\theta``, ``\\infty``
 ============================================  ================================================
 
@@ -51,6 +52,15 @@ _BRACKETED = {
     "LCM": (r"\lcm(", ")"),
 }
 """Names before a bracket, and what stands for the bracket and its end."""
+_PAIRS = {
+    **dict.fromkeys(("binomial", "binom", "comb", "nCr"), r"\binom{%s}{%s}"),
+    "Rational": r"\frac{%s}{%s}",
+    "pow": "(%s)^{%s}",
+    "Pow": "(%s)^{%s}",
+    "root": r"\sqrt[%.0s%s]{%s}",
+    "log": r"\log_{%.0s%s}(%s)",
+}
+"""Names before two arguments, and what stands for them; ``root(x,3)`` and ``log(8,2)`` turn them round."""
 _UNITS = frozenset(["min"])
 """``5 min (about)`` is five minutes."""
 _JOINTS = frozenset(["or", "and"])
@@ -74,6 +84,9 @@ _ROOT_OF_NUMBER = re.compile(r" ?([0-9]+(?:\.[0-9]+)?)(?![a-zA-Z0-9.(])| ?(?=\{)
 _LOG_BASE = re.compile(r"([0-9]+)(?= ?\()")
 _DIGITS = re.compile(r"[0-9]+")
 _OPENING = re.compile(r" ?\(")
+_PAIR = re.compile(
+    rf"(?<![a-zA-Z\\])({'|'.join(_PAIRS)}) ?\(([^(),]{{1,60}}),(?![0-9]{{3}}(?![0-9]))([^(),]{{1,60}})\)"
+)
 _EXPONENT = re.compile(r"(-? ?)(?:([0-9]+(?:\.[0-9]+)?)|([a-zA-Z]+|\\[a-zA-Z]+))")
 _GOES_ON = re.compile(r" ?(?:\^|\*\*|!|_|\()|[a-zA-Z0-9\\{]")
 _ORDER = re.compile(r"\((?:[0-9]+|[nk])\)")
@@ -86,6 +99,8 @@ def respelled(text: str) -> str:
         text = _SEVERAL.sub(lambda m: "\\" + m[1].lower().replace("hcf", "gcd"), text)
         if match := _NAMED_ALONE.fullmatch(text):
             return "\\" + match[1] + " "
+    if "," in text:
+        text = _PAIR.sub(_pair, text)
     return _Scan(text).result() if _ANY.search(text) else text
 
 
@@ -185,6 +200,11 @@ class _Scan:
         """``f^(4)``: of a letter that names functions, or of y with nothing but an order."""
         base = "".join(self.out[-2:]).rstrip("' ")[-1:]
         return base in tuple("fghFGH") or (base == "y" and _ORDER.match(self.text, bracket) is not None)
+
+
+def _pair(match: re.Match[str]) -> str:
+    first, second, written = match[2].strip(), match[3].strip(), _PAIRS[match[1]]
+    return written % ((first, second, first) if "%.0s" in written else (first, second))
 
 
 def _infinite(match: re.Match[str]) -> str:

@@ -23,6 +23,8 @@ _DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
 _MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma)(?![a-zA-Z]))")
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
+_VECTOR = re.compile(r"\\vec ?(?:\{([a-zA-Z]{1,2})(?:_\{?([0-9])\}?)?\}|([a-zA-Z]))(?:_(?:\{([0-9])\}|([0-9])))?")
+"""A vector, which is a letter of its own: ``\\vec{a}``, ``\\vec{AB}``, ``\\vec{e_1}``."""
 _SUBSCRIPT = re.compile(r"_([0-9]) ")
 _GLUED_INDEX = re.compile(r"\\[a-zA-Z]+|([A-Za-hj-z])([0-9]+)(?![0-9^!({.\\])")
 """Digits right after a letter are its index, as in ``CO2+H2O``; in ``n2^{n-1}`` and ``i2\\sqrt{3}`` they are not."""
@@ -86,6 +88,8 @@ def read(formula: str, log_base: str = "ten") -> sympy.Expr | None:
 
 def _respelled(formula: str, log_base: str) -> str | None:
     """A formula as the parser reads it rightly, None if it would not."""
+    if "\\vec" in formula:
+        formula = _VECTOR.sub(_vector, formula)
     formula = _SUBSCRIPT.sub(r"_{\1}", formula).replace("{,}", "").replace("%", "\\%")
     formula = _GLUED_INDEX.sub(lambda m: f"{m[1]}_{{{m[2]}}}" if m[1] else m[0], formula)
     formula = _BRACED_ARGUMENT.sub(r"\1(\2)", formula)
@@ -111,6 +115,11 @@ def _respelled(formula: str, log_base: str) -> str | None:
     text = re.sub(r"\\log(?![a-zA-Z_])", r"\\ln " if log_base == "natural" else r"\\log_{10}", text)
     text = re.sub(r"\^e(?![a-zA-Z])", "^{e}", text)
     return re.sub(r"(?<![a-zA-Z\\{])I(?![a-zA-Z])", "I_{0}", text)
+
+
+def _vector(match: re.Match[str]) -> str:
+    index = match[2] or match[4] or match[5]
+    return f"V_{{qv{match[1] or match[3]}{'zyxwutsrqp'[int(index)] if index else ''}}}"
 
 
 def _without_calls(formula: str, log_base: str) -> tuple[str, dict[str, sympy.Expr]] | None:

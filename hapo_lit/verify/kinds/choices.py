@@ -13,7 +13,8 @@ from hapo_lit.verify.rules import Rules, Truth
 
 _WORD = r"(?:[Oo]ption|[Cc]hoice|[Aa]lternative)"
 _CALLED = rf"(?:{_WORD} ?|\\text\{{ ?{_WORD} ?\}} ?)?"
-_VALUE = r"(?=[0-9\\(]|[a-z]{2}| -[0-9])(.+)"
+_VALUE = r"(?=[0-9\\(]|[a-z]{2}| -[0-9]|(?:(?<=[):}])|(?<=[):}] ))[A-Z][a-z]|[A-Z][a-z]* [a-z]{2})(.+)"
+"""The text of an option; a single name behind a full stop is none, as in ``A. Smith``."""
 _CHOICE = re.compile(
     rf"(?:\\text\{{)?{_CALLED}\(?([A-J])(?:[).:]|\)[.:])\}}? ?{_VALUE}"
     rf"|\\text\{{{_CALLED}\(?([A-J])\)?\}}(?=[0-9\\(])(.+)"

@@ -8,7 +8,8 @@ What is a label, and what is not:
 - letters with a digit right after one of them, at least two letters: ``CO2``, ``C6H12O6``, ``A1B2``, ``R2D2``.  A
   single letter with digits is a letter with an index (``x2`` is ``x_2``), which :mod:`hapo_lit.verify.latex` respells;
   ``2xy`` and ``n2^{n-1}`` are products;
-- symbols of chemical elements with an index, ``H_2O``; other products of letters with an index are algebra, ``a_1a_2``;
+- symbols of chemical elements with an index, ``H_2O``, or a charge, ``Na^+``, ``SO_4^{2-}``; other products of letters
+  with an index are algebra, ``a_1a_2``;
 - a word of three letters or more and then a whole number: ``May 5``, ``Box 3``, ``COVID-19``.  Case does not matter
   there, and it does in ``Co2`` and ``CO2``.
 """
@@ -33,6 +34,7 @@ _ELEMENTS = frozenset(
 )
 _MOLECULE = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\((?=[A-Z])|(?<=[A-Za-z0-9])\)[0-9]*)+")
 _ELEMENT = re.compile(r"[A-Z][a-z]?")
+_CHARGED = re.compile(r"([A-Za-z0-9()\[\]{}_\\ ]+)\^(?:\{ ?([0-9]?)([+-])([0-9]?) ?\}|([+-]))")
 _FIRST = re.compile(r"[A-Za-z)]1(?![0-9])")
 _FUNCTIONS = re.compile(r"(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|abs|max|min|gcd|lcm)(?![a-z])", re.IGNORECASE)
 
@@ -43,11 +45,14 @@ def read(text: str) -> str | None:
     >>> read("CO_2"), read("\\\\text{Box }3"), read("a_1a_2")
     ('CO2', 'box 3', None)
     """
-    if not (_DIGIT.search(text) and _LETTER.search(text)):
+    charged = text[-1:] in ("+", "-", "}") and "^" in text
+    if not (charged or _DIGIT.search(text)) or not _LETTER.search(text):
         return None
     plain = key(text)
     if plain is None:
         return None
+    if "^" in plain:
+        return plain
     if _NUMBERED.fullmatch(plain):
         return None if _FUNCTIONS.match(plain) else plain
     written = _TYPE.sub(lambda match: match[1] or "", text)
@@ -56,6 +61,10 @@ def read(text: str) -> str | None:
 
 def key(text: str) -> str | None:
     """What a label is compared by, for a text that may be none; None if it has signs that no label has."""
+    if match := _CHARGED.fullmatch(text):
+        ion = key(match[1])
+        known = ion and _MOLECULE.fullmatch(ion) and _ELEMENTS.issuperset(_ELEMENT.findall(ion))
+        return f"{ion}^{match[2] or match[4] or ''}{match[3] or match[5]}" if known else None
     plain = " ".join(_MARKUP.sub(lambda match: match[1] or "", text).split())
     if not _PLAIN.fullmatch(plain):
         return None

@@ -19,6 +19,7 @@ _WORD_SEPARATOR = re.compile(
 _TEXT_BEFORE = re.compile(r"\\text ?\{([^{},]*[^{}, ]),? (and|or)\}")
 """``5\\text{ apples and }3\\text{ pears}``."""
 _PLUS_MINUS, _MINUS_PLUS = re.compile(r"\\pm(?![a-zA-Z])"), re.compile(r"\\mp(?![a-zA-Z])")
+_OPTIONS = re.compile(r"(?:\(?[A-H]\)?(?:[,\x02] ?)*)+")
 _TRAILING_THOUSANDS = re.compile(r"[+-]?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 
 
@@ -33,7 +34,10 @@ def read(text: str, depth: int, parse: Parse) -> Form | None:
     if outer is None:
         return None
     if len(outer[0]) == 1:
-        return _group(outer[0][0], depth, "", parse)
+        group = _group(outer[0][0], depth, "", parse)
+        if isinstance(group, Bag) and depth == 0 and _OPTIONS.fullmatch(text):
+            return group._replace(joined="".join(sorted(set(re.findall("[A-H]", text)))))
+        return group
     parts = [part for part in outer[0] if part.strip(" ,\x02")]
     groups = [_group(part, depth, "or", parse) or parse(part, depth + 1) for part in parts]
     if len(groups) == 1:
@@ -102,16 +106,18 @@ def _signed(text: str) -> str:
 def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     """At least one side is a list or a set.  Sets, points and intervals count once each."""
     if isinstance(gold, Bag) and isinstance(answer, Bag):
-        if gold.decimal.startswith("0.") and answer.decimal.startswith("0."):
-            return gold.decimal == answer.decimal
+        if gold.joined.startswith("0.") and answer.joined.startswith("0."):
+            return gold.joined == answer.joined
         items = (*gold.items, *answer.items)
         if gold.braces or answer.braces or all(isinstance(item, TupleOrInterval) for item in items):
             return rules.any_order(rules.distinct(gold.items), rules.distinct(answer.items))
         return rules.any_order(_shared_units(gold.items), _shared_units(answer.items))
     bag, other = (gold, answer) if isinstance(gold, Bag) else (answer, gold)
     assert isinstance(bag, Bag)
-    if isinstance(other, Leaf) and bag.decimal and (rules.conventions.decimal_comma or re.match("-?0", bag.decimal)):
-        return rules(Leaf(bag.decimal), other) if bag is gold else rules(other, Leaf(bag.decimal))
+    if isinstance(other, Leaf) and bag.joined[:1].isalpha():
+        return other.text == bag.joined  # options
+    if isinstance(other, Leaf) and bag.joined and (rules.conventions.decimal_comma or re.match("-?0", bag.joined)):
+        return rules(Leaf(bag.joined), other) if bag is gold else rules(other, Leaf(bag.joined))
     if rules.conventions.brackets_optional and isinstance(other, TupleOrInterval) and not bag.braces:
         return rules.all_of(bag.items, other.items) if bag is gold else rules.all_of(other.items, bag.items)
     alone = rules.distinct(bag.items) if bag.braces else list(bag.items)

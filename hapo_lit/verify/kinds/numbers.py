@@ -30,6 +30,16 @@ _MIXED = re.compile(
 )
 _REPEATING = re.compile(r"([+-]?)([0-9]*)\.([0-9]*)(?:\\(?:overline|bar|dot)\{?([0-9]+)\}?|\(([0-9]+)\))")
 
+_UNITS = "zero one two three four five six seven eight nine".split()
+_TEENS = "ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen".split()
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety".split()
+_WORDS = {word: value for value, word in enumerate((*_UNITS, *_TEENS))} | {
+    f"{tens} {word}".strip(): 10 * place + value
+    for place, tens in enumerate(_TENS, 2)
+    for value, word in enumerate(["", *_UNITS[1:]])
+}
+_WORD = re.compile(r"(?:\\text ?\{ ?)?([A-Za-z]{3,9}(?:[- ][A-Za-z]{3,5})?)(?: ?\})?")
+
 
 class Number(NamedTuple):
     """A number and how it was written.
@@ -48,7 +58,7 @@ def read(text: str) -> Number | None:
     """The number that a normalised text is, None if it is not one.
 
     Integers, decimals, ``1,000``, fractions, mixed numbers (``2\\frac{1}{2}``, only with a proper fraction), powers of
-    ten and repeating decimals.
+    ten, repeating decimals, and words up to ``ninety-nine``.
     """
     if len(text) > MAX_LENGTH or not text:
         return None
@@ -70,6 +80,8 @@ def read(text: str) -> Number | None:
         return _decimal(match[1], "1", int(match[2] or match[3]))
     if match := _REPEATING.fullmatch(text):
         return _repeating(match[1], match[2] or "0", match[3], match[4] or match[5])
+    if (match := _WORD.fullmatch(text)) and (value := _WORDS.get(match[1].lower().replace("-", " "))) is not None:
+        return Number(Fraction(value))
     return None
 
 

@@ -55,6 +55,7 @@ _CURRENCY_AFTER = re.compile(r"(.+?) ?(\\\$|[$€£¥₹¢]|\\pounds|\\euro|USD|
 _ORDINAL = re.compile(r"([0-9]+)\^?\{?(?:\\text\{)?(?:st|nd|rd|th)\}{0,2}")
 _NO_VALUE = re.compile(r"[-+*/^_=(\\]\Z|\\text")
 _SQUARE = {"square": "2", "sq": "2", "cubic": "3", "cu": "3"}
+_ARTICLES = frozenset("the a an his her their its".split())
 _UNIT_WORD = re.compile(r"([A-Za-z$€£¥₹¢%.']+)(?:\^?\{?(-?[1-4])\}?)?")
 _DIVISION = re.compile(r"(?:^| )per |(?<=\w) ?/ ?| an? (?=(?:second|minute|hour|day|week|month|year)(?![a-z]))")
 _PER_CENT = re.compile(r"(?<![a-z])per cent(?![a-z])")
@@ -160,6 +161,8 @@ def _part(words: list[str], value: str, power: str | None, plain: bool) -> str |
         if match is None or len(names) >= MAX_WORDS:
             return None
         lower = word.lower().rstrip(".")
+        if lower == "of" and place == 0 and _is_share(value, words[1:]):
+            return ""
         if lower in _SQUARE and place + 1 < len(words):
             power = _SQUARE[lower]
             continue
@@ -183,6 +186,15 @@ def _part(words: list[str], value: str, power: str | None, plain: bool) -> str |
             return None
         names[-1] = UNKNOWN + names[-1].removeprefix(UNKNOWN)
     return " ".join(names or ["unit"]) + (f"^{power}" if power and power != "1" else "")
+
+
+def _is_share(value: str, whole: list[str]) -> bool:
+    """``\\frac{3}{4}\\text{ of the cake}``: a part of something that is no number and no quantity."""
+    number = numbers.read(value)
+    if number is None or not 0 < number.value < 1 or len(whole) > MAX_WORDS:
+        return False
+    things = [word for word in whole if word.lower() not in _ARTICLES]
+    return bool(things) and all(counted.counts(word) and units.spelled(word) not in units.NAMES for word in things)
 
 
 def _at_most_one(value: str) -> bool:

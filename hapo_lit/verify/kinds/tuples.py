@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 from hapo_lit.verify.brackets import CLOSERS, OPENERS, PAIRS, TOKEN, split
-from hapo_lit.verify.forms import Bag, Form, Grid, Named, Parse, Ratio, TupleOrInterval
+from hapo_lit.verify.forms import Bag, Form, Grid, Leaf, Named, Parse, Ratio, TupleOrInterval
 from hapo_lit.verify.kinds import sets
 from hapo_lit.verify.rules import Rules, Truth
 
+_WRITTEN_FRACTION = re.compile(r"\\frac\{.+\}|[^/]+/[^/]+")
 _POINT = re.compile(r"([A-Z])(\([^()]*,[^()]*\))")
 
 
@@ -62,6 +63,20 @@ def read_ratio(text: str, depth: int, parse: Parse) -> Form | None:
     if ":" in text and (cut := split(text, (":",))) and len(cut[0]) > 1 and all(part.strip() for part in cut[0]):
         return Ratio(tuple(parse(part, depth + 1) for part in cut[0]))
     return None
+
+
+def compare_ratios(rules: Rules, gold: Form, answer: Form) -> Truth:
+    """At least one side is a ratio.  Part by part, since it may be a time of day; ``1:3`` is the fraction 1/3."""
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        return rules.all_of(gold.items, answer.items)
+    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+    if not isinstance(ratio, Ratio) or not isinstance(other, Leaf) or len(ratio.items) != 2:
+        return False
+    parts = [item.text for item in ratio.items if isinstance(item, Leaf)]
+    if len(parts) != 2 or parts[1].startswith("0") or not _WRITTEN_FRACTION.fullmatch(other.text):
+        return False
+    fraction = Leaf(rf"\frac{{{parts[0]}}}{{{parts[1]}}}")
+    return rules(fraction, other) if ratio is gold else rules(other, fraction)
 
 
 def compare(rules: Rules, gold: TupleOrInterval, answer: TupleOrInterval) -> Truth:

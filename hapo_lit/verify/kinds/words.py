@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 
+from hapo_lit.verify.kinds import numbers
 from hapo_lit.verify.kinds.choices import is_letter
 
 _MARKUP = re.compile(r"\\text ?\{([^{}]*)\}|[{}]")
-_SHORT_WORDS = frozenset(["yes", "no", "true", "odd", "even"])
+_SHORT_WORDS = frozenset(["yes", "no", "true", "odd", "even", "does not exist"])
 """Other short words in capitals are names, such as ABC, and are not abc."""
-_ALIKE = frozenset(["\\phi", "\\varphi", "\\epsilon", "\\varepsilon", "\\theta", "\\vartheta"])
+_SAID = {
+    "dne": "does not exist",
+    **dict.fromkeys(("no solutions", "empty set", "the empty set"), "no solution"),
+}
+"""What is said in several ways: an equation without solution has the empty set of solutions."""
 
 
 def read(text: str) -> str | None:
@@ -17,8 +22,15 @@ def read(text: str) -> str | None:
 
     Three letters in a row and nothing else are a word too: as a product they would equal each of their anagrams.
     """
-    if not text or text.isdigit():
+    if not text or text.isdigit() or numbers.read(text):
         return None
+    if text == "\\emptyset":
+        return "no solution"
+    words = _read(text)
+    return _SAID.get(words, words) if words else words
+
+
+def _read(text: str) -> str | None:
     bare = re.sub(r"[^\w]+", " ", _MARKUP.sub(lambda m: f" {m[1] or ''} ", text)).strip()
     if "\\text" in text:
         plain = re.fullmatch(r"[^\\+*/^_=<>|!0-9{}-]*", _MARKUP.sub(lambda m: "" if m[1] else m[0], text))
@@ -46,5 +58,5 @@ def compare(gold: str, answer: str, words: str | None, others: str | None) -> bo
 
 
 def are_letters(gold: str, answer: str) -> bool:
-    """Whether both are single letters, of those that have one spelling."""
-    return is_letter(gold) and is_letter(answer) and gold not in _ALIKE and answer not in _ALIKE
+    """Whether both are single letters."""
+    return is_letter(gold) and is_letter(answer)
