@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hapo_lit.errors import PartError
+from hapo_lit.numerics.hashing import stable_int
 from hapo_lit.numerics.masked import all_equal
 from hapo_lit.numerics.tallies import count_tally, number, plain_tally, tally, tally_of
 from hapo_lit.protocols import Ranks
@@ -108,19 +110,27 @@ def gradient_share(loss: Tensor, logprobs: Tensor, is_teacher: Tensor) -> Tensor
 
 
 def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
-    """Tallies of every rank, which all have the same names, as the numbers of the step: one exchange for all.
+    """Tallies of every rank as the numbers of the step: one exchange for all, and one of their names.
 
     What is :data:`MISSING` on every rank is left out.
+
+    Raises:
+        PartError: ranks have other names, as a verifier or gate of one's own may give them.
     """
     if not tallies:
         return {}
-    own = torch.stack([tally.to(device, torch.float64) for tally in tallies.values()])
+    names = sorted(tallies)
+    if ranks.world > 1:
+        here = torch.tensor([stable_int("\0".join(names)) >> 1], device=device)
+        if len(set(ranks.gather(here).tolist())) > 1:
+            raise PartError(
+                f"processes have metrics of other names, which cannot be added up: a part's metrics() must give the "
+                f"same names on all of them; those of process {ranks.rank} are {', '.join(names)}"
+            )
+    own = torch.stack([tallies[name].to(device, torch.float64) for name in names])
     of_all = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
-    return {
-        name: number(summed, count)
-        for name, (summed, count) in zip(tallies, of_all.tolist(), strict=True)
-        if count or not name.startswith(MISSING)
-    }
+    added = dict(zip(names, of_all.tolist(), strict=True))
+    return {name: number(*added[name]) for name in tallies if added[name][1] or not name.startswith(MISSING)}
 
 
 def for_progress_bar(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -4,6 +4,7 @@ from support.builders import ScriptedEngine, ScriptedVerifier, make_group, make_
 
 from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo, Supervised
+from hapo_lit.errors import PartError
 from hapo_lit.gates import FailureGate
 from hapo_lit.injectors import ReplaceWorst
 from hapo_lit.protocols import ALONE
@@ -73,9 +74,24 @@ def test_over_ranks_means_are_weighted_and_totals_add_up():
     """Two ranks, the other one with three prompts of which one counts."""
     mine = {"share": torch.tensor([1.0, 1.0])} | tallied({"rollout/tokens": 5.0, "time/step": 2.0})
     other = {"share": torch.tensor([1.0, 3.0])} | tallied({"rollout/tokens": 7.0, "time/step": 4.0})
-    theirs = torch.stack([tally.double() for tally in other.values()])
+    theirs = torch.stack([other[name].double() for name in sorted(other)])
     ranks = ALONE._replace(gather=lambda own: torch.cat([own, theirs]))
     assert over_ranks(mine, ranks, torch.device("cpu")) == {"share": 0.5, "rollout/tokens": 12.0, "time/step": 3.0}
+
+
+def test_other_names_on_another_rank_are_an_error_and_another_order_is_not():
+    tallies = {name: torch.tensor([value, 1.0]) for name, value in (("mine/a", 1.0), ("mine/b", 2.0))}
+    backwards = dict(reversed(tallies.items()))
+
+    def ranks(other):
+        """Two of them, of which the other has a copy of what this one has, or other names."""
+        return ALONE._replace(
+            gather=lambda own: torch.cat([own, own if own.is_floating_point() else own + other]), world=2
+        )
+
+    assert list(over_ranks(backwards, ranks(0), torch.device("cpu")).items()) == [("mine/b", 2.0), ("mine/a", 1.0)]
+    with pytest.raises(PartError, match=r"metrics of other names.*those of process 0 are mine/a, mine/b"):
+        over_ranks(tallies, ranks(1), torch.device("cpu"))
 
 
 def test_rewards_by_difficulty_are_of_rollouts_and_add_up_over_ranks():
