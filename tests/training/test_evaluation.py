@@ -36,7 +36,7 @@ def test_success_rates_are_over_all_batches_of_all_ranks_and_begin_anew():
     engines = [evaluator.engine for evaluator in held_out.evaluators.values()]
     assert [engine.synced for engine in engines] == [[policy, policy]] * 2
     assert all(engine.asleep for engine in engines)
-    other = torch.tensor([[3.0, 3.0], [1.0, 3.0], [5.0, 1.0]], dtype=torch.float64)  # with a batch less
+    other = torch.tensor([[1.0, 3.0], [3.0, 3.0], [5.0, 1.0]], dtype=torch.float64)  # by name; with a batch less
     ranks = ALONE._replace(gather=lambda own: torch.cat([own, other]))
     assert {name: round(value, 6) for name, value in held_out.finish(ranks, CPU).items() if "/e" not in name} == {
         "heldout/some": round(7 / 9, 6),
