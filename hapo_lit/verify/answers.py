@@ -40,13 +40,14 @@ NO_ANSWERS = frozenset(
         "|no answer given|answers may vary|answers vary|answers will vary|omitted|as above|as shown above|proved|proven"
         "|to be proved|to be proven|to prove|to be determined|not specified|not stated|not known|not applicable"
         "|none given|none provided|no answer provided|no solution given|no solution provided|missing|todo|error|blank"
-        "|left to the reader|\\square|\\quad|___|__"
+        "|left to the reader|q.e.d|q. e. d|\\square|\\quad|___|__"
     ).split("|")
 )
 """What data sets write where there is no answer."""
 _ELSEWHERE = re.compile(
-    r"(?:see|refer to) (?:the |my )?"
-    r"(?:above|below|attached|proof|solution|explanation|answer|figure|diagram|image|work)\b.*"
+    r"(?:see|refer to|as (?:shown|given|stated|required|desired|claimed|above|below))(?: .*)?"
+    r"|no answers?(?: [a-z]+){1,3}"
+    r"|(?:the )?(?:final )?answers? (?:is |was |are )?(?:not|un[a-z]+|omitted|missing|above|below)\b.*"
     r"|(?:the )?(?:proof|solution)(?: (?:is |was )?(?:given|shown|omitted|complete|completed|below|above)\b.*)?"
 )
 

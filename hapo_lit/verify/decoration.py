@@ -33,6 +33,9 @@ _ANNOUNCED_IN_TEXT = re.compile(
     r"(?:\\[ ,:;!])? ?",
     re.IGNORECASE,
 )
+_ANNOUNCED_INSIDE = re.compile(
+    rf"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox) ?\{{ ?{_SAYS} {{0,3}}([^{{}}]+)\}}", re.IGNORECASE
+)
 _LEADING = re.compile(r"(?:=(?!=)|:|\\(?:therefore|implies|Rightarrow|Longrightarrow|quad|qquad)(?![a-zA-Z])|\}) ?")
 _AROUND = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ("__", "__"), ("`", "`"), ("*", "*"))
 _TAGS = re.compile(r"<(b|strong|em|i|u|span|font|code|center)(?: [^<>]*)?>([^<>]*)</\1>", re.IGNORECASE)
@@ -56,7 +59,7 @@ _CHANGES = re.compile(
 
 
 _SIGN = re.compile(
-    r"[$`<:\]]|\*|__|color|^=|^[^{}]*\}|\\(?:text|math|bold|bm|emph|under|ensure|there|impl|[RLq()\[\]])"
+    r"[$`<:\]✓✔✅∎■]|\*|__|color|^=|^[^{}]*\}|\\(?:text|math|bold|bm|emph|under|ensure|there|impl|check|black|[RLq()\[\]])"
     r"|(?i:^(?:so|thus|hence|therefore|and|the|my|our|your|final|correct|right|answers?|ans|result|solution)\b)"
 )
 """What every decoration has one of."""
@@ -97,6 +100,8 @@ def _without_layer(text: str) -> str:
         return text[: match.start(1)]
     if match := _ANNOUNCED.match(text) or _ANNOUNCED_IN_TEXT.match(text) or _LEADING.match(text):
         return text[match.end() :]
+    if match := _ANNOUNCED_INSIDE.fullmatch(text):
+        return match[1]
     if (match := _OF_SOMETHING.fullmatch(text)) and not _CHANGES.search(match[3]):
         return match[1] or match[2]
     return text

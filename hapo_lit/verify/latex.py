@@ -125,15 +125,15 @@ _FUNCTION_TEXT = re.compile(
 _LETTER_TEXT = re.compile(
     r"\\text\s*\{\s*([ei]|\\[a-z]+)\s*\}"
     r"|(?<![0-9}])(?<![0-9}] )(?<!\}/)(?<!\}/ )(?<!\} /)(?<!\} / )(?<!\}\\cdot )(?<!\} \\cdot )"
-    r"\\text\s*\{(?!(?:[cdkm]?m|in|ft|yd|mi)\^)([a-zA-Z]|[^{} ]*[+=^_\\][^{} ]*)\}"
+    r"\\text\s*\{(?!(?:[cdkm]?m|in|ft|yd|mi)\^)([a-zA-Z][0-9]?|[^{} ]*[+=^_\\][^{} ]*)\}"
 )
 _DIGIT_TEXT = re.compile(r"\\text\s*\{\s*(-?[0-9][0-9,.]*)\s*\}")
 _WHOLE_TEXT = re.compile(r"\A\\text\s*\{\s*([-+]?[0-9][^{}]*|[^{}]*(?:,| and | or )[^{}]*)\}\Z")
 _COMBINATIONS = re.compile(
-    r"(?<![a-zA-Z\\])C_(?:\{([0-9]{1,3})\}|([0-9]))\^(?:\{([0-9]{1,3})\}|([0-9]))"
+    r"(?<![a-zA-Z\\])([AC])_(?:\{([0-9]{1,3})\}|([0-9]))\^(?:\{([0-9]{1,3})\}|([0-9]))"
     r"|(?:\A|(?<=[-+*/=]))(?:\{ ?\})?[_^](?:\{([0-9]{1,3})\}|([0-9]))C_(?:\{([0-9]{1,3})\}|([0-9]))(?![_^])"
 )
-"""``C_{10}^3`` and ``{}_{10}C_3``, the number of combinations; the larger number is always the lower one."""
+"""``C_{10}^3`` and ``{}_{10}C_3``, the number of combinations, and of arrangements, ``A_5^2``."""
 _DOUBLED = re.compile(r"(?<!\\)\{\{([^{}]*)(?<!\\)\}\}")
 _NEGATIVE = re.compile(
     r"\A(?:\\text ?\{ ?(?:negative|minus) ([0-9.,]+) ?\}\Z"
@@ -226,7 +226,7 @@ def normalise(answer: str) -> str:
     answer = _TIGHT.sub(r"\1", answer)
     if "{" in answer:
         answer = _DOUBLED.sub(r"{\1}", _BRACED_PART.sub(_unbraced, answer))
-    if "C" in answer:
+    if "C" in answer or "A" in answer:
         answer = _COMBINATIONS.sub(_combinations, answer)
     if "," in answer and "U" in answer.upper():
         answer = _UNITED.sub(r"\\cup ", answer)
@@ -321,8 +321,10 @@ def _undollared(text: str) -> str:
 
 def _combinations(match: re.Match[str]) -> str:
     """A binomial, if the numbers are in its order: ``C_2^3`` is a power of ``C_2``."""
-    count, chosen = (int(number) for number in match.groups() if number)
-    return rf"\binom{{{count}}}{{{chosen}}}" if count >= max(chosen, 2) else match[0]
+    count, chosen = (int(number) for number in match.groups()[1:] if number)
+    if count < max(chosen, 2):
+        return match[0]
+    return rf"\binom{{{count}}}{{{chosen}}}" + (rf"\cdot{chosen}!" if match[1] == "A" else "")
 
 
 def _renamed(match: re.Match[str]) -> str:

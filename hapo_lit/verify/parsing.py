@@ -12,6 +12,7 @@ from hapo_lit.verify.kinds import (
     choices,
     compounds,
     determinants,
+    domains,
     intervals,
     lists,
     matrices,
@@ -43,7 +44,7 @@ READERS = (
 @lru_cache(maxsize=8192)
 def parse(text: str) -> Form:
     """The form of a normalised answer (:func:`hapo_lit.verify.latex.normalise`)."""
-    return _parse(determinants.evaluated(text), 0)
+    return _parse(domains.without_brackets(determinants.evaluated(text)), 0)
 
 
 def _parse(text: str, depth: int) -> Form:

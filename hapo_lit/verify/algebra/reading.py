@@ -22,6 +22,7 @@ from hapo_lit.verify.kinds import functions, numbers
 _DECIMAL = re.compile(r"(?<![0-9])([0-9]*)\.([0-9]+)")
 _MIXED = re.compile(r"(?<![0-9.^_}a-zA-Z)])([0-9]+) ?\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _GLUED = re.compile(r"(?<![_^0-9.])([0-9]+) ?(?=\((?!x\))|\\(?:binom|Gamma)(?![a-zA-Z]))")
+_BINOMIAL = re.compile(r"(?<=[}!]) ?(?=\\binom(?![a-zA-Z]))")
 _DEGREES = re.compile(r"([0-9]+|\([^()]*\)|\{[^{}]*\}|\\[a-z]+|[a-z])\^\\circ")
 _VECTOR = re.compile(r"\\vec ?(?:\{([a-zA-Z]{1,2})(?:_\{?([0-9])\}?)?\}|([a-zA-Z]))(?:_(?:\{([0-9])\}|([0-9])))?")
 """A vector, which is a letter of its own: ``\\vec{a}``, ``\\vec{AB}``, ``\\vec{e_1}``."""
@@ -104,7 +105,7 @@ def _respelled(formula: str, log_base: str) -> str | None:
     text = _MIXED.sub(r"(\1+\\frac{\2}{\3})", text)
     text = _DEGREES.sub(r"(\1\\cdot\\frac{\\pi}{180})", text)
     text = _BARE_ARGUMENT.sub(r"\1(\2)", text)
-    text = _GLUED.sub(r"\1\\cdot ", text)
+    text = _BINOMIAL.sub(r"\\cdot ", _GLUED.sub(r"\1\\cdot ", text))
     text = re.sub(r"\) ?(?=\(|[0-9]|\\frac)", r")\\cdot ", text)
     text = _PRIMED.sub(lambda m: f"{m[1]}_{{{'qz' * len(m[2])}}}", text)
     if "'" in text:

@@ -116,11 +116,44 @@ _DATES = (
     "thursdays fridays saturdays sundays mon tue tues wed thu thur thurs fri sat sun noon midnight today tomorrow "
     "yesterday tonight bce"
 )
+
+
+def _forms(verb: str) -> set[str]:
+    """A verb as it is written beside a number: ``deny``, ``denies``, ``denied``, ``denying``."""
+    stem = verb[:-1] if verb[-1] in "ey" else verb
+    third = {"y": stem + "ies", "h": verb + "es", "s": verb + "es"}.get(verb[-1], verb + "s")
+    past = stem + "ied" if verb[-1] == "y" else stem + "ed"
+    return {verb, third, past, (verb if verb[-1] == "y" else stem) + "ing"}
+
+
+_VERBS = (
+    "approach approximate assume claim conjecture contradict deny depend differ disagree disprove dispute "
+    "doubt estimate exceed exclude falsify fluctuate guess guesstimate hesitate imagine imply "
+    "invalidate mislead misrepresent miscalculate miscount misjudge negate omit outdo outnumber outweigh "
+    "overcount overestimate overshoot overstate predict presume refute reject retract seem speculate surpass "
+    "suspect tend undercount underestimate undershoot understate vanish vary verify violate"
+)
+"""In all their forms: they hedge, deny, judge or compare, and in -s they look like plurals."""
+_CLAIMS = (
+    "approximations contradictions conjectures denials falsehoods guesstimates hypotheses inaccuracies inverses "
+    "minuses misprints myriads negations plusses pluses speculations suspicions uncertainties"
+)
 REFUSED = frozenset(
     " ".join(
-        (_HEDGES, _DENIALS, _JUDGES, _COMPARISONS, _CHANGES, _NUMBER_WORDS, _FUNCTION_WORDS, _FUNCTIONS, _DATES)
+        (
+            _HEDGES,
+            _DENIALS,
+            _JUDGES,
+            _COMPARISONS,
+            _CHANGES,
+            _NUMBER_WORDS,
+            _FUNCTION_WORDS,
+            _FUNCTIONS,
+            _DATES,
+            _CLAIMS,
+        )
     ).split()
-)
+) | {form for verb in _VERBS.split() for form in _forms(verb)}
 """Words that are no part of a count, in lower case, each form of them: ``roots`` are counted and ``root`` is not."""
 
 ADJECTIVES = frozenset(

@@ -1,4 +1,7 @@
-"""What a letter ranges over: ``2\\pi k, k \\in \\mathbb{Z}``."""
+"""What a letter ranges over: ``2\\pi k, k \\in \\mathbb{Z}``, ``a_n = 2n (n \\in \\mathbf{N}^*)``.
+
+Natural numbers are left out for the number of a term alone: ``k\\pi, k \\in \\mathbb{N}`` is not ``k\\pi``.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,34 @@ from typing import Any
 
 from hapo_lit.verify.forms import Bag, Form, Leaf, Named, Record
 
-_DOMAIN = re.compile(r"\\mathbb\{Z\}|Z")
+_WHOLE_NUMBERS = r"(?:\\mathbb ?\{[ZN]\}|[ZN])(?:[_^]?[*+])?"
+_DOMAIN = re.compile(_WHOLE_NUMBERS)
+_IN_BRACKETS = re.compile(rf"(.*[^ (,]) ?\(([a-zA-Z](?:,[a-zA-Z])*)\\in ?({_WHOLE_NUMBERS})\)")
+
+
+def without_brackets(text: str) -> str:
+    """``2n(n \\in N)`` as ``2n, n \\in N``."""
+    match = _IN_BRACKETS.fullmatch(text) if text.endswith(")") and "\\in" in text else None
+    return rf"{match[1]},{match[2]}\in {match[3]}" if match else text
 
 
 def without_domains(gold: Form, answer: Form) -> tuple[Form, Form]:
     """Both sides without ``k \\in \\mathbb{Z}`` if only one has it; with the same letter if they use two letters."""
     left, plain_left = _domains(gold)
     right, plain_right = _domains(answer)
-    if len(left) == len(right) == 1 and left[0].value == right[0].value and left[0].name != right[0].name:
+    if len(left) == len(right) == 1 and _set(left[0]) == _set(right[0]):
         old, new = right[0].name, left[0].name
+        if old == new:
+            return plain_left, plain_right
         if len(old) == len(new) == 1:
             return plain_left, _renamed(plain_right, old, new)
     return (plain_left, plain_right) if bool(left) != bool(right) else (gold, answer)
+
+
+def _set(domain: Named) -> str:
+    """``Z``, ``N``, ``N+``: in whatever type."""
+    name = re.sub(r"\\mathbb|[{}^_ ]", "", domain.value.text if isinstance(domain.value, Leaf) else "")
+    return name.replace("*", "+")
 
 
 def _renamed(form: Any, old: str, new: str) -> Any:
@@ -41,6 +60,8 @@ def _domains(form: Form) -> tuple[list[Named], Form]:
     ]
     rest = [item for item in items if item not in found]
     spelled = repr(rest)
+    names = " ".join(item.name for item in rest if isinstance(item, Named))
+    found = [item for item in found if "Z" in _set(item) or re.search(rf"[_({{]{re.escape(item.name)}", names)]
     found = [item for item in found if re.search(rf"(?<![a-zA-Z]){re.escape(item.name)}(?![a-zA-Z])", spelled)]
     if not found or not rest:
         return [], form

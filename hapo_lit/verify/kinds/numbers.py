@@ -38,7 +38,7 @@ _WORDS = {word: value for value, word in enumerate((*_UNITS, *_TEENS))} | {
     for place, tens in enumerate(_TENS, 2)
     for value, word in enumerate(["", *_UNITS[1:]])
 }
-_WORD = re.compile(r"(?:\\text ?\{ ?)?([A-Za-z]{3,9}(?:[- ][A-Za-z]{3,5})?)(?: ?\})?")
+_WORD = re.compile(r"(?:\\text ?\{ ?)?((?:[Nn]egative|[Mm]inus) )?([A-Za-z]{3,9}(?:[- ][A-Za-z]{3,5})?)(?: ?\})?")
 
 
 class Number(NamedTuple):
@@ -80,8 +80,8 @@ def read(text: str) -> Number | None:
         return _decimal(match[1], "1", int(match[2] or match[3]))
     if match := _REPEATING.fullmatch(text):
         return _repeating(match[1], match[2] or "0", match[3], match[4] or match[5])
-    if (match := _WORD.fullmatch(text)) and (value := _WORDS.get(match[1].lower().replace("-", " "))) is not None:
-        return Number(Fraction(value))
+    if (match := _WORD.fullmatch(text)) and (value := _WORDS.get(match[2].lower().replace("-", " "))) is not None:
+        return Number(Fraction(-value if match[1] else value))
     return None
 
 
