@@ -120,7 +120,7 @@ def _respelled(formula: str, log_base: str) -> str | None:
 
 def _vector(match: re.Match[str]) -> str:
     index = match[2] or match[4] or match[5]
-    return f"V_{{qv{match[1] or match[3]}{'zyxwutsrqp'[int(index)] if index else ''}}}"
+    return f" V_{{qv{match[1] or match[3]}{'zyxwutsrqp'[int(index)] if index else ''}}}"
 
 
 def _without_calls(formula: str, log_base: str) -> tuple[str, dict[str, sympy.Expr]] | None:

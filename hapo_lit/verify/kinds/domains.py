@@ -13,13 +13,19 @@ from hapo_lit.verify.forms import Bag, Form, Leaf, Named, Record
 
 _WHOLE_NUMBERS = r"(?:\\mathbb ?\{[ZN]\}|[ZN])(?:[_^]?[*+])?"
 _DOMAIN = re.compile(_WHOLE_NUMBERS)
-_IN_BRACKETS = re.compile(rf"(.*[^ (,]) ?\(([a-zA-Z](?:,[a-zA-Z])*)\\in ?({_WHOLE_NUMBERS})\)")
+_IN_BRACKETS = re.compile(
+    rf"(.*[^ (,]) ?\((?:(?:[a-zA-Z](?:,[a-zA-Z])*)\\in ?(?:\\mathbb ?\{{R\}}|R)|([a-zA-Z]\\in ?{_WHOLE_NUMBERS}"
+    r"|[^()=]*(?:[<>]|\\(?:le|ge|ne)(?![a-zA-Z]))[^()=]*))\)"
+)
+
+
+_CONDITION = re.compile(r"[<>]|\\(?:in|le|ge|ne)(?![a-zA-Z])")
 
 
 def without_brackets(text: str) -> str:
-    """``2n(n \\in N)`` as ``2n, n \\in N``."""
-    match = _IN_BRACKETS.fullmatch(text) if text.endswith(")") and "\\in" in text else None
-    return rf"{match[1]},{match[2]}\in {match[3]}" if match else text
+    """``2n(n \\in N)`` as ``2n, n \\in N``, ``2x(x > 0)`` as ``2x, x > 0``, ``2x(x \\in R)`` as ``2x``."""
+    match = _IN_BRACKETS.fullmatch(text) if text.endswith(")") and _CONDITION.search(text) else None
+    return ",".join(filter(None, match.groups())) if match else text
 
 
 def without_domains(gold: Form, answer: Form) -> tuple[Form, Form]:

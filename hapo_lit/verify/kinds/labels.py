@@ -34,7 +34,7 @@ _ELEMENTS = frozenset(
 )
 _MOLECULE = re.compile(r"(?:[A-Z][a-z]?[0-9]*|\((?=[A-Z])|(?<=[A-Za-z0-9])\)[0-9]*)+")
 _ELEMENT = re.compile(r"[A-Z][a-z]?")
-_CHARGED = re.compile(r"([A-Za-z0-9()\[\]{}_\\ ]+)\^(?:\{ ?([0-9]?)([+-])([0-9]?) ?\}|([+-]))")
+_CHARGED = re.compile(r"([A-Za-z0-9()\[\]{}_\\ ]+)\^(?:\{ ?([0-9]?)([+-])([0-9]?) ?\}|([0-9]?)([+-]))")
 _FIRST = re.compile(r"[A-Za-z)]1(?![0-9])")
 _FUNCTIONS = re.compile(r"(?:sqrt|sin|cos|tan|cot|sec|csc|log|exp|abs|max|min|gcd|lcm)(?![a-z])", re.IGNORECASE)
 
@@ -64,7 +64,7 @@ def key(text: str) -> str | None:
     if match := _CHARGED.fullmatch(text):
         ion = key(match[1])
         known = ion and _MOLECULE.fullmatch(ion) and _ELEMENTS.issuperset(_ELEMENT.findall(ion))
-        return f"{ion}^{match[2] or match[4] or ''}{match[3] or match[5]}" if known else None
+        return f"{ion}^{match[2] or match[4] or match[5] or ''}{match[3] or match[6]}" if known else None
     plain = " ".join(_MARKUP.sub(lambda match: match[1] or "", text).split())
     if not _PLAIN.fullmatch(plain):
         return None

@@ -36,7 +36,8 @@ def read(text: str, depth: int, parse: Parse) -> Form | None:
     if len(outer[0]) == 1:
         group = _group(outer[0][0], depth, "", parse)
         if isinstance(group, Bag) and depth == 0 and _OPTIONS.fullmatch(text):
-            return group._replace(joined="".join(sorted(set(re.findall("[A-H]", text)))))
+            letters = sorted(re.findall("[A-H]", text))
+            return group._replace(joined="".join(letters)) if len(letters) == len(set(letters)) else group
         return group
     parts = [part for part in outer[0] if part.strip(" ,\x02")]
     groups = [_group(part, depth, "or", parse) or parse(part, depth + 1) for part in parts]

@@ -34,7 +34,7 @@ class Quantity(NamedTuple):
 _SCALES = {"hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _SCALE = "|".join(_SCALES)
 _SCALED = re.compile(rf"(.*[0-9]) ?(?:\\text\{{({_SCALE})(?: ([^{{}}]*))?\}}|({_SCALE})(?![a-z])) ?(.*)")
-_POWER = r"(?:\^(?:\{?([23])\}?))?"
+_POWER = r"(?:\^(?:\{?(-?[1-3])\}?))?"
 _TEXT_UNIT = re.compile(rf"((?:[^\\]|\\(?!text))*?) ?((?:(?> ?(?:(?:/|\\cdot) ?)?\\text ?\{{[^{{}}]*\}}{_POWER}))++ ?)")
 _TEXT_PART = re.compile(r"(/|\\cdot)? ?\\text ?\{([^{}]*)\}(?:\^\{?(-?[0-9])\}?)? ?")
 _NAMES = "|".join(map(re.escape, units.PLAIN))
@@ -122,10 +122,10 @@ def _text_unit(text: str, value: str) -> str | None:
     """The unit in one or more ``\\text{}``."""
     found = []
     for join, words, power in _TEXT_PART.findall(text):
-        unit = _unit(words, value, power or None)
+        unit = _unit(words, value, power.removeprefix("-") or None)
         if unit is None:
             return None
-        found.append(("/" if join == "/" else "") + unit)
+        found.append(("/" if (join == "/") != power.startswith("-") else "") + unit)
     unit = "".join(found).strip()
     return f"unit{unit}" if unit.startswith("/") else unit
 
