@@ -6,7 +6,7 @@
 ``exp(-2*t)``, ``abs(x-1)``, ``floor(x)``       ``e^{-2*t}``, ``|x-1|``, ``\\lfloor x\\rfloor``
 ``sin x``, ``asin(x)``, ``log10(x)``            ``\\sin x``, ``\\arcsin(x)``, ``\\log_{10}(x)``
 ``gcd(12,18)``, ``max(a,b)``                    ``\\gcd(12,18)``, ``\\max(a,b)``
-``binomial(n,2)``, ``pow(x,2)``, ``log(8,2)``     ``\\binom{n}{2}``, ``(x)^{2}``, ``\\log_{2}(8)``
+``binomial(n,2)``, ``pow(x,2)``, ``log(8,2)``     ``\\binom{n}{2}``, ``((x)^{2})``, ``\\log_{2}(8)``
 ``alpha1``, ``2*theta``, ``inf``                ``\\alpha_1``, ``2*\\theta``, ``\\infty``
 ============================================  ================================================
 
@@ -55,8 +55,7 @@ _BRACKETED = {
 _PAIRS = {
     **dict.fromkeys(("binomial", "binom", "comb", "nCr"), r"\binom{%s}{%s}"),
     "Rational": r"\frac{%s}{%s}",
-    "pow": "(%s)^{%s}",
-    "Pow": "(%s)^{%s}",
+    **dict.fromkeys(("pow", "Pow"), "((%s)^{%s})"),
     "root": r"\sqrt[%.0s%s]{%s}",
     "log": r"\log_{%.0s%s}(%s)",
 }

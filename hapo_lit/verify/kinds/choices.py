@@ -19,7 +19,9 @@ _CHOICE = re.compile(
     rf"(?:\\text\{{)?{_CALLED}\(?([A-J])(?:[).:]|\)[.:])\}}? ?{_VALUE}"
     rf"|\\text\{{{_CALLED}\(?([A-J])\)?\}}(?=[0-9\\(])(.+)"
 )
-_SECOND_CHOICE = re.compile(r"\([A-J]|(?<![A-Za-z])[A-J]\)|\b(?i:or|and|is|not|false|wrong|incorrect)\b")
+_SECOND_CHOICE = re.compile(
+    r"\([A-J]|(?<![A-Za-z])[A-J]\)|\b(?i:or|and|is|not|false|wrong|incorrect|options?|choices?|choose)\b"
+)
 _LETTER = re.compile(rf"(?:\\text\{{)?{_CALLED}\(?([A-Za-z])[).:]?\}}?[.:)]?")
 _WHOLE_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _PLAIN_LETTER = re.compile(r"[A-Za-z]|\\[a-zA-Z]+")

@@ -109,7 +109,11 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if isinstance(gold, Bag) and isinstance(answer, Bag):
         if gold.joined.startswith("0.") and answer.joined.startswith("0."):
             return gold.joined == answer.joined
+        if gold.joined[:1].isalpha() != answer.joined[:1].isalpha() and not (gold.braces or answer.braces):
+            return False  # "A or C" is neither "A and C" nor "A, C"
         items = (*gold.items, *answer.items)
+        if _sets_in(gold) != _sets_in(answer):
+            return False
         if gold.braces or answer.braces or all(isinstance(item, TupleOrInterval) for item in items):
             return rules.any_order(rules.distinct(gold.items), rules.distinct(answer.items))
         return rules.any_order(_shared_units(gold.items), _shared_units(answer.items))
@@ -125,6 +129,11 @@ def compare(rules: Rules, gold: Form, answer: Form) -> Truth:
     if len(alone) == 1 and alone[0] != EMPTY_SET:
         return rules(alone[0], other) if bag is gold else rules(other, alone[0])
     return False
+
+
+def _sets_in(bag: Bag) -> int:
+    """How many members are sets: ``\\{\\{1\\}, \\{2\\}\\}`` is not ``\\{1, 2\\}``."""
+    return sum(isinstance(item, Bag) and item.braces for item in bag.items) if bag.braces else 0
 
 
 def _shared_units(items: Sequence[Form]) -> Sequence[Form]:
