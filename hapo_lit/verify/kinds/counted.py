@@ -127,16 +127,18 @@ def _forms(verb: str) -> set[str]:
 
 
 _VERBS = (
-    "approach approximate assume claim conjecture contradict deny depend differ disagree disprove dispute "
-    "doubt estimate exceed exclude falsify fluctuate guess guesstimate hesitate imagine imply "
-    "invalidate mislead misrepresent miscalculate miscount misjudge negate omit outdo outnumber outweigh "
-    "overcount overestimate overshoot overstate predict presume refute reject retract seem speculate surpass "
-    "suspect tend undercount underestimate undershoot understate vanish vary verify violate"
+    "allege approach approximate argue assert assume claim conjecture contradict converge deny depend differ "
+    "disagree disprove dispute diverge doubt err estimate exceed exclude falsify fluctuate guess guesstimate "
+    "hedge hesitate imagine imply indicate insist invalidate miscalculate miscount misjudge mislead misrepresent "
+    "negate nullify omit oscillate outdo outnumber outweigh overcount overestimate overshoot overstate predict "
+    "presume prove quibble refute reject retract seem shrink speculate suggest surpass suspect tend undercount "
+    "underestimate undershoot understate vanish vary verify violate warn"
 )
 """In all their forms: they hedge, deny, judge or compare, and in -s they look like plurals."""
 _CLAIMS = (
-    "approximations contradictions conjectures denials falsehoods guesstimates hypotheses inaccuracies inverses "
-    "minuses misprints myriads negations plusses pluses speculations suspicions uncertainties"
+    "adds approximations confirms conjectures contradictions denials falsehoods grows guesstimates hypotheses "
+    "inaccuracies inverses lowers minuses misprints myriads negations pluses plusses raises requires rises "
+    "speculations suspicions uncertainties"
 )
 REFUSED = frozenset(
     " ".join(
