@@ -8,6 +8,7 @@ import torch
 from support.builders import make_group, make_prompts
 
 from hapo_lit import rows, types
+from hapo_lit.rows import MicroBatchLimit
 from hapo_lit.types import Experience, GateDecision
 
 
@@ -103,7 +104,7 @@ def test_rows_keep_each_response_beside_its_prompt_and_its_credit():
 @pytest.mark.parametrize("size", [1, 2, 4, 100])
 def test_split_loses_no_row_and_trims_only_padding(size):
     whole = experience(make_group([[0, 1, 0], [1, 0, 0]], seed=3)).rows()
-    parts = list(whole.split(size))
+    parts = list(whole.split(MicroBatchLimit(size)))
     assert sum(part.size for part in parts) == whole.size
     assert all(part.size <= size for part in parts)
     assert sum(float(part.token_weights.sum()) for part in parts) == pytest.approx(float(whole.token_weights.sum()))
@@ -116,7 +117,7 @@ def test_split_loses_no_row_and_trims_only_padding(size):
 
 def test_split_of_no_rows_is_empty():
     found = experience(make_group([[0, 1]])).rows()
-    assert list(found.select(torch.zeros(2, dtype=torch.bool)).split(4)) == []
+    assert list(found.select(torch.zeros(2, dtype=torch.bool)).split(MicroBatchLimit(4))) == []
 
 
 def carriers(module):
@@ -127,7 +128,7 @@ def carriers(module):
 
 CARRIERS = {
     types: ["PromptBatch", "RolloutGroup", "GateDecision", "Experience"],
-    rows: ["Questions", "Judgement", "Text", "Rows", "LossOutput"],
+    rows: ["Questions", "Judgement", "MicroBatchLimit", "Text", "Rows", "LossOutput"],
 }
 
 

@@ -100,7 +100,7 @@ def test_an_error_of_a_run_is_one_line(capsys):
         raise VerifierError("31 of the last 1,000 answers met a limit of the verifier")
 
     with pytest.raises(SystemExit):
-        run_job(main, None)
+        run_job(main, OmegaConf.create())
     assert capsys.readouterr().err == "hapo: error: 31 of the last 1,000 answers met a limit of the verifier\n"
 
 
@@ -109,11 +109,11 @@ def test_an_error_that_nobody_foresaw_keeps_its_traceback():
         raise KeyError("rewards")
 
     with pytest.raises(KeyError):
-        run_job(main, None)
+        run_job(main, OmegaConf.create())
 
 
 def test_the_value_of_a_job_is_that_of_its_entry_point():
-    assert run_job(lambda config: 2 * config, 3) == 6
+    assert run_job(lambda config: 2 * config.seed, OmegaConf.create({"seed": 3})) == 6
 
 
 def test_a_traceback_is_shown_on_demand(monkeypatch, capsys):
