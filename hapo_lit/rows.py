@@ -52,7 +52,7 @@ class MicroBatchLimit(NamedTuple):
     rows: int
     """At most."""
     tokens: int | None = None
-    """At most, prompts and padding included; a row that is longer by itself has a pass of its own.  None = any number."""
+    """At most, prompts and padding included; a longer row has a pass of its own.  None = any number."""
 
 
 class Text(NamedTuple):
