@@ -207,8 +207,9 @@ def test_jobs_of_one_process_are_what_they_would_be_alone(work):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @needs("hydra_plugins.hydra_joblib_launcher")
-@pytest.mark.parametrize("backend", few_of(["loky", "multiprocessing"], ["multiprocessing"]))
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_joblib_runs_jobs_in_processes(work, backend):
     """Joblib's default, loky, imports everything in each of its processes; the other forks them."""
     where = ["hydra/launcher=joblib", f"hydra.launcher.backend={backend}", "hydra.launcher.n_jobs=2"]

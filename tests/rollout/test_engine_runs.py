@@ -138,6 +138,7 @@ def test_a_run_with_vllm_stops_and_goes_on_to_the_bit(work):
 
 
 @needs_vllm
+@pytest.mark.exhaustive
 def test_jobs_of_a_sweep_have_each_the_vllm_that_they_need(work):
     settings = [*without("steps"), "steps=1", "rollout=vllm", "group_size=2,3"]
     done = vllm_hapo(work, "train", *settings, "hydra.sweep.dir=sizes", "callbacks.watchdog.every=1", "-m")
