@@ -106,6 +106,11 @@ class Complement:
         return 1 - self.schedule(progress)
 
 
+def some_steps(count: int) -> list[int]:
+    """Steps before ``count``: all of them, or a thousand and the last."""
+    return sorted({*range(0, count, max(1, count // 1000)), *range(max(0, count - 1), count)})
+
+
 class StepSchedule:
     """A number, or a schedule over ``horizon`` steps, that a part reads at each step.
 
@@ -130,8 +135,7 @@ class StepSchedule:
 
     def values(self) -> tuple[float, ...]:
         """Its values in order: at every step, or at a thousand of them and the last."""
-        steps = {*range(0, self.horizon, max(1, self.horizon // 1000)), self.horizon - 1}
-        found = tuple(self(step) for step in sorted(steps))
+        found = tuple(map(self, some_steps(self.horizon)))
         if wrong := [value for value in found if not isinstance(value, int | float)]:
             raise ValueError(f"{self.name}: its schedule must give numbers, and gives {wrong[0]!r}")
         return found

@@ -32,6 +32,7 @@ from hapo_lit.policy.loading import load_policy, meta_model
 from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
+from hapo_lit.training.engines import engines_of
 from hapo_lit.training.fabric_setup import check_settings
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
@@ -90,9 +91,7 @@ def main(config: DictConfig) -> None:
 
 def samples_itself(module: HapoModule) -> bool:
     """Whether the policy samples in some phase or evaluation, and not an engine with weights of its own."""
-    engines = [phase.algorithm.engine for phase in module.phases]
-    engines += [evaluator.engine for evaluator in module.evaluation.evaluators.values()]
-    return any(engine is not None and engine.is_trainer for engine in engines)
+    return any(engine.is_trainer for engine in engines_of(module))
 
 
 def processes_of(config: DictConfig) -> int:

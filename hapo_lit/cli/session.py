@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,16 +24,16 @@ from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
 from hapo_lit.cli.settings import lasting_settings
 from hapo_lit.errors import NotFiniteError, SetupError
 from hapo_lit.policy.sharding import full_state_dict
-from hapo_lit.protocols import HasOpenProbability, ReservesMemory, RolloutEngine
+from hapo_lit.protocols import HasOpenProbability
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.stop_signals import Stopped
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
 from hapo_lit.training.checkpoint_format import load, load_checked
+from hapo_lit.training.engines import reserve_memory
 from hapo_lit.training.export import export
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
-from hapo_lit.training.optimizer import bytes_to_come, trained_parameters
 from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.run_state import restore
 from hapo_lit.training.update_notices import update_notices
@@ -146,9 +145,7 @@ class RunSession:
     def begin(self, module: HapoModule, data: RunData, device: str) -> dict[str, float]:
         """Report the data and what is trained, and write down what runs; returns the facts on the data."""
         facts = data.describe()
-        for engine in engines_of(module):
-            if isinstance(engine, ReservesMemory):
-                engine.reserve_memory(partial(memory_to_come, module))
+        reserve_memory(module)
         if self.is_rank_0:
             print_data_report(data, facts)
             print(training_line(module, device, data.world_size))
@@ -231,21 +228,6 @@ def close_engines(module: HapoModule) -> None:
         phase.algorithm.close()
     for evaluator in module.evaluation.evaluators.values():
         evaluator.engine.close()
-
-
-def engines_of(module: HapoModule) -> list[RolloutEngine]:
-    """The engines of a run's phases and evaluations."""
-    engines = [phase.algorithm.engine for phase in module.phases]
-    evaluators = [evaluator.engine for evaluator in module.evaluation.evaluators.values()]
-    return [engine for engine in (*engines, *evaluators) if engine is not None]
-
-
-def memory_to_come(module: HapoModule) -> int:
-    """Bytes that a run will keep on this process's device from its first step on, and does not keep yet."""
-    optimizer = module.optimizer
-    if optimizer is None and module._trainer is not None and module._trainer.optimizers:
-        optimizer = module._trainer.optimizers[0]
-    return bytes_to_come(optimizer, trained_parameters(module.policy))
 
 
 def is_rank_0() -> bool:

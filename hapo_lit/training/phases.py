@@ -13,7 +13,7 @@ from typing import Any
 from hapo_lit.contracts import check_part
 from hapo_lit.errors import PartError, ResumeError, part_name
 from hapo_lit.protocols import Algorithm, PolicyLoss
-from hapo_lit.schedules import Schedule, StepSchedule, step_schedules
+from hapo_lit.schedules import Schedule, StepSchedule, some_steps, step_schedules
 
 
 class Phase:
@@ -105,7 +105,7 @@ class Phases:
                 f"leave the last one's open (null)"
             )
         for phase, own in self.with_steps():
-            for step in sorted({*own[:: max(1, len(own) // 1000)], own[-1]}):
+            for step in (own[index] for index in some_steps(len(own))):
                 if not _is_rate(rate := self.learning_rate(step)):
                     raise PartError(
                         f"learning_rate: {part_name(phase.learning_rate)} gives {rate!r} at step {step + 1} of "
@@ -171,7 +171,7 @@ class Phases:
             f"resume with steps={then}, set allow_changes=true, or start a new run with model.path=RUN/policy (a run "
             f"that is to become longer needs learning_rate=constant or a learning_rate_steps)"
         )
-        for step in _some_of(done):
+        for step in some_steps(done):
             was, would_be = self._learning_rate(step, then), self._learning_rate(step, self.steps)
             if was != would_be:
                 raise ResumeError(
@@ -187,11 +187,6 @@ class Phases:
                     )
 
 
-def _some_of(done: int) -> list[int]:
-    """Steps before ``done``: all of them, or a thousand and the last."""
-    return sorted({*range(0, done, max(1, done // 1000)), *range(max(0, done - 1), done)})
-
-
 def _same(schedule: StepSchedule, horizon: int, done: int) -> bool:
     """Whether a schedule had the values that it would have had over another horizon."""
-    return all(schedule(step) == schedule.schedule(step / horizon) for step in _some_of(done))
+    return all(schedule(step) == schedule.schedule(step / horizon) for step in some_steps(done))

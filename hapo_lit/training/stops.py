@@ -8,6 +8,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hapo_lit.injectors import NoInjection
 from hapo_lit.protocols import Algorithm
+from hapo_lit.training.engines import engines_in
 from hapo_lit.training.evaluation import Evaluator
 from hapo_lit.training.phases import Phases
 
@@ -21,18 +22,16 @@ def stop_ids(
         ValueError: the run shows the policy teachers, which end with the tokenizer's end of sequence, and some engine
             does not stop there; or a stop is an id that has no token.
     """
-    algorithms = [phase.algorithm for phase in phases]
-    engines = [algorithm.engine for algorithm in algorithms] + [evaluator.engine for evaluator in evaluators.values()]
-    end, taught = tokenizer.eos_token_id, any(map(_may_teach, algorithms))
+    end, taught = tokenizer.eos_token_id, any(_may_teach(phase.algorithm) for phase in phases)
     tokens, found = set(tokenizer.get_vocab().values()), set[int]()
-    for engine in engines:
-        stops = [] if engine is None else engine.stops(policy)
+    for engine in engines_in(phases, evaluators):
+        stops = engine.stops(policy)
         if unknown := sorted(set(stops) - tokens):
             raise ValueError(
                 f"responses are to stop at {', '.join(map(str, unknown))}, for which the tokenizer has no token: "
                 f"correct rollout.stop_ids, or the model's generation_config.json"
             )
-        if engine is not None and taught and end not in stops:
+        if taught and end not in stops:
             raise ValueError(_mismatch(tokenizer, stops))
         found.update(stops)
     return sorted(found)

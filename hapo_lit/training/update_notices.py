@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from hapo_lit.losses import Surrogate
 from hapo_lit.rollout.sampling import Sampling
 from hapo_lit.teacher import ClippedRatio
+from hapo_lit.training.engines import engines_of
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.phases import Phase
 
@@ -31,19 +30,12 @@ def update_notices(module: HapoModule, prompts: int) -> list[str]:
             f"module.minibatches=2 (on parts of its prompts) or module.updates_per_batch=2 (on all of them)"
             for name in dict.fromkeys(clips)
         ]
-    if not all(engine.seeded for engine in _engines(module)):
+    if any(isinstance(engine, Sampling) and not engine.seeded for engine in engines_of(module)):
         lines.append(
             "rollout.seeded=false: vLLM draws all responses from one generator: neither this run nor its evaluations "
             "can be repeated to the bit, and it goes on with other draws when it resumes"
         )
     return lines
-
-
-def _engines(module: HapoModule) -> Iterator[Sampling]:
-    engines = [phase.algorithm.engine for phase in module.phases]
-    for engine in (*engines, *(evaluator.engine for evaluator in module.evaluation.evaluators.values())):
-        if isinstance(engine, Sampling):
-            yield engine
 
 
 def _clips(phase: Phase) -> list[str]:
