@@ -11,19 +11,16 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, cast
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
 from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
-from hapo_lit.policy.sharding import shard_optimizer_state, total_norm, unsharded
+from hapo_lit.policy.sharding import total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
 from hapo_lit.protocols import ALONE, Ranks
 from hapo_lit.rows import LossOutput, MicroBatchLimit, Rows, Text, UncastRows
@@ -38,11 +35,12 @@ from hapo_lit.training.metrics import (
     reward_tallies,
     tallied,
 )
-from hapo_lit.training.optimizer import made, set_for_step, trained_parameters, unwrapped
+from hapo_lit.training.optimizer import set_for_step, trained_parameters
 from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
-from hapo_lit.training.update import SkipLimit, check_settings, micro_batches, split_by_prompts
+from hapo_lit.training.stateful_module import StatefulModule
+from hapo_lit.training.update import check_settings, micro_batches, split_by_prompts
 from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
 Loss = Callable[[Rows], LossOutput]
@@ -51,7 +49,7 @@ NoSync = Callable[[], AbstractContextManager]
 """Makes a context in which backward passes do not exchange gradients between ranks."""
 
 
-class HapoModule(LightningModule):
+class HapoModule(StatefulModule):
     """Group policy optimisation under manual optimisation.
 
     Args:
@@ -91,22 +89,19 @@ class HapoModule(LightningModule):
         max_skipped: int = 4,
         micro_batch_tokens: int | None = None,
     ) -> None:
-        super().__init__()
-        self.automatic_optimization = False
+        super().__init__(policy, phases, optimizer, max_skipped)
         counts: dict[str, int | None] = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
         counts |= {"minibatches": minibatches, "micro_batch_tokens": micro_batch_tokens}
         check_settings(temperature, max_grad_norm, max_skipped, counts)
-        self.policy, self.tokenizer, self.phases = policy, tokenizer, phases
+        self.tokenizer = tokenizer
         hide_unreadable(policy, tokenizer)
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
-        self.make_optimizer, self.evaluation = optimizer, HeldOutEvaluation(evaluators)
+        self.evaluation = HeldOutEvaluation(evaluators)
         self.micro_batch_limit = MicroBatchLimit(micro_batch_size, micro_batch_tokens)
         self.updates_per_batch, self.minibatches, self.temperature = updates_per_batch, minibatches, temperature
-        self.max_grad_norm, self.skips = max_grad_norm, SkipLimit(max_skipped)
-        self.step = 0
-        """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
+        self.max_grad_norm = max_grad_norm
         self.experience: Experience | None = None
         """What the last step collected, for callbacks."""
         self.metrics: dict[str, float] = {}
@@ -115,10 +110,7 @@ class HapoModule(LightningModule):
         """Results of the last evaluation, over all ranks."""
         self.before_update_hooks: list[Callable[[Experience], None]] = []
         """Called in each step with its experience, at the weights that sampled it."""
-        self.optimizer: Optimizer | None = None
-        """Set by ``hapo fabric``; the Trainer keeps its own."""
         self._sync_seconds = 0.0
-        self._saved_optimizer: dict[str, Any] | None = None
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -309,42 +301,3 @@ class HapoModule(LightningModule):
         self.heldout = self.evaluation.finish(self.ranks, self.device)
         if self._fabric is None:
             self.log_dict(self.heldout, logger=False)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hapo"] = self.run_state()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "hapo" not in checkpoint:
-            raise ResumeError("this checkpoint was not written by hapo_lit: it holds no step and no gate")
-        self.load_run_state(checkpoint["hapo"])
-
-    # -- optimiser and run state ---------------------------------------------------------------------------------
-
-    def configure_optimizers(self) -> Optimizer:
-        parameters = trained_parameters(self.policy)
-        optimizer = made(self.make_optimizer, parameters)
-        if self._saved_optimizer is not None:
-            optimizer.load_state_dict(shard_optimizer_state(self._saved_optimizer, parameters))
-            self._saved_optimizer = None
-        return optimizer
-
-    def _optimizer(self) -> Optimizer:
-        """The optimiser under the wrapper of Fabric or of the Trainer."""
-        return cast(Optimizer, self.optimizers() if self.optimizer is None else self.optimizer)
-
-    def optimizer_state(self) -> dict[str, Any]:
-        """The state of torch's own optimiser."""
-        return unwrapped(self._optimizer()).state_dict()
-
-    def resume_optimizer(self, state: dict[str, Any]) -> None:
-        """Keep the state that the optimiser gets when it is made."""
-        self._saved_optimizer = state
-
-    def run_state(self) -> dict[str, Any]:
-        """What this module remembers besides weights and optimiser."""
-        return {"step": self.step, "skipped": self.skips.in_a_row, "phases": self.phases.state_dict()}
-
-    def load_run_state(self, state: Mapping[str, Any]) -> None:
-        """Remember what :meth:`run_state` gave."""
-        self.phases.load_state_dict(state["phases"])
-        self.step, self.skips.in_a_row = state["step"], state["skipped"]
