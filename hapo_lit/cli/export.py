@@ -12,6 +12,7 @@ from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.cli.setup import quieten
 from hapo_lit.errors import ResumeError, SetupError
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target
+from hapo_lit.training.checkpoint_format import check
 from hapo_lit.training.export import export, policy_weights
 
 
@@ -37,20 +38,24 @@ def main(arguments: list[str]) -> None:
         config = OmegaConf.load(chosen.run / "config.yaml")
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
         lora = config.model.get("lora")  # type: ignore[union-attr]
-        otherwise = export(policy_weights(path, chosen.out.parent), chosen.run / "model", lora, chosen.out)
+        otherwise = export(policy_weights(path), chosen.run / "model", lora, chosen.out)
     print(f"{chosen.out}: the policy of {path}")
     if otherwise:
         print(f"warning: {otherwise}", file=sys.stderr)
 
 
 def checkpoint_of(run: Path, which: str) -> Path:
-    """The checkpoint of a run that was asked for."""
+    """The checkpoint of a run that was asked for, whose bytes have been checked."""
     if not (run / "config.yaml").is_file():
         raise SetupError(f"{run} is not the folder of a run: it has no config.yaml")
     folder = CheckpointFolder(run / "checkpoints")
-    path = {"newest": folder.newest()[0], "best": folder.folder / "best.ckpt"}.get(which, Path(which))
+    newest = which == "newest"
+    path = folder.newest()[0] if newest else folder.folder / "best.ckpt" if which == "best" else Path(which)
     if path is None or not path.exists():
         raise SetupError(
             f"there is no checkpoint {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}"
         )
-    return link_target(path)
+    path = link_target(path)
+    if not newest:
+        check(path)
+    return path

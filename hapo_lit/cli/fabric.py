@@ -5,8 +5,6 @@ Fabric launches the processes, moves data, exchanges gradients and shards models
 
 from __future__ import annotations
 
-from functools import partial
-
 from hydra.utils import instantiate
 from lightning import Fabric
 from lightning.pytorch.callbacks import ProgressBar
@@ -16,7 +14,9 @@ from hapo_lit.cli.checks import check_lengths, check_tokens, checkpointer_in, re
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
-from hapo_lit.training.fabric_setup import load_shards, set_up, write_shards
+from hapo_lit.training.fabric_setup import keeps_shards, set_up
+from hapo_lit.training.optimizer import trained_parameters, unwrapped
+from hapo_lit.training.shards import ShardWriter, load_shards
 
 
 def main(config: DictConfig) -> float:
@@ -32,6 +32,8 @@ def run(config: DictConfig) -> float:
         session = RunSession(config, is_rank_0())  # what is wrong is said before other processes are started
     fabric.launch()
     session.follow_rank_0(fabric.broadcast)
+    with setting_up():
+        session.choose_checkpoint()
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
     require_records(config, fabric.world_size, loggers, callbacks)
     check_lengths(module, config)
@@ -41,14 +43,17 @@ def run(config: DictConfig) -> float:
     with setting_up():
         data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
-        session.restore(module, data, checkpointer)
+        is_sharded = config.fabric.strategy == "fsdp"
+        session.restore(module, data, checkpointer, is_sharded)
         facts = session.begin(module, data, fabric.device.type)
     with session.training("fabric", module, checkpointer):
         wrapped = set_up(fabric, module, data)
-        if config.fabric.sharded_checkpoints and checkpointer is not None:
-            checkpointer.write_shards = partial(write_shards, fabric, wrapped)
-        if session.checkpoint is not None and session.checkpoint.is_dir():
-            load_shards(fabric, wrapped, session.checkpoint)
+        if is_sharded and session.checkpoint is not None and session.checkpoint.is_dir():
+            load_shards(module, unwrapped(module.optimizer), trained_parameters(module.policy), session.checkpoint)
+        if checkpointer is not None and keeps_shards(
+            config.fabric.strategy, fabric.world_size, config.fabric.sharded_checkpoints
+        ):
+            checkpointer.shards = ShardWriter(module, in_background=config.fabric.async_checkpoints is not False)
         try:
             adapter = FabricTrainerAdapter(fabric, loggers, callbacks)
             train(adapter, wrapped, data, config.steps, config.eval_every)

@@ -33,7 +33,7 @@ from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.engines import engines_of
-from hapo_lit.training.fabric_setup import check_settings
+from hapo_lit.training.fabric_setup import check_settings, keeps_shards
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.update_notices import update_notices
@@ -54,7 +54,8 @@ def main(config: DictConfig) -> None:
     """Compose, check, count, print."""
     with setting_up():
         processes = processes_of(config)
-        check_settings(config.fabric.strategy, config.fabric.precision, config.fabric.sharded_checkpoints)
+        fabric = config.fabric
+        check_settings(fabric.strategy, fabric.precision, fabric.sharded_checkpoints, fabric.async_checkpoints)
         without_contents(config)
     module, data, loggers, callbacks = build(config, "module", "data", "logger", "callbacks")
     require_records(config, processes, loggers, callbacks)
@@ -249,7 +250,9 @@ def host_and_disk(
     checkpoint = checkpoint_bytes(weights, found.optimizer_state)
     loading = "1 process loads" if local == 1 else f"{local} processes load"
     lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {loading} the model"]
-    if not config.fabric.sharded_checkpoints:
+    if keeps_shards(config.fabric.strategy, processes, config.fabric.sharded_checkpoints):
+        lines[0] += f", {size(checkpoint * local // processes)} on each for the copy from which a checkpoint is written"
+    else:
         lines[0] += f", {size(checkpoint)} on the first while a checkpoint is written"
     if checkpointer is None:
         return lines

@@ -29,17 +29,18 @@ from hapo_lit.storage.atomic import appearing
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.stop_signals import Stopped
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
-from hapo_lit.training.checkpoint_format import load, load_checked
+from hapo_lit.training.checkpoint_format import check, load
 from hapo_lit.training.engines import reserve_memory
 from hapo_lit.training.export import export
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.run_state import restore
+from hapo_lit.training.shards import add_tensors
 from hapo_lit.training.update_notices import update_notices
 
 RUN_CHOICE_VARIABLE = "HAPO_RUN"
-"""Set by rank 0 for its child processes: its pid, the run folder, the checkpoint."""
+"""Set by rank 0 for its child processes: its pid, the run folder, and the checkpoint if it is chosen already."""
 
 
 class RunSession:
@@ -56,21 +57,38 @@ class RunSession:
         if not isinstance(config.resume, str | None):
             raise SetupError(f"resume={config.resume} is no checkpoint: set resume=auto or RUN/checkpoints/last.ckpt")
         choice = json.loads(os.environ.get(RUN_CHOICE_VARIABLE, "null"))
+        self._told = choice if choice and choice[0] == os.getppid() and not is_rank_0 else None
         if is_rank_0:
-            run, checkpoint = self._open_folder(Path(config.paths.run))
-            os.environ[RUN_CHOICE_VARIABLE] = json.dumps([os.getpid(), str(run), checkpoint and str(checkpoint)])
-        elif choice and choice[0] == os.getppid():
-            run, checkpoint = Path(choice[1]), choice[2] and Path(choice[2])
+            run = self._open_folder(Path(config.paths.run))
+            os.environ[RUN_CHOICE_VARIABLE] = json.dumps([os.getpid(), str(run)])
         else:
-            run, checkpoint = self._named_in_settings(Path(config.paths.run))
-        self._set(run, checkpoint)
+            run = Path(self._told[1]) if self._told else self._named_in_settings(Path(config.paths.run))
+        self._set(run, None)
         if config.model.path is None:
             config.model.path = str(cached_base_policy())
 
     def follow_rank_0(self, broadcast: Callable[[Any], Any]) -> None:
-        """Take rank 0's folder and checkpoint; a launcher outside has let each rank name a folder of its own."""
-        run, checkpoint = broadcast((str(self.run), self.checkpoint and str(self.checkpoint)))
-        self._set(Path(run), checkpoint and Path(checkpoint))
+        """Take rank 0's folder; a launcher outside has let each rank name one of its own."""
+        self._set(Path(broadcast(str(self.run))), None)
+
+    def choose_checkpoint(self) -> None:
+        """Find the checkpoint to resume, and check its bytes; to be called before loggers are built.
+
+        Where there is a process group every rank must call it, and each file is read by one of them.  The processes
+        that rank 0 starts later take its word.
+        """
+        checkpoint = None
+        if self._told and len(self._told) == 3:
+            checkpoint = self._told[2] and Path(self._told[2])
+        elif self.config.resume == "auto":
+            checkpoint = self._newest()
+        elif self.config.resume is not None:
+            checkpoint = link_target(Path(self.config.resume).absolute())
+            check(checkpoint)
+        if self.is_rank_0:
+            choice = [os.getpid(), str(self.run), checkpoint and str(checkpoint)]
+            os.environ[RUN_CHOICE_VARIABLE] = json.dumps(choice)
+        self._set(self.run, checkpoint)
 
     def _set(self, run: Path, checkpoint: Path | None) -> None:
         self.run, self.checkpoint = run, checkpoint
@@ -80,42 +98,50 @@ class RunSession:
                 if "purge_step" in logger:
                     logger.purge_step = 0 if checkpoint is None else step_of(checkpoint) + 1
 
-    def _open_folder(self, run: Path) -> tuple[Path, Path | None]:
-        """For rank 0: the folder, locked, and the checkpoint to resume; prints which ones were passed over."""
-        chosen, checkpoint = self._named_in_settings(run)
+    def _open_folder(self, run: Path) -> Path:
+        """For rank 0: the folder, locked."""
+        chosen = self._named_in_settings(run)
         self._lock = lock_folder(chosen)
-        folder = CheckpointFolder(chosen / "checkpoints")
         if self.config.resume == "auto":
             if chosen != run and run.is_dir() and not any(run.iterdir()):
                 run.rmdir()  # Hydra has made it already
-            checkpoint, passed_over = folder.tidy() if folder.folder.is_dir() else (None, [])
-            for line in passed_over:
-                print(line, file=sys.stderr)
-            if checkpoint is None and folder.damaged:
-                raise SetupError(
-                    f"every checkpoint in {folder.folder} is damaged ({', '.join(path.name for path in folder.damaged)}"
-                    f"): begin again in another folder, or delete them to begin again here"
-                )
-        elif folder.steps() or any((chosen / name).exists() for name in analysis.LOG_FILES):
+        elif CheckpointFolder(run / "checkpoints").steps() or any((run / name).exists() for name in analysis.LOG_FILES):
             raise SetupError(
                 f"{run} already holds a run; choose another folder with hydra.run.dir, or resume it with resume=auto"
             )
-        return chosen, checkpoint
+        return chosen
 
-    def _named_in_settings(self, run: Path) -> tuple[Path, Path | None]:
-        """The folder and the checkpoint that the settings name."""
+    def _newest(self) -> Path | None:
+        """The newest checkpoint in the folder; rank 0 prints which ones were passed over, and sets them aside."""
+        folder = CheckpointFolder(self.run / "checkpoints")
+        checkpoint, passed_over = folder.newest()
+        if self.is_rank_0 and folder.folder.is_dir():
+            folder.tidy(checkpoint)
+            for line in passed_over:
+                print(line, file=sys.stderr)
+        if checkpoint is None and (passed_over or folder.damaged):
+            raise SetupError(
+                f"every checkpoint in {folder.folder} is damaged ({', '.join(path.name for path in folder.damaged)}"
+                f"): begin again in another folder, or delete them to begin again here"
+            )
+        return checkpoint
+
+    def _named_in_settings(self, run: Path) -> Path:
+        """The folder that the settings name."""
         resume = self.config.resume
-        if resume == "auto":
-            run = folder_to_resume(run)
-            if self.is_rank_0:
-                return run, None  # `_open_folder` finds it, under the lock
-            return run, CheckpointFolder(run / "checkpoints").newest()[0]
-        if resume is not None and not Path(resume).exists():
+        if resume not in ("auto", None) and not Path(resume).exists():
             raise SetupError(f"checkpoint {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
-        return run, None if resume is None else link_target(Path(resume).absolute())
+        return folder_to_resume(run) if resume == "auto" else run
 
-    def restore(self, module: HapoModule, data: RunData, checkpointer: Checkpointer | None) -> None:
-        """Put module and data where the checkpoint says, and let the run's records end there."""
+    def restore(
+        self, module: HapoModule, data: RunData, checkpointer: Checkpointer | None, is_sharded: bool = False
+    ) -> None:
+        """Put module and data where the checkpoint says, and let the run's records end there.
+
+        Args:
+            module, data, checkpointer: of the run.
+            is_sharded: the module will be, so that shards are left to :func:`~hapo_lit.training.shards.load_shards`.
+        """
         in_its_folder = self.config.resume == "auto"
         if checkpointer is not None:
             checkpointer.settings = self.settings
@@ -124,9 +150,11 @@ class RunSession:
                 analysis.carry_over(self.run, self.run, 0)
                 print(f"no checkpoint in {self.run}: beginning at step 0")
             return
-        state = load(self.checkpoint) if in_its_folder else load_checked(self.checkpoint)
+        state = load(self.checkpoint)
         if (done := state["run"]["step"]) > self.config.steps:
             raise SetupError(f"the checkpoint is at step {done}, beyond steps={self.config.steps}: set more steps")
+        if self.checkpoint.is_dir() and not is_sharded:
+            add_tensors(state, self.checkpoint)
         restore(state, module, data, None if self.config.allow_changes else self.settings)
         if module.step == self.config.steps and not in_its_folder:
             raise SetupError(
@@ -162,7 +190,7 @@ class RunSession:
 
     @contextmanager
     def training(self, verb: str, module: HapoModule, checkpointer: Checkpointer | None) -> Iterator[None]:
-        """Inside, signals stop the run after a checkpoint; and errors name how to resume."""
+        """Inside, signals stop the run after a checkpoint, and errors wait for the one that is being written."""
         if checkpointer is not None:
             checkpointer.signals.catch()
         try:
@@ -178,6 +206,7 @@ class RunSession:
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
         finally:
             if checkpointer is not None:
+                checkpointer.settle()
                 checkpointer.signals.restore()
 
     def _exit(self, stopped: Stopped, verb: str) -> NoReturn:

@@ -9,7 +9,6 @@ from hapo_lit.cli.checks import check_lengths, check_tokens, checkpointer_in, re
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
-from hapo_lit.training.checkpoint_format import is_sharded
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.precision import check_precision
 
@@ -28,11 +27,7 @@ def run(config: DictConfig) -> float:
     """The job of one process."""
     with setting_up():
         session = RunSession(config, is_rank_0())
-    if session.checkpoint is not None and is_sharded(session.checkpoint):
-        raise SetupError(
-            f"{session.checkpoint} is a sharded checkpoint: resume it with `hapo fabric` and fabric.strategy=fsdp, or "
-            f"make a model.path of it with `hapo export`"
-        )
+        session.choose_checkpoint()
     config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)

@@ -12,14 +12,15 @@ import torch
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.storage import atomic
-from hapo_lit.training.checkpoint_format import damage, load, write_manifest
+from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import RunState
 
 NAME = re.compile(r"step-(\d+)\.ckpt")
 
 
 class CheckpointFolder:
-    """Checkpoints of a run, by step; all but reading is for rank 0.
+    """Checkpoints of a run, by step; all but reading is for rank 0, and :meth:`newest` for all ranks together.
 
     ``step-40.ckpt`` is a checkpoint (a file, or a folder if it is sharded); ``last.ckpt`` and ``best.ckpt`` are links.
 
@@ -47,9 +48,12 @@ class CheckpointFolder:
         return sorted(int(match[1]) for match in found if match)
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is not damaged, or None; and a line for each that was passed over."""
+        """The newest checkpoint that is not damaged, or None; and a line for each that was passed over.
+
+        Where there is a process group every rank must call it; each file is read by one of them.
+        """
         passed_over: list[str] = []
-        for step in reversed(self.steps()):
+        for step in reversed(of_all_ranks(self.steps())[0]):
             path = self.path(step)
             fault = damage(path)
             if fault is None:
@@ -82,8 +86,6 @@ class CheckpointFolder:
     def publish(self, step: int, best: bool = False) -> Path:
         """Give the finished draft of a step its name, once it is on disk, and remove old checkpoints."""
         draft, path = self.draft(step), self.path(step)
-        if draft.is_dir():
-            write_manifest(draft)
         atomic.publish(draft, path, synced=True)
         self._link("last.ckpt", path)
         if best:
@@ -123,16 +125,14 @@ class CheckpointFolder:
             if self.path(step).name != best:
                 atomic.remove(self.path(step))
 
-    def tidy(self) -> tuple[Path | None, list[str]]:
-        """As :meth:`newest`, before a run resumes: damaged checkpoints are set aside, drafts are removed."""
-        newest, passed_over = self.newest()
+    def tidy(self, newest: Path | None) -> None:
+        """Before a run resumes from :meth:`newest`: set aside later ones, which are damaged, and remove drafts."""
         for step in self.steps():
             if newest is None or step > step_of(newest):
                 os.replace(self.path(step), self._free_name(step))
         self.drop_drafts()
         if newest is not None:
             self._link("last.ckpt", newest)
-        return newest, passed_over
 
     def drop_drafts(self) -> None:
         """Remove what never got a name."""

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
+import torch.distributed as dist
 
 from hapo_lit.errors import ResumeError
-from hapo_lit.training.interfaces import ResumableModule
-from hapo_lit.training.run_state import FORMAT, RunState, check_weights
+from hapo_lit.training.ranks import of_all_ranks
+from hapo_lit.training.run_state import FORMAT, RunState
 
 MANIFEST = "manifest.json"
 """In the folder of a sharded checkpoint: the size and checksum of each of its files."""
 META = "meta.pt"
-"""In the folder of a sharded checkpoint: everything that is not a shard, under the name that Fabric gives it."""
+"""In the folder of a sharded checkpoint: everything that is in no shard."""
+SHARD = re.compile(r"__(\d+)_\d+\.distcp")
+"""Name of a rank's own file in the folder of a sharded checkpoint."""
+Checksum = tuple[int, int]
+"""The size of a file in bytes, and its CRC-32."""
 
 
-def load_checked(path: Path) -> RunState:
-    """As :func:`load`, after all bytes have been checked."""
+def check(path: Path) -> None:
+    """Raise ``ResumeError`` unless a path is a checkpoint whose bytes are as they were written.
+
+    Collective, as :func:`damage` is.
+    """
     if path.is_dir() and not is_sharded(path):
         raise ResumeError(
             f"{path} is a folder and no checkpoint: name a checkpoint in it, such as RUN/checkpoints/last.ckpt"
         )
     if fault := damage(path):
         raise ResumeError(f"{path} is damaged ({fault}): try an older checkpoint in {path.parent}, or resume=auto")
-    return load(path)
 
 
 def load(path: Path) -> RunState:
@@ -54,42 +61,49 @@ def is_sharded(path: Path) -> bool:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with the bytes of a checkpoint, or None; reads all of it."""
+    """What is wrong with the bytes of a checkpoint, or None.
+
+    All of it is read.  Where there is a process group every rank must call it: each file is read by one of them, and
+    all come to know what was found.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return next(filter(None, of_all_ranks(_damage_of_share(path, rank, world))), None)
+
+
+def _damage_of_share(path: Path, rank: int, world: int) -> str | None:
     try:
         if not path.is_dir():
-            with zipfile.ZipFile(path) as archive:
-                broken = archive.testzip()
-            return None if broken is None else f"checksum of {broken}"
+            return _damage_of_file(path) if rank == 0 else None
         listed = json.loads((path / MANIFEST).read_text())
         for name, (size, checksum) in listed.items():
-            if (path / name).stat().st_size != size or _checksum(path / name) != checksum:
+            if reader_of(name, world) == rank and checksum_of(path / name) != (size, checksum):
                 return f"checksum of {name}"
     except (OSError, zipfile.BadZipFile, ValueError, EOFError, RuntimeError, zlib.error) as error:
         return " ".join(str(error).split()) or type(error).__name__
     return None
 
 
-def write_manifest(folder: Path) -> None:
+def _damage_of_file(path: Path) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        broken = archive.testzip()
+    return None if broken is None else f"checksum of {broken}"
+
+
+def reader_of(name: str, world: int) -> int:
+    """The rank, of ``world``, that checks a file of a sharded checkpoint; it reads it too if as many wrote it."""
+    found = SHARD.fullmatch(name)
+    return int(found[1]) % world if found else 0
+
+
+def write_manifest(folder: Path, checksums: dict[str, Checksum]) -> None:
     """List the files of a sharded checkpoint, with which :func:`damage` compares them."""
-    (folder / MANIFEST).unlink(missing_ok=True)
-    parts = sorted(file for file in folder.rglob("*") if file.is_file())
-    sums = {str(part.relative_to(folder)): (part.stat().st_size, _checksum(part)) for part in parts}
-    (folder / MANIFEST).write_text(json.dumps(sums))
+    (folder / MANIFEST).write_text(json.dumps(checksums))
 
 
-def check_shards(module: ResumableModule, path: Path) -> None:
-    """As :func:`~hapo_lit.training.run_state.check_weights`, for the weights of a sharded checkpoint."""
-    saved: dict[str, Any] = FileSystemReader(path).read_metadata().state_dict_metadata
-    prefix = "module."
-    check_weights(
-        module,
-        {name.removeprefix(prefix): tensor.size for name, tensor in saved.items() if name.startswith(prefix)},
-    )
-
-
-def _checksum(path: Path) -> int:
-    total = 0
+def checksum_of(path: Path) -> Checksum:
+    """Size and checksum of a file, which is read."""
+    size, total = 0, 0
     with path.open("rb") as file:
         while block := file.read(2**22):
-            total = zlib.crc32(block, total)
-    return total
+            size, total = size + len(block), zlib.crc32(block, total)
+    return size, total

@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hapo_lit.errors import ResumeError, one_line
 from hapo_lit.policy.adapters import merged
 from hapo_lit.policy.loading import load_tokenizer, policy_like
 from hapo_lit.storage.atomic import appearing
-from hapo_lit.training.checkpoint_format import load_checked
+from hapo_lit.training.checkpoint_format import load
+from hapo_lit.training.shards import MODULE, tensors_in
 
 
-def policy_weights(path: Path, beside: Path) -> dict[str, Any]:
-    """The policy's parameters in a checkpoint; a sharded one is put together in a temporary folder in ``beside``.
+def policy_weights(path: Path) -> dict[str, Any]:
+    """The policy's parameters in a checkpoint, those of a sharded one put together.
 
     Raises:
-        ResumeError: the checkpoint is damaged, or was written by something else.
+        ResumeError: the checkpoint was written by something else.
     """
-    weights = load_checked(path).get("module")
-    if weights is None:
-        with tempfile.TemporaryDirectory(dir=beside, prefix=".export-") as folder:
-            dcp_to_torch_save(path, Path(folder) / "whole.pt")
-            weights = torch.load(Path(folder) / "whole.pt", map_location="cpu", weights_only=False)["module"]
-    prefix = "policy."
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    whole, prefix = load(path).get("module"), "policy."
+    if whole is None:
+        whole = {name.removeprefix(MODULE): tensor for name, tensor in tensors_in(path, MODULE + prefix).items()}
+    return {name.removeprefix(prefix): value for name, value in whole.items() if name.startswith(prefix)}
 
 
 SAMPLE = (

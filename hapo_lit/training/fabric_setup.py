@@ -1,9 +1,8 @@
-"""Lightning Fabric for a run: opening it, wrapping the module, and checkpoints in shards."""
+"""Lightning Fabric for a run: opening it, and wrapping the module."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from lightning import Fabric
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
@@ -11,15 +10,11 @@ from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.wrappers import _FabricModule
 from torch.optim import Optimizer
 
-from hapo_lit.errors import SetupError
 from hapo_lit.policy.sharding import shard
-from hapo_lit.training.checkpoint_format import check_shards, load
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
-from hapo_lit.training.optimizer import unwrapped
 from hapo_lit.training.precision import check_precision
-from hapo_lit.training.run_state import RunState
 
 
 def open_fabric(
@@ -28,7 +23,8 @@ def open_fabric(
     num_nodes: int,
     strategy: str,
     precision: str | int,
-    sharded_checkpoints: bool,
+    sharded_checkpoints: bool | None = None,
+    async_checkpoints: bool | None = None,
 ) -> Fabric:
     """Fabric, with ``strategy=fsdp`` meaning FSDP2.
 
@@ -37,12 +33,12 @@ def open_fabric(
         devices, num_nodes: as Fabric takes them.
         strategy: ``auto``, ``ddp`` or ``fsdp``.
         precision: ``32-true`` or ``bf16-mixed``.
-        sharded_checkpoints: every process writes its own part of a checkpoint; only with fsdp.
+        sharded_checkpoints, async_checkpoints: see :func:`keeps_shards` and :func:`check_settings`.
     """
-    check_settings(strategy, precision, sharded_checkpoints)
+    check_settings(strategy, precision, sharded_checkpoints, async_checkpoints)
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
-        chosen = ModelParallelStrategy(parallelize_fn=shard, save_distributed_checkpoint=True)
+        chosen = ModelParallelStrategy(parallelize_fn=shard)
     return Fabric(
         accelerator=chosen_accelerator(accelerator),
         strategy=chosen,
@@ -52,13 +48,28 @@ def open_fabric(
     )
 
 
-def check_settings(strategy: str, precision: str | int, sharded_checkpoints: bool) -> None:
-    """Raise ``ValueError`` at what :func:`open_fabric` does not open."""
+def keeps_shards(strategy: str, processes: int, sharded_checkpoints: bool | None) -> bool:
+    """Whether every process writes its own part of a checkpoint; None = where models are sharded over several."""
+    return strategy == "fsdp" and processes > 1 if sharded_checkpoints is None else sharded_checkpoints
+
+
+def check_settings(
+    strategy: str, precision: str | int, sharded_checkpoints: bool | None, async_checkpoints: bool | None
+) -> None:
+    """Raise ``ValueError`` at what :func:`open_fabric` does not open.
+
+    ``async_checkpoints`` says whether training goes on while shards are written; None = it does.
+    """
     check_precision("fabric.precision", precision)
-    if sharded_checkpoints and strategy != "fsdp":
-        raise ValueError("fabric.sharded_checkpoints=true needs fabric.strategy=fsdp: no other strategy has shards")
     if strategy not in ("auto", "ddp", "fsdp"):
         raise ValueError(f"fabric.strategy={strategy} is not supported: set auto, ddp or fsdp")
+    if sharded_checkpoints and strategy != "fsdp":
+        raise ValueError("fabric.sharded_checkpoints=true needs fabric.strategy=fsdp: no other strategy has shards")
+    if async_checkpoints and (strategy != "fsdp" or sharded_checkpoints is False):
+        raise ValueError(
+            "fabric.async_checkpoints=true needs fabric.strategy=fsdp and sharded checkpoints: only shards are written "
+            "while training goes on"
+        )
 
 
 def set_up(fabric: Fabric, module: HapoModule, data: RunData) -> _FabricModule:
@@ -73,23 +84,3 @@ def set_up(fabric: Fabric, module: HapoModule, data: RunData) -> _FabricModule:
 def module_in(wrapped: _FabricModule) -> HapoModule:
     """The module that Fabric has wrapped."""
     return cast(HapoModule, wrapped.module)
-
-
-def write_shards(fabric: Fabric, wrapped: _FabricModule, folder: Path, state: RunState) -> None:
-    """Write a checkpoint in which every process has its own part of policy and optimiser."""
-    optimizer = module_in(wrapped).optimizer
-    assert optimizer is not None
-    state["moments"] = bool(unwrapped(optimizer).state)  # before the first update there are none
-    fabric.save(folder, {**state, "module": wrapped} | ({"optimizer": optimizer} if state["moments"] else {}))
-
-
-def load_shards(fabric: Fabric, wrapped: _FabricModule, folder: Path) -> None:
-    """Load policy and optimiser from a sharded checkpoint, however many processes wrote it."""
-    if not isinstance(fabric.strategy, ModelParallelStrategy):
-        raise SetupError(
-            f"{folder} is a sharded checkpoint: resume it with fabric.strategy=fsdp, or make a model.path of it with "
-            f"`hapo export`"
-        )
-    check_shards(module_in(wrapped), folder)
-    optimizer: dict[str, Any] = {"optimizer": module_in(wrapped).optimizer} if load(folder)["moments"] else {}
-    fabric.load(folder, {"module": wrapped} | optimizer, strict=False, weights_only=False)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from hapo_lit.protocols import Ranks
+
+Value = TypeVar("Value")
 
 
 def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device, rank: int, world: int) -> Ranks:
@@ -37,3 +40,17 @@ def ranks_over(all_gather: Callable[[Tensor], Any], device: torch.device, rank: 
         rank=rank,
         world=world,
     )
+
+
+def of_all_ranks(value: Value, group: dist.ProcessGroup | None = None) -> list[Value]:
+    """A small value of every rank, in their order; of this process alone where there is no process group.  Collective.
+
+    Args:
+        value: of this rank.
+        group: of all ranks; None = the run's own.
+    """
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found

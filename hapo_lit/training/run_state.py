@@ -18,13 +18,14 @@ import torch.distributed as dist
 from hapo_lit.errors import ResumeError
 from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.training.interfaces import ResumableData, ResumableModule
+from hapo_lit.training.ranks import of_all_ranks
 
 FORMAT = 2
 """Raised whenever run states of older versions cannot be read any more."""
 
 
 class RunState(TypedDict):
-    """What a checkpoint holds; in a sharded one ``module`` and ``optimizer`` are in the shards."""
+    """What a checkpoint holds; in a sharded one tensors of ``module`` and ``optimizer`` are in the shards."""
 
     format: int
     """:data:`FORMAT` of the version that wrote it."""
@@ -41,11 +42,9 @@ class RunState(TypedDict):
     module: NotRequired[dict[str, Any]]
     """The weights of policy and reference."""
     optimizer: NotRequired[dict[str, Any]]
-    """The state of torch's optimiser."""
+    """The state of torch's optimiser; in a sharded checkpoint with the names of its tensors in their places."""
     best: NotRequired[tuple[float, int]]
     """The best held-out accuracy so far, and its step."""
-    moments: NotRequired[bool]
-    """In a sharded checkpoint: whether the optimiser has moments, which it gets with the first update."""
 
 
 def capture(
@@ -133,11 +132,7 @@ def _generators() -> list[dict[str, Any]]:
     own = {"python": random.getstate(), "numpy": np.random.get_state(), "torch": torch.get_rng_state()}  # noqa: NPY002
     if torch.cuda.is_available():
         own["cuda"] = torch.cuda.get_rng_state()
-    if not dist.is_initialized():
-        return [own]
-    of_all: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_all, own)
-    return of_all
+    return of_all_ranks(own)
 
 
 def _set_generators(state: Mapping[str, Any]) -> None:

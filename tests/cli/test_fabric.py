@@ -160,19 +160,24 @@ def test_a_run_on_two_processes_resumes_on_one_and_back(work, start):
     assert_near(work / "one/policy", work / "forth/policy")
 
 
-def test_sharded_checkpoints_go_on_to_the_bit_and_are_exported_whole(work):
-    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp", "fabric.sharded_checkpoints=true"]
+def test_sharded_checkpoints_go_on_to_the_bit_and_are_read_by_every_command(work):
+    """They are what ``fsdp`` writes on several processes."""
+    sharded = [*ARGUMENTS, "fabric.devices=2", "fabric.strategy=fsdp"]
     hapo(work, "fabric", *sharded, "hydra.run.dir=sharded")
     assert_near(work / "one/policy", work / "sharded/policy")
     state = work / "sharded/checkpoints/step-2.ckpt"
     assert {"__0_0.distcp", "__1_0.distcp", "manifest.json", "meta.pt"} <= {path.name for path in state.iterdir()}
-    hapo(work, "fabric", *sharded, f"resume={state}", "hydra.run.dir=resharded")
+    hapo(work, "fabric", *sharded, f"resume={state}", "hydra.run.dir=resharded", "fabric.async_checkpoints=false")
     assert_near(work / "sharded/policy", work / "resharded/policy", 0.0)
-    done = hapo(work, "fabric", *ARGUMENTS, f"resume={state}", "hydra.run.dir=unsharded", check=False)
-    assert done.returncode == 2
-    assert "is a sharded checkpoint: resume it with fabric.strategy=fsdp" in done.stderr
-    done = hapo(work, "export", "resharded", "exported")
-    assert_near(work / "sharded/policy", work / "exported", 0.0)
+    for verb, *way in (["train"], ["fabric", "fabric.strategy=fsdp"], ["fabric", "fabric.devices=2"]):
+        run = f"from-shards-{'-'.join([verb, *way])}"
+        hapo(work, verb, *ARGUMENTS, *way, f"resume={state}", f"hydra.run.dir='{run}'")
+        assert_near(work / "sharded/policy", work / run / "policy")
+        assert (work / run / "checkpoints/step-4.ckpt").is_file()
+    hapo(work, "fabric", *sharded, "resume=one/checkpoints/step-2.ckpt", "hydra.run.dir=into-shards")
+    assert_near(work / "one/policy", work / "into-shards/policy")
+    hapo(work, "export", "resharded", "exported")
+    assert_near(work / "resharded/policy", work / "exported", 0.0)
     exported = AutoModelForCausalLM.from_pretrained(work / "exported")
     assert exported.num_parameters() == load_policy(str(work / "base")).num_parameters()
 

@@ -50,7 +50,14 @@ def numbers(out, name):
 
 def test_the_plan_of_a_preset_in_print(plan):
     out, err = plan("experiment=qwen_math_numina_7b", "processes=8", "fabric.strategy=fsdp", "memory_gib=4", *SHORT)
-    for fact in ("128, 16 of each process", "at most 64, of 1 row", "16,384 positions", "fsdp*", "11, each greedy"):
+    for fact in (
+        "128, 16 of each process",
+        "at most 64, of 1 row",
+        "16,384 positions",
+        "fsdp*",
+        "11, each greedy",
+        "from which a checkpoint",
+    ):
         assert fact in out
     weights = numbers(out, "weights")
     assert weights[0] == pytest.approx(8 * weights[1], rel=0.02)

@@ -8,7 +8,7 @@ import torch
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, step_of
-from hapo_lit.training.checkpoint_format import MANIFEST, damage, load, load_checked
+from hapo_lit.training.checkpoint_format import MANIFEST, check, checksum_of, damage, load, write_manifest
 from hapo_lit.training.run_state import FORMAT
 
 STATE = {"format": FORMAT, "numbers": torch.arange(1000.0)}
@@ -31,7 +31,7 @@ def test_the_newest_and_the_best_stay(folder):
     assert names(folder) == ["best.ckpt", "last.ckpt", "step-10.ckpt", "step-4.ckpt", "step-8.ckpt"]
     assert step_of(folder.folder / "last.ckpt") == 10
     assert step_of(folder.folder / "best.ckpt") == 4
-    assert torch.equal(load_checked(folder.folder / "last.ckpt")["numbers"], STATE["numbers"])
+    assert torch.equal(load(folder.folder / "last.ckpt")["numbers"], STATE["numbers"])
     folder.mark_best(10)
     folder.write(12, STATE)
     assert folder.steps() == [10, 12]
@@ -70,8 +70,8 @@ def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_is_used(fold
     assert len(passed) == 1
     assert str(folder.path(4)) in passed[0]
     with pytest.raises(ResumeError, match="damaged"):
-        load_checked(folder.path(4))
-    assert folder.tidy() == (path, passed)
+        check(folder.path(4))
+    folder.tidy(path)
     assert names(folder) == ["last.ckpt", "step-2.ckpt", "step-4.damaged"]
     assert step_of(folder.folder / "last.ckpt") == 2
 
@@ -98,7 +98,7 @@ def test_what_never_got_a_name_is_no_checkpoint(folder):
     folder.write(2, STATE)
     torch.save(STATE, folder.draft(4))
     assert folder.newest() == (folder.path(2), [])
-    folder.tidy()
+    folder.tidy(folder.path(2))
     assert names(folder) == ["last.ckpt", "step-2.ckpt"]
 
 
@@ -108,6 +108,7 @@ def test_a_sharded_checkpoint_is_checked_file_by_file(folder):
         unfinished.mkdir(parents=True)
         torch.save(STATE, unfinished / "meta.pt")
         (unfinished / "__0_0.distcp").write_bytes(b"shard" * 100)
+        write_manifest(unfinished, {file.name: checksum_of(file) for file in unfinished.iterdir()})
         folder.publish(step)
     assert damage(folder.path(4)) is None
     assert torch.equal(load(folder.path(4))["numbers"], STATE["numbers"])
@@ -124,7 +125,7 @@ def test_a_sharded_checkpoint_is_checked_file_by_file(folder):
 def test_what_is_not_ours_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "step-1.ckpt")
     with pytest.raises(ResumeError, match="no checkpoint of this version"):
-        load_checked(tmp_path / "step-1.ckpt")
+        load(tmp_path / "step-1.ckpt")
 
 
 def test_no_checkpoint_is_no_checkpoint(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from hapo_lit.errors import SaveError
@@ -12,6 +14,7 @@ from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.training.run_state import RunState, capture
+from hapo_lit.training.shards import ShardWriter
 
 
 class Checkpointer(RunCallback):
@@ -19,7 +22,8 @@ class Checkpointer(RunCallback):
 
     While ``signals`` are caught, SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank;
     a second one ends the process at once.  A checkpoint that is due at a step with an evaluation is written after it,
-    so that what comes before a checkpoint stands in the logs.
+    so that what comes before a checkpoint stands in the logs.  Sharded checkpoints are written while training goes on;
+    the next one, the end of the run and a signal wait for that.
 
     Args:
         folder: where checkpoints are; see :class:`hapo_lit.training.checkpoint_folder.CheckpointFolder`.
@@ -46,8 +50,8 @@ class Checkpointer(RunCallback):
         self.signals = StopSignals()
         self.settings: dict[str, Any] = {}
         """What the run state says of the configuration; set by the entry point."""
-        self.write_shards: Callable[[Path, RunState], None] | None = None
-        """Writes a sharded checkpoint, on every rank; set by ``hapo fabric`` if it is to."""
+        self.shards: ShardWriter | None = None
+        """Writes sharded checkpoints; set by ``hapo fabric`` if it is to, on every rank."""
         self.best_value, self.best_step = float("-inf"), 0
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -86,22 +90,40 @@ class Checkpointer(RunCallback):
             self.best_value, self.best_step = value, pl_module.step
         self._save_if_due(trainer, pl_module, better)
 
+    def wait(self) -> None:
+        """Until the checkpoint that is being written, if one is, has its name.
+
+        Raises:
+            SaveError: it could not be written.
+        """
+        if self.shards is not None:
+            with self._saving(self._saved_step):
+                self.shards.wait()
+
+    def settle(self) -> None:
+        """As :meth:`wait`, where a run ends by another error: that the checkpoint could not be written is only said."""
+        try:
+            self.wait()
+        except SaveError as error:
+            print(error, file=sys.stderr)
+
     def _save_if_due(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
+        if self.shards is not None and self.shards.is_writing and not module.ranks.max(int(not self.shards.has_ended)):
+            self.wait()  # for nothing: whether it went well is said on all ranks, in the same step
         step, last = module.step, module.step == module.phases.steps
         overdue = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
         signum = module.ranks.max(self.signals.received)  # all ranks stop if one of them is asked to
         due = step % self.every == 0 or last or better or signum
         if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
-            try:
+            self.wait()
+            with self._saving(step):
                 self._save(trainer, module, better)
-            except (OSError, RuntimeError) as error:
-                self.folder.drop_drafts()
-                raise SaveError(
-                    f"the checkpoint of step {step} could not be written to {self.folder.folder} ({error}): make room "
-                    f"there; to continue: resume=auto"
-                ) from error
-        elif better and trainer.is_global_zero:
-            self.folder.mark_best(step)
+        elif better:
+            self.wait()
+            if trainer.is_global_zero:
+                self.folder.mark_best(step)
+        if signum or last:
+            self.wait()
         if signum and not last:
             raise Stopped(signum, self.folder.path(step))
 
@@ -109,13 +131,25 @@ class Checkpointer(RunCallback):
         for logger in trainer.loggers:
             logger.save()
         step = module.step
-        state = capture(module, module.data, self.settings, weights=self.write_shards is None)
+        state = capture(module, module.data, self.settings, weights=self.shards is None)
         state["best"] = (self.best_value, self.best_step)
-        if self.write_shards is not None:
-            self.write_shards(self.folder.draft(step), state)
+        if self.shards is not None:
+            self.shards.write(self.folder.draft(step), state, partial(self.folder.publish, step, better))
+        else:
             if trainer.is_global_zero:
-                self.folder.publish(step, better)
-        elif trainer.is_global_zero:
-            self.folder.write(step, state, better)
-        module.ranks.barrier()  # no rank continues before the checkpoint is there
+                self.folder.write(step, state, better)
+            module.ranks.barrier()  # no rank continues before the checkpoint is there
         self._saved_step, self._saved_at = step, time.monotonic()
+
+    @contextmanager
+    def _saving(self, step: int) -> Iterator[None]:
+        """Errors in here are about the checkpoint of that step."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if self.shards is None:
+                self.folder.drop_drafts()
+            raise SaveError(
+                f"the checkpoint of step {step} could not be written to {self.folder.folder} ({error}): make room "
+                f"there; to continue: resume=auto"
+            ) from error
