@@ -73,8 +73,7 @@ def arguments(config: DictConfig, engine: VLLMServerEngine, model: PreTrainedCon
     import torch
 
     address = urlsplit(engine.servers[0].url)
-    computed = "bfloat16" if config.precision == "bf16-mixed" else str(model.dtype).removeprefix("torch.")
-    dtype = engine.dtype or computed
+    dtype = engine.dtype or str(model.dtype).removeprefix("torch.")
     batch = RolloutBatch.largest(
         config.prompts_per_step, 1, config.group_size, config.max_prompt_tokens, config.max_response_tokens
     )

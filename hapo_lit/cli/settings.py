@@ -8,7 +8,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 ENGINE_RESOURCES = tuple(
-    "urls anywhere transfer exchange timeout port gpu_memory_utilization sleep max_num_seqs options".split()
+    "urls anywhere transfer exchange bucket_bytes timeout port gpu_memory_utilization sleep max_num_seqs look_every "
+    "options".split()
 )
 """Settings of rollout engines that say where they run, and with what."""
 MAY_CHANGE = {

@@ -1,8 +1,9 @@
 """The reference engine: samples from the very model that is trained, through transformers.
 
 Each prompt is prefilled once and its cache of keys and values is repeated for the ``G`` samples.  Rows that have ended
-leave the batch.  The next token is drawn by inverting the cumulative distribution in float64, which is exact in the
-tails and many times cheaper than ``torch.multinomial`` on a CPU with a large vocabulary.
+leave the batch when they are next looked at, which is when the host waits for the device.  The next token is drawn by
+inverting the cumulative distribution in float64, which is exact in the tails and many times cheaper than
+``torch.multinomial`` on a CPU with a large vocabulary.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
 from hapo_lit.policy.scoring import head_of, positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.protocols import RolloutBatch
+from hapo_lit.rollout.grouped_attention import decoding_attention
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
 from hapo_lit.rollout.sampling import Sampling, rollout_group
 from hapo_lit.types import PromptBatch, RolloutGroup
+
+LOOK_EVERY = 16
+"""Tokens between two looks at which rows have ended, where a look lets the host wait for a device."""
 
 
 class HFEngine(Sampling):
@@ -32,6 +37,10 @@ class HFEngine(Sampling):
     Args:
         max_num_seqs: sequences decoded at once; None = all of a step.  Fewer take less memory, for their keys and
             values, and more time.  What is drawn does not depend on it.
+        look_every: tokens between two looks at which rows have ended, each of which lets the host wait for the device;
+            None = 1 on a CPU, :data:`LOOK_EVERY` elsewhere.  Rows that have ended go on until then, and what they draw
+            is dropped.  What is drawn does not depend on it; log-probabilities may, in their last digits, as they do on
+            the number of rows that are multiplied at once.
         settings: those of :class:`Sampling`.
 
     It samples from the trainer's own model, so its log-probabilities need no correction; they serve to break ties and
@@ -43,11 +52,14 @@ class HFEngine(Sampling):
 
     _policy: PreTrainedModel | None = None
 
-    def __init__(self, *args: Any, max_num_seqs: int | None = None, **settings: Any) -> None:
+    def __init__(
+        self, *args: Any, max_num_seqs: int | None = None, look_every: int | None = None, **settings: Any
+    ) -> None:
         super().__init__(*args, **settings)
-        if max_num_seqs is not None and max_num_seqs < 1:
-            raise ValueError(f"rollout.max_num_seqs must be at least 1 or null, got {max_num_seqs}")
-        self.max_num_seqs = max_num_seqs
+        for name, value in (("max_num_seqs", max_num_seqs), ("look_every", look_every)):
+            if value is not None and value < 1:
+                raise ValueError(f"rollout.{name} must be at least 1 or null, got {value}")
+        self.max_num_seqs, self.look_every = max_num_seqs, look_every
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Hold on to the model itself: weights that are updated in place need no copy."""
@@ -61,7 +73,8 @@ class HFEngine(Sampling):
         started = time.perf_counter()
         was_training = self._policy.training
         self._policy.eval()
-        tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
+        with decoding_attention(self._policy):
+            tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
         self._policy.train(was_training)
 
         self.record(float(lengths.sum()), time.perf_counter() - started)
@@ -148,24 +161,27 @@ class HFEngine(Sampling):
         offset = mask.sum(1)[repeated]
         rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
         ended = torch.zeros_like(rows, dtype=torch.bool)
+        look_every = self.look_every or (1 if device.type == "cpu" else LOOK_EVERY)
 
         for position in range(limit):
             drawn, logprob = self._draw(logits, uniforms[rows, position], unreadable)
-            running = rows[~ended]
-            tokens[running, position] = drawn[~ended]
-            logprobs[running, position] = logprob[~ended].to(logprobs)
-            stopped = ~ended & torch.isin(drawn, stops)
-            lengths[rows[stopped]] = position + 1
-            finished[rows[stopped]] = True
-            ended |= stopped
-            alive = int((~ended).sum())
-            if alive == 0 or position + 1 == limit:
+            tokens[rows, position] = drawn.masked_fill(ended, 0)
+            logprobs[rows, position] = logprob.masked_fill(ended, 0).to(logprobs)
+            stopped = ~ended & (drawn[:, None] == stops).any(1)
+            lengths[rows] = torch.where(stopped, position + 1, lengths[rows])
+            finished[rows] |= stopped
+            ended = ended | stopped
+            if position + 1 == limit:
                 break
-            if alive <= 0.8 * len(rows):  # rows that have ended leave the batch, a few at a time
-                keep = (~ended).nonzero().squeeze(1)
-                rows, ended, drawn = rows[keep], ended[keep], drawn[keep]
-                bias, offset = bias[keep], offset[keep]
-                cache.batch_select_indices(keep)
+            if (position + 1) % look_every == 0:  # what else is in this loop does not wait for a device
+                alive = int((~ended).sum())
+                if alive == 0:
+                    break
+                if alive <= 0.8 * len(rows):  # rows that have ended leave the batch, a few at a time
+                    keep = (~ended).nonzero().squeeze(1)
+                    rows, ended, drawn = rows[keep], ended[keep], drawn[keep]
+                    bias, offset = bias[keep], offset[keep]
+                    cache.batch_select_indices(keep)
             seen = prompts.tokens.shape[1] + position + 1
             hidden = decoder(
                 input_ids=drawn[:, None],

@@ -162,6 +162,17 @@ def check_dtype(dtype: str | None) -> None:
         raise ValueError(f"rollout.dtype must be null or one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
+def dtype_set(dtype: str | None, precision: str) -> str | None:
+    """The dtype of an engine's weights as the settings have it; None = the policy's.
+
+    Args:
+        dtype: ``rollout.dtype``, which goes first.
+        precision: of the run.
+    """
+    check_dtype(dtype)
+    return "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
+
+
 @contextmanager
 def failing(engine: str, doing: str, advice: str) -> Iterator[None]:
     """Inside, whatever goes wrong is an :class:`EngineError` that names the engine and says how to continue.

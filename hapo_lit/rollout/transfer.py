@@ -9,12 +9,11 @@ vLLM calls :func:`register` in each of its processes; it finds it by an entry po
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 from vllm.config import set_current_vllm_config
 from vllm.distributed.weight_transfer.base import (
@@ -25,6 +24,8 @@ from vllm.distributed.weight_transfer.base import (
 from vllm.distributed.weight_transfer.nccl_engine import NCCLWeightTransferEngine
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from hapo_lit.rollout.buckets import read_bucket
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
@@ -83,15 +84,44 @@ class FileInit(WeightTransferInitInfo):
 
 @dataclass
 class FileUpdate(WeightTransferUpdateInfo):
-    """``path`` of a safetensors file that holds all weights, which every worker can read."""
+    """``path`` of a safetensors file that holds some of the weights, which every worker can read."""
 
     path: str
 
 
-class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
-    """vLLM's weight transfer by a file, in shared memory or on a file system that trainer and server share.
+class InBuckets:
+    """An update of all weights that comes in several pieces, within one layerwise reload."""
 
-    It works on a CPU, where vLLM's own (NCCL, CUDA IPC, RDMA) do not.
+    model: Any
+    model_config: ModelConfig
+    expected: set[str]
+    """Names of the model's parameters."""
+    loaded: set[str] | None = None
+    """Those that got weights in the last update; None = the model does not say."""
+    under_way = False
+
+    def start_weight_update(self) -> None:
+        """Begin a reload.  One that its sender has left unfinished is ended first: it would mix with this one."""
+        if self.under_way:
+            finalize_layerwise_reload(self.model, self.model_config)
+        self.expected = {name for name, _ in self.model.named_parameters()}
+        self.loaded, self.under_way = set(), True
+        initialize_layerwise_reload(self.model)
+
+    def record(self, loaded: set[str] | None) -> None:
+        """Note which parameters a piece had weights for."""
+        self.loaded = None if loaded is None or self.loaded is None else self.loaded | loaded
+
+    def finish_weight_update(self) -> None:
+        """End the reload; raises ``RuntimeError`` if a parameter got no weight."""
+        self.under_way = False
+        finish(self.model, self.model_config, self.expected, self.loaded)
+
+
+class FileTransfer(InBuckets, WeightTransferEngine[FileInit, FileUpdate]):
+    """vLLM's weight transfer by files, in shared memory or on a file system that trainer and server share.
+
+    It works on a CPU, where vLLM's own (NCCL, CUDA IPC, RDMA) do not.  A file may be gone once it is received.
     """
 
     init_info_cls = FileInit
@@ -100,57 +130,41 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):
     def init_transfer_engine(self, init_info: FileInit) -> None:
         """There is no connection to set up."""
 
-    def start_weight_update(self) -> None:
-        """Nothing to prepare: an update comes in one piece."""
-
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """As the base class does, but without an accelerator on a CPU, where there is none to wait for."""
         self.receive_weights(self.parse_update_info(update_info))
         if self.device.type != "cpu":
             torch.accelerator.synchronize()
 
+    @torch.no_grad()
     def receive_weights(self, update_info: FileUpdate) -> None:
-        with safe_open(update_info.path, "pt", device=str(self.device)) as file:
-            load(self.model, self.model_config, ((name, file.get_tensor(name)) for name in file.keys()))  # noqa: SIM118
-
-    def finish_weight_update(self) -> None:
-        """:meth:`receive_weights` has finished the update."""
+        self.record(self.model.load_weights(read_bucket(update_info.path, self.device)))
 
     def shutdown(self) -> None:
         """There is nothing to free."""
 
 
-class NcclTransfer(NCCLWeightTransferEngine):
+class NcclTransfer(InBuckets, NCCLWeightTransferEngine):
     """vLLM's transfer by NCCL, with a tied head tied again, and an error if a weight is missing."""
-
-    model: VllmModel
-
-    def start_weight_update(self) -> None:
-        self.expected = {name for name, _ in self.model.named_parameters()}
-        self.loaded: set[str] = set()
-        super().start_weight_update()
 
     def receive_weights(self, update_info: Any) -> None:
         model = self.model
-        self.model = _RecordingLoads(model, self.loaded)
+        self.model = _RecordingLoads(model, self.record)
         try:
             super().receive_weights(update_info)
         finally:
             self.model = model
 
-    def finish_weight_update(self) -> None:
-        finish(self.model, self.model_config, self.expected, self.loaded)
-
 
 class _RecordingLoads:
-    """A model that records the names of the weights it loads."""
+    """A model that reports the names of the weights it loads."""
 
-    def __init__(self, model: VllmModel, loaded: set[str]) -> None:
-        self.model, self.loaded = model, loaded
+    def __init__(self, model: VllmModel, record: Callable[[set[str] | None], None]) -> None:
+        self.model, self.record = model, record
 
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        found: set[str] = self.model.load_weights(weights)
-        self.loaded |= found
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str] | None:
+        found: set[str] | None = self.model.load_weights(weights)
+        self.record(found)
         return found
 
 

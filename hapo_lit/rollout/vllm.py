@@ -20,7 +20,7 @@ from hapo_lit.policy.model_config import kv_bytes_per_token
 from hapo_lit.policy.vocabulary import token_rows
 from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
-from hapo_lit.rollout.sampling import Sampling, check_dtype, failing, group_of_lists, prompt_lists
+from hapo_lit.rollout.sampling import Sampling, dtype_set, failing, group_of_lists, prompt_lists
 from hapo_lit.rollout.vllm_process import ProcessVLLM, without_autocast
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -75,7 +75,7 @@ class VLLMEngine(Sampling):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(max_new_tokens, temperature, stop_ids, seed)
-        check_dtype(dtype)
+        self.dtype = dtype_set(dtype, precision)
         if gpu_memory_utilization is not None and not 0 < gpu_memory_utilization <= 1:
             raise ValueError(f"rollout.gpu_memory_utilization must be in (0, 1], got {gpu_memory_utilization}")
         self.length = max_prompt_tokens + max_new_tokens if max_model_len is None else max_model_len
@@ -92,7 +92,6 @@ class VLLMEngine(Sampling):
                     f"of its own; use rollout=vllm_server with rollout.options=[{option}]"
                 )
         self.prompts, self.group_size = prompts_per_step, group_size
-        self.dtype = "bfloat16" if dtype is None and precision == "bf16-mixed" else dtype
         self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})
         self.seeded = seeded
         self._vllm: ProcessVLLM | None = None

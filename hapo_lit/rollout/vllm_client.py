@@ -15,6 +15,10 @@ from typing import Any
 from hapo_lit.errors import EngineError, cut
 
 
+class Refused(EngineError):
+    """A server answered that it does not do what it was asked for."""
+
+
 class Server:
     """A vLLM server; it has the four methods that vLLM's senders of weights call.
 
@@ -27,6 +31,8 @@ class Server:
         self.url, self.timeout = url.rstrip("/"), timeout
         self.sent_version: str | None = None
         """Version of the weights that this process has sent last; None = it has sent none."""
+        self.held: object = None
+        """Dtype and fingerprint of these weights on this process; None = it has sent none, or not all of them."""
         self.next_version = ""
         """Version of the next weights, where the sender does not name it."""
         self.nccl_sender: Any = None
@@ -38,16 +44,29 @@ class Server:
 
     def start_weight_update(self) -> None:
         self.post("/pause", {}, query="?mode=wait&clear_cache=true")
-        self.post("/start_weight_update", {})
+        try:
+            self.post("/start_weight_update", {})
+        except Refused:  # perhaps as a sender was killed in the middle of an update: an update that fails ends it
+            with suppress(Refused):
+                self.update_weights({"path": ""})
+            self.post("/start_weight_update", {})
 
     def update_weights(self, update_info: Any) -> None:
         self.post("/update_weights", {"update_info": update_info})
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self.post("/finish_weight_update", {"weight_version": weight_version or self.next_version})
+        self.empty_cache()
+        self.post("/resume", {})
+
+    def empty_cache(self) -> None:
+        """Forget keys and values of earlier prompts.  No request may be under way."""
         if self.post("/reset_prefix_cache", {}).get("success") is False:
             raise EngineError(f"{self.url} did not empty its prefix cache, which holds what the old weights computed")
-        self.post("/resume", {})
+
+    def weight_version(self) -> str:
+        """The version of its weights."""
+        return str(self.get("/weight_info")["weight_version"])
 
     def get(self, route: str) -> dict[str, Any]:
         return self._call(route, None)
@@ -63,7 +82,7 @@ class Server:
                 text = answer.read()
         except urllib.error.HTTPError as error:
             reason = cut(" ".join(error.read().decode(errors="replace").split()), 300)
-            raise EngineError(
+            raise Refused(
                 f"the rollout engine vllm_server at {self.url} answered {error.code} to {route} "
                 f"({reason or error.reason}): see what it printed, start it anew with `hapo serve`; to "
                 f"continue: resume=auto"

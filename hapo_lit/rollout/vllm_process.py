@@ -22,6 +22,7 @@ import torch.distributed as dist
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import EngineError
+from hapo_lit.policy.fingerprint import on_any_rank, weights_fingerprint
 from hapo_lit.policy.vocabulary import token_rows
 from hapo_lit.rollout.heads import served_config, served_weights
 
@@ -99,6 +100,8 @@ class ProcessVLLM:
         self.llm.llm_engine.engine_core._finalizer.atexit = False  # by then the process group is gone
         self.can_sleep = settings["enable_sleep_mode"]
         self.asleep = False
+        self.held: tuple[float, ...] | None = None
+        """Fingerprint of the weights it has; None = it has none."""
 
     @property
     def awake(self) -> bool:
@@ -106,15 +109,19 @@ class ProcessVLLM:
         return self.llm is not None and not self.asleep
 
     def load(self, policy: PreTrainedModel) -> None:
-        """Take over the policy's weights, and wake up."""
+        """Take over the policy's weights, unless it has them already, and wake up.  Collective."""
         from hapo_lit.rollout.transfer import load_into_worker
 
-        if self.asleep:
-            self.llm.wake_up(["weights"])
-        self.llm.collective_rpc(partial(load_into_worker, weights=served_weights(policy)))
-        if self.asleep:
-            self.llm.wake_up(["kv_cache"])
-            self.asleep = False
+        given = weights_fingerprint(policy)
+        if on_any_rank(self.held != given, policy.device):
+            self.held = None
+            if self.asleep:
+                self.llm.wake_up(["weights"])
+            self.llm.collective_rpc(partial(load_into_worker, weights=served_weights(policy)))
+            if self.asleep:
+                self.llm.wake_up(["kv_cache"])
+                self.asleep = False
+            self.held = given
         if not self.llm.reset_prefix_cache():
             raise EngineError("vLLM did not empty its prefix cache, which holds what the old weights computed")
 
@@ -126,7 +133,7 @@ class ProcessVLLM:
         """Free the device's memory until the next :meth:`load`, which brings all weights."""
         if self.can_sleep and self.awake:
             self.llm.sleep(level=2)
-            self.asleep = True
+            self.asleep, self.held = True, None
 
     def release(self, engine: object) -> None:
         """An engine needs it no longer."""

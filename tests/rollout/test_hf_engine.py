@@ -3,6 +3,7 @@ import pytest
 import torch
 from scipy import stats
 from support.engines import engine, prompt_batch, responses, take
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import RolloutEngine
@@ -93,6 +94,47 @@ def test_what_is_drawn_does_not_depend_on_how_many_are_decoded_at_once(policy, s
     assert (parts.behaviour_logprobs - whole.behaviour_logprobs)[whole.mask].abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("every", [2, 7, 16, 100])
+def test_what_is_drawn_does_not_depend_on_how_often_the_host_looks(policy, every):
+    """Log-probabilities neither, where no row has left the batch; else they are rounded as the batch's size has it."""
+    often, seldom = (engine(policy, seed=5, look_every=look).generate(prompt_batch(5), 4, 2) for look in (1, every))
+    assert often.finished.any()
+    for name in ("tokens", "mask", "finished"):
+        assert torch.equal(getattr(seldom, name), getattr(often, name))
+    gap = (seldom.behaviour_logprobs - often.behaviour_logprobs).abs()
+    assert gap.max() < 1e-5
+    none_left = often.mask.sum((0, 1)) > 0.8 * 20  # before the first rows leave, at a fifth of the batch
+    assert none_left.any()
+    assert gap[..., none_left].max() == 0
+    default = engine(policy, seed=5).generate(prompt_batch(5), 4, 2)
+    assert torch.equal(default.behaviour_logprobs, often.behaviour_logprobs)  # on a CPU
+
+
+class HostWaits(TorchDispatchMode):
+    """Counts what lets the host wait for a device: reading a number, and shapes that depend on contents."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        masks = args[1] if "index" in func.name() and len(args) > 1 and isinstance(args[1], list) else []
+        by_mask = any(mask is not None and mask.dtype == torch.bool for mask in masks)
+        self.count += by_mask or func.name() in ("aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_the_host_waits_for_a_device_only_when_it_looks(policy, temperature):
+    def waits(tokens, every):
+        made = engine(policy, temperature=temperature, max_new_tokens=tokens, look_every=every, stop_ids=[99])
+        with HostWaits() as seen:
+            made.generate(prompt_batch(), 2, 0)
+        return seen.count
+
+    assert waits(20, 100) == waits(2, 100)
+    assert waits(20, 5) == waits(2, 100) + 3
+    assert waits(20, 1) == waits(2, 100) + 19
+
+
 def test_stop_ids_end_a_response_and_belong_to_it(policy):
     group = engine(policy, stop_ids=[5, 6]).generate(prompt_batch(), 8, 0)
     for sample in (sample for prompt in responses(group) for sample in prompt):
@@ -120,5 +162,7 @@ def test_refusals(policy):
         HFEngine(0)
     with pytest.raises(ValueError, match=r"rollout.max_num_seqs must be at least 1 or null, got 0"):
         HFEngine(4, max_num_seqs=0)
+    with pytest.raises(ValueError, match=r"rollout.look_every must be at least 1 or null, got 0"):
+        HFEngine(4, look_every=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
         HFEngine(4, temperature=-1)

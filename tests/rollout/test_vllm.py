@@ -15,6 +15,8 @@ from support.servers import NEEDS_VLLM
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
 from hapo_lit.errors import EngineError
 from hapo_lit.policy.loading import load_policy
+from hapo_lit.rollout.buckets import written_buckets
+from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.sampling import prompt_lists
 
@@ -49,6 +51,7 @@ def test_a_request_that_a_server_refuses_is_one_error_that_says_so(make):
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
 def test_weights_that_cannot_be_sent_are_an_error_that_names_the_setting(make, tmp_path):
     policy = policy_of()
+    train(policy, 1)  # weights that the server has would not be sent
     with pytest.raises(EngineError, match=r"vllm_server failed while taking over weights.*rollout.exchange"):
         make(policy, exchange=str(tmp_path / "nowhere")).sync(policy)
     synced(make(policy, exchange=str(tmp_path)), policy).generate(prompt_batch(4, width=PROMPT), 2, 0)
@@ -87,6 +90,7 @@ def test_a_weight_that_does_not_arrive_is_an_error(make, monkeypatch):
     def without_one(model):
         return ((name, weight) for name, weight in policy.named_parameters() if name != "model.norm.weight")
 
+    train(policy, 1)
     monkeypatch.setattr(heads, "plain_weights", without_one)
     with pytest.raises(EngineError, match=r"parameters model.norm.weight got no weights from the policy"):
         engine.sync(policy)
@@ -120,6 +124,49 @@ def test_engines_of_a_process_share_one_vllm(make):
     for engine in (first, second):
         with pytest.raises(RuntimeError, match="before sync"):
             engine.generate(prompts, 2, 0)
+
+
+@pytest.mark.parametrize("make", [pytest.param("vllm", marks=NEEDS_VLLM)], indirect=True)
+def test_engines_of_a_process_take_the_weights_over_once(make, monkeypatch):
+    """And again after an optimiser step, and where vLLM has lost them in its sleep."""
+    from hapo_lit.rollout import heads
+
+    passes = []
+    plain = heads.plain_weights
+
+    def counted(model):
+        passes.append(model)
+        return plain(model)
+
+    monkeypatch.setattr(heads, "plain_weights", counted)
+    policy, prompts = policy_of(), prompt_batch(16, width=PROMPT)
+    engines = [make(policy, seed=seed, temperature=0.0) for seed in (0, 1)]
+    for count in (1, 2):
+        for engine in (*engines, engines[0].with_temperature(0.0)):
+            must_be_greedy(policy, synced(engine, policy).generate(prompts, 1, 0))
+        assert len(passes) == count
+        train(policy, 1)
+    vllm = engines[0]._vllm
+    vllm.held = None  # as after its sleep, which a CPU has not
+    synced(engines[1], policy)
+    assert len(passes) == 3
+    for engine in engines:
+        engine.close()
+
+
+@pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
+def test_weights_in_many_files_take_the_place_of_an_update_that_was_left_half_done(make, tmp_path):
+    policy, prompts = policy_of(), prompt_batch(16, width=PROMPT)
+    engine = make(policy, temperature=0.0, bucket_bytes=2000, exchange=str(tmp_path))
+    (server,) = engine.servers
+    synced(engine, policy)
+    server.start_weight_update()
+    half = [(name, torch.randn_like(weight)) for name, weight in served_weights(policy)][:6]
+    (path,) = written_buckets(half, tmp_path, torch.float32, 10**9)
+    server.update_weights({"path": str(path)})
+    path.unlink()  # and its sender is killed
+    train(policy, 2)
+    must_be_greedy(policy, synced(engine, policy).generate(prompts, 1, 0))
 
 
 @pytest.mark.parametrize("lora", [pytest.param({"rank": 3}, marks=NEEDS_VLLM)])
