@@ -19,7 +19,7 @@ ENGINES = ["hf", *(pytest.param(name, marks=NEEDS_VLLM) for name in ("vllm", "vl
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    """The address of a server for ``support.policies.policy_of()``; a start takes 33 CPU seconds."""
+    """The address of a server for ``support.policies.policy_of()``."""
     folder = tmp_path_factory.mktemp("served")
     write_base(folder / "base")
     with serving(folder, "model.path=./base", *SERVED) as (url, _):

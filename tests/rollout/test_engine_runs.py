@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
 
 import pandas as pd
 import pytest
@@ -13,7 +12,7 @@ from support.commands import SMALL, hapo, vllm_hapo
 from support.forked_runs import forked_runs
 from support.once import few_of
 from support.processes import soon
-from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, kill, needs_vllm, serving
+from support.servers import NEEDS_VLLM, SERVED, Relay, free_port, needs_vllm, serving
 from support.training import STEPS, data, fit, module, phase
 from support.training import hapo as algorithm
 
@@ -165,8 +164,8 @@ def mortal(request, work, served):
         relay = Relay(served)
         yield relay.url, relay.kill
     else:
-        with serving(work, "model.path=./base", *SERVED) as (url, process):
-            yield url, partial(kill, process)
+        with serving(work, "model.path=./base", *SERVED, cold=True) as (url, process):
+            yield url, process.kill
 
 
 @needs_vllm

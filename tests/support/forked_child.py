@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import importlib.util
 import json
+import multiprocessing
 import os
 import runpy
 import sys
@@ -30,6 +31,7 @@ def become(
         _has_rank(int(environment["RANK"]))
     if dies_at is not None:
         _die_at(dies_at)
+    os.execv = _call_module  # type: ignore[assignment]
     _run(folder, arguments, environment)
 
 
@@ -60,6 +62,19 @@ def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoRe
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
+
+
+def _call_module(program: str, command: list[str]) -> None:
+    """In place of ``os.execv`` of ``python -m MODULE ...``: the same in this process, which has imported it.
+
+    Processes that it starts by multiprocessing are forks too; vLLM's on a CPU would be started anew.
+    """
+    assert command[:2] == [program, "-m"]
+    forking = multiprocessing.get_context("fork")
+    multiprocessing.get_context = lambda method=None: forking  # type: ignore[assignment]
+    sys.argv = command[2:]
+    runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+    sys.exit(0)
 
 
 class _SecondRank:

@@ -3,15 +3,12 @@
     with ForkedNotebooks() as notebooks:
         executed = notebooks.execute(Path("notebooks/02_anneal_curves.ipynb"), folder, {"steps=60": "steps=6"})
 
-The process that forks is a separate one, of a single thread: ``python tests/support/forked_notebooks.py``.  It takes a
-job per line on its standard input and answers with a line, both in JSON.  The forked process runs the cells with
-IPython.  Where a cell starts ``python -m hapo_lit ...`` by ``subprocess.run``, that command is one more fork.
+The forked process runs the cells with IPython.  Where a cell starts ``python -m hapo_lit ...`` by ``subprocess.run``,
+that command is one more fork.
 """
 
 from __future__ import annotations
 
-import gc
-import importlib
 import json
 import os
 import subprocess
@@ -23,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-MODULES = ["hapo_lit.cli.train", "hapo_lit.cli.data", "hapo_lit.analysis", "hapo_lit.gates.simulation", "scipy.stats"]
+from support.forking import Forks
 
 
 @dataclass(frozen=True)
@@ -40,46 +37,32 @@ class ForkedNotebooks:
     """Executes notebooks, one at a time.  A context: leaving it ends the process that forks."""
 
     def __enter__(self) -> ForkedNotebooks:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-        for name in ("HAPO_RUN_FOLDER", "HAPO_SWEEP_FOLDER"):
-            environment.pop(name, None)
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        self.server = subprocess.Popen(
-            [sys.executable, __file__], env={**environment, "HF_HUB_OFFLINE": "1"}, text=True, **pipes
-        )
+        self.forks = Forks("support.forked_notebooks", "IPython.core.interactiveshell")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
+        self.forks.close()
 
     def execute(self, path: Path, folder: Path, changes: Mapping[str, str]) -> Executed:
         """Run all cells of a notebook in ``folder``; each text of ``changes`` is in them, and is replaced."""
-        self.server.stdin.write(json.dumps({"path": str(path), "folder": str(folder), "changes": dict(changes)}) + "\n")
-        self.server.stdin.flush()
-        return Executed(**json.loads(self.server.stdout.readline()))
+        job = {"path": str(path), "folder": str(folder), "changes": dict(changes)}
+        return Executed(**self.forks.ask("execute", **job))
 
 
 # -- in the process that forks ----------------------------------------------------------------------------------------
 
 
-def serve() -> None:
-    """Do the jobs."""
-    for name in ("IPython.core.interactiveshell", *MODULES):
-        importlib.import_module(name)
-    gc.freeze()  # a child that collects garbage would copy all memory
-    assert len(os.listdir("/proc/self/task")) == 1, "other threads would not survive a fork"
-    for line in sys.stdin:
-        job = json.loads(line)
-        folder = Path(job["folder"])
-        status = _fork(lambda job=job: _execute(job["path"], job["changes"]), folder, folder / "output.txt")
-        answer = folder / "executed.json"
-        if answer.is_file():
-            print(answer.read_text(), flush=True)
-        else:
-            output = (folder / "output.txt").read_text()
-            print(json.dumps({"error": f"status {status}\n{output}", "images": 0}), flush=True)
+def serve(what: str, job: dict[str, Any]) -> object:
+    """Do a job; see :func:`support.forking.work_for`."""
+    assert what == "execute"
+    for name in ("HAPO_RUN_FOLDER", "HAPO_SWEEP_FOLDER"):
+        os.environ.pop(name, None)
+    folder = Path(job["folder"])
+    status = _fork(lambda: _execute(job["path"], job["changes"]), folder, folder / "output.txt")
+    answer = folder / "executed.json"
+    if answer.is_file():
+        return json.loads(answer.read_text())
+    return {"error": f"status {status}\n{(folder / 'output.txt').read_text()}", "images": 0}
 
 
 def _fork(work: Any, folder: Path, output: Path, errors: Path | None = None) -> int:
@@ -157,7 +140,3 @@ def _run(command: list[str], **options: Any) -> subprocess.CompletedProcess:
         print(done.stderr)
         done.check_returncode()
     return done
-
-
-if __name__ == "__main__":
-    serve()

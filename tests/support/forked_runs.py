@@ -1,23 +1,11 @@
 """Runs of the `hapo` command that start at once: each is forked from a process in which everything is imported.
 
-    done = forked_runs().run(folder, "train", "resume=auto", "hydra.run.dir=run", signal=SIGKILL, after=0.7)
-
-A start costs some hundredths of a CPU second in place of five or six.  The process that forks is a separate one, of a
-single thread: ``python -m support.forked_runs``.  It takes a job per line on its standard input and answers with
-a line, both in JSON.
+done = forked_runs().run(folder, "train", "resume=auto", "hydra.run.dir=run", signal=SIGKILL, after=0.7)
 """
 
 from __future__ import annotations
 
-import atexit
-import gc
-import importlib
-import importlib.util
-import json
 import os
-import pkgutil
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,22 +15,15 @@ from signal import SIGKILL
 from typing import Any
 
 from support.forked_child import become
+from support.forking import Forks
 
 LIMIT = 300.0
 """Seconds after which a run is taken for stuck and killed."""
-MODULES = (
-    *("hydra._internal.hydra", "hydra.experimental.callback", "hydra._internal.logging_config", "scipy.stats"),
-    *("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "pandas.io.formats.csvs", "pyarrow.pandas_compat"),
-    *("PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
+VLLM = (
+    *("hapo_lit.rollout.vllm", "hapo_lit.cli.serve", "hapo_lit.rollout.transfer", "vllm"),
+    *("vllm.v1.worker.cpu_worker", "vllm.v1.engine.core", "vllm.entrypoints.openai.api_server"),
 )
-"""What a run imports on its way, besides this package."""
-ELSEWHERE = (
-    *("hapo_lit.__main__", "hapo_lit.cli.serve"),
-    *("hapo_lit.rollout.vllm", "hapo_lit.rollout.transfer", "hapo_lit.rollout.nccl_sender"),
-)
-"""Modules of this package that are not imported before a run, as they import vLLM or start a run."""
-VLLM = ("hapo_lit.rollout.vllm", "vllm", "vllm.v1.worker.cpu_worker")
-"""What a run with vLLM needs on top: four CPU seconds."""
+"""What a run with vLLM and a server need on top."""
 
 
 @cache
@@ -67,21 +48,10 @@ class Done:
 
 
 class ForkedRuns:
-    """Starts runs and signals them; its process ends with the one that made it."""
+    """Starts runs and signals them."""
 
     def __init__(self, *modules: str) -> None:
-        alone = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false", "HF_HUB_OFFLINE": "1"}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, "-m", "support.forked_runs", *modules]
-        tests = Path(__file__).parents[1]
-        self.server = subprocess.Popen(command, cwd=tests, env=os.environ | alone, text=True, **pipes)
-        atexit.register(self.close)
-
-    def close(self) -> None:
-        """End the process that forks."""
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
+        self.forks = Forks("support.forked_runs", *modules)
 
     def start(
         self,
@@ -94,7 +64,7 @@ class ForkedRuns:
         """``hapo ARGUMENTS``, or ``python SCRIPT.py ARGUMENTS``, in ``folder``; for the settings see :meth:`run`."""
         variables = {**os.environ, "COLUMNS": "100", **(environment or {})}
         job = {"folder": str(folder), "arguments": arguments, "environment": variables}
-        return Running(self, self.ask("start", **job, seen=seen, dies_at=dies_at))
+        return Running(self.forks, self.forks.ask("start", **job, seen=seen, dies_at=dies_at))
 
     def run(
         self,
@@ -120,25 +90,19 @@ class ForkedRuns:
         running = self.start(folder, *arguments, environment=environment, seen=seen, dies_at=dies_at)
         return running.wait(signal, after, again)
 
-    def ask(self, what: str, **job: object) -> Any:
-        """The answer of the process that forks."""
-        self.server.stdin.write(json.dumps({"what": what, **job}) + "\n")
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
-
 
 class Running:
     """A run in the background; it leads a process group of its own."""
 
-    def __init__(self, runs: ForkedRuns, pid: int) -> None:
-        self.runs, self.pid = runs, pid
+    def __init__(self, forks: Forks, pid: int) -> None:
+        self.forks, self.pid = forks, pid
 
     def ended(self) -> bool:
-        return bool(self.runs.ask("ended", pid=self.pid))
+        return bool(self.forks.ask("ended", pid=self.pid))
 
     def wait(self, signal: int | None = None, after: float = 0.0, again: float | None = None) -> Done:
         """Until it ends."""
-        return Done(**self.runs.ask("wait", pid=self.pid, signal=signal, after=after, again=again))
+        return Done(**self.forks.ask("wait", pid=self.pid, signal=signal, after=after, again=again))
 
     def kill(self) -> None:
         """Kill it and all its children."""
@@ -165,23 +129,9 @@ class _Run:
 RUNS: dict[int, _Run] = {}
 
 
-def serve(modules: list[str]) -> None:
-    """Do the jobs."""
-    from hydra.core.plugins import Plugins
-
-    (found,) = importlib.util.find_spec("hapo_lit").submodule_search_locations
-    sys.argv = [str(Path(found) / "__main__.py")]  # as under `python -m hapo_lit`
-    ours = (module.name for module in pkgutil.walk_packages([found], "hapo_lit."))
-    for name in (*MODULES, *(name for name in ours if not name.startswith(ELSEWHERE)), *modules):
-        importlib.import_module(name)
-    Plugins.instance()  # Hydra's imports all of its own
-    gc.collect()
-    gc.freeze()  # a child that collects garbage would copy all memory
-    assert len(os.listdir("/proc/self/task")) == 1, "other threads would not survive a fork"
-    for line in sys.stdin:
-        job = json.loads(line)
-        answer = {"start": _start, "wait": _wait, "ended": _ended}[job.pop("what")](**job)
-        print(json.dumps(answer), flush=True)
+def serve(what: str, job: dict[str, Any]) -> object:
+    """Do a job; see :func:`support.forking.work_for`."""
+    return {"start": _start, "wait": _wait, "ended": _ended}[what](**job)
 
 
 def _start(
@@ -240,7 +190,3 @@ def _stamps(folder: Path, pattern: str | None) -> set[tuple[str, int]]:
         except FileNotFoundError:  # it has been renamed in between
             continue
     return found
-
-
-if __name__ == "__main__":
-    serve(sys.argv[1:])

@@ -19,6 +19,8 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import pytest
+from support.forked_runs import VLLM, Running, forked_runs
+from support.processes import soon
 
 Test = TypeVar("Test")
 
@@ -51,41 +53,47 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(folder: Path, *settings: str, port: int | None = None) -> Iterator[tuple[str, subprocess.Popen]]:
-    """``hapo serve rollout=vllm_server SETTINGS`` in ``folder``: its address and its process, once it answers."""
-    url = f"http://127.0.0.1:{port or free_port()}"
-    command = [sys.executable, "-m", "hapo_lit", "serve", "rollout=vllm_server", f'rollout.urls=["{url}"]', *settings]
-    log = folder / "serve.txt"
-    with log.open("w") as out:
-        process = subprocess.Popen(
-            command,
+def serving(folder: Path, *settings: str, cold: bool = False) -> Iterator[tuple[str, Running | ColdServer]]:
+    """``hapo serve rollout=vllm_server SETTINGS`` in ``folder``: its address and its process, once it answers.
+
+    It is a fork, as are vLLM's processes; ``cold`` = as a user starts it, which costs 30 CPU seconds more.
+    """
+    url = f"http://127.0.0.1:{free_port()}"
+    command = ["serve", "rollout=vllm_server", f'rollout.urls=["{url}"]', *settings]
+    environment = {"HAPO_CACHE": str(folder / "cache")}
+    server: Running | ColdServer
+    if cold:
+        server = ColdServer(folder, command, environment)
+    else:
+        server = forked_runs(*VLLM).start(folder, *command, environment=environment)
+    try:
+        _wait(url, server)
+        yield url, server
+    finally:
+        if not server.ended():
+            os.kill(server.pid, signal.SIGTERM)
+            if not soon(server.ended, 10):
+                server.kill()
+
+
+class ColdServer:
+    """A server that no fork is, with what is asked of one that is."""
+
+    def __init__(self, folder: Path, command: list[str], environment: dict[str, str]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "hapo_lit", *command],
             cwd=folder,
-            env={**os.environ, "HAPO_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"},
-            stdout=out,
-            stderr=out,
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
             start_new_session=True,
         )
-    try:
-        _wait(url, process, log)
-        yield url, process
-    finally:
-        end(process)
+        self.pid = self.process.pid
 
+    def ended(self) -> bool:
+        return self.process.poll() is not None
 
-def end(process: subprocess.Popen) -> None:
-    """Let a server leave, with all its children."""
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            kill(process)
-
-
-def kill(process: subprocess.Popen) -> None:
-    """Kill a server and all its children."""
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    def kill(self) -> None:
+        os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
 
 
 class Relay:
@@ -127,14 +135,16 @@ class Relay:
             sink.shutdown(socket.SHUT_WR)
 
 
-def _wait(url: str, process: subprocess.Popen, log: Path) -> None:
+def _wait(url: str, server: Running | ColdServer) -> None:
     started = time.monotonic()
-    while time.monotonic() - started < LIMIT:
-        if process.poll() is not None:
-            break
+    while time.monotonic() - started < LIMIT and not server.ended():
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
         except OSError:
             time.sleep(0.2)
-    raise AssertionError(f"no server at {url}:\n{log.read_text()[-3000:]}")
+    said = ""
+    if isinstance(server, Running):
+        server.kill()
+        said = server.wait().stderr[-3000:]
+    raise AssertionError(f"no server at {url}:\n{said}")
