@@ -33,7 +33,7 @@ from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.engines import engines_of
-from hapo_lit.training.fabric_setup import check_settings, keeps_shards
+from hapo_lit.training.fabric_setup import check_layout, check_settings, keeps_shards
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
 from hapo_lit.training.update_notices import update_notices
@@ -56,6 +56,7 @@ def main(config: DictConfig) -> None:
         processes = processes_of(config)
         fabric = config.fabric
         check_settings(fabric.strategy, fabric.precision, fabric.sharded_checkpoints, fabric.async_checkpoints)
+        check_layout(fabric.strategy, processes, fabric.replicas, fabric.reshard_after_forward)
         without_contents(config)
     module, data, loggers, callbacks = build(config, "module", "data", "logger", "callbacks")
     require_records(config, processes, loggers, callbacks)

@@ -90,7 +90,7 @@ def token_logprobs(
         for chunk in zip(hidden_M.split(size), target_M.split(size), strict=True)
     ]
     if not torch.is_grad_enabled():
-        torch.clear_autocast_cache()  # it holds casts, without gradients, of weights that shards give back
+        torch.clear_autocast_cache()  # it holds casts of the weights that have no gradients
     logprobs_M, entropy_M = (torch.cat(parts) for parts in zip(*chunks, strict=True))
     off = torch.zeros(text.mask.shape, dtype=logprobs_M.dtype, device=logprobs_M.device)
     return off.masked_scatter(text.mask, logprobs_M), off.masked_scatter(text.mask, entropy_M)

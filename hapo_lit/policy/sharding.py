@@ -1,8 +1,13 @@
 """Models that are sharded over processes with PyTorch's FSDP2, and the few places where that matters.
 
-Decoder layers are sharded one by one; the rest of policy and reference (embeddings, last norm, head) is sharded with
-the module that owns them.  A layer is gathered for its forward and for its backward pass, and freed afterwards.  While
-responses are sampled, in hundreds of passes with the same weights, the policy stays gathered.
+Decoder layers are sharded one by one, and so are embeddings that are not tied to the head; what is left of the policy
+(last norm, head) is sharded with the module that owns it, what is left of the reference on its own.  A layer is
+gathered for its forward and for its backward pass, and freed afterwards.  While responses are sampled, in hundreds of
+passes with the same weights, the policy stays gathered.
+
+In mixed precision layers are gathered in bfloat16 and compute in it, as an engine with bfloat16 weights does: the
+residual stream is bfloat16 from the embeddings on.  Weights at rest, the reduction of gradients, the last norm and the
+head are float32.  There is no autocast, so no cast of a weight outlives its layer's pass.
 """
 
 from __future__ import annotations
@@ -14,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
@@ -24,24 +29,73 @@ ENTRY_METHODS = ("loss", "score", "collect", "on_validation_epoch_start")
 The beginning of an evaluation is one of them and its steps are not: ranks may have different numbers of held-out
 batches.
 """
+FREED_AFTER_FORWARD = "freed_after_forward"
+"""Of a sharded layer: whether it is freed between its forward and its backward pass."""
 
 
-def shard(module: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Shard the models of a ``HapoModule``, policy and reference, over all processes of ``mesh``, in place."""
-    flat_mesh = init_device_mesh(mesh.device_type, (mesh.size(),))
+def shard(
+    module: nn.Module, mesh: DeviceMesh, replicas: int = 1, reshard_after_forward: bool = True, mixed: bool = False
+) -> nn.Module:
+    """Shard the models of a ``HapoModule``, policy and reference, over all processes of ``mesh``, in place.
+
+    Args:
+        module: holds the models.
+        mesh: of all processes.
+        replicas: groups of processes that hold all weights each; 1 = all processes hold them together.  With more
+            (HSDP), layers are gathered within a group, and gradients are exchanged between groups too.
+        reshard_after_forward: False = a layer of the policy stays gathered from its forward to its backward pass, which
+            needs more memory and gathers it once.
+        mixed: layers compute in bfloat16.
+    """
+    mesh = mesh_of(mesh.device_type, mesh.size(), replicas)
     for model in module.children():
-        if isinstance(model, PreTrainedModel):
-            for layer in model.get_decoder().layers:
-                fully_shard(layer, mesh=flat_mesh)
-    fully_shard(module, mesh=flat_mesh)
+        if not isinstance(model, PreTrainedModel):
+            continue
+        is_reference = not any(parameter.requires_grad for parameter in model.parameters())
+        freed = reshard_after_forward or is_reference  # which has no backward pass
+        layers = list(model.get_decoder().layers)
+        if mixed:
+            model.get_input_embeddings().register_forward_hook(_in_bfloat16)
+        if model.get_input_embeddings().weight is not model.get_output_embeddings().weight:
+            _shard_one(model.get_input_embeddings(), mesh, freed, MixedPrecisionPolicy())
+        for layer in layers:
+            _shard_one(
+                layer, mesh, freed, layer_precision(last=layer is layers[-1]) if mixed else MixedPrecisionPolicy()
+            )
+        if is_reference:
+            fully_shard(model, mesh=mesh)
+    fully_shard(module, mesh=mesh)
     for name in ENTRY_METHODS:
         register_fsdp_forward_method(module, name)
     return module
 
 
+def mesh_of(device: str, processes: int, replicas: int) -> DeviceMesh:
+    """All processes in so many replica groups; the processes of a group are neighbours, as those of a machine are."""
+    if replicas == 1:
+        return init_device_mesh(device, (processes,))
+    return init_device_mesh(device, (replicas, processes // replicas), mesh_dim_names=("replicate", "shard"))
+
+
+def layer_precision(last: bool) -> MixedPrecisionPolicy:
+    """A layer computes in bfloat16, and the last one hands on float32, for norm and head."""
+    return MixedPrecisionPolicy(
+        param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32 if last else None
+    )
+
+
+def _shard_one(module: nn.Module, mesh: DeviceMesh, freed: bool, precision: MixedPrecisionPolicy) -> None:
+    fully_shard(module, mesh=mesh, reshard_after_forward=freed, mp_policy=precision)
+    setattr(module, FREED_AFTER_FORWARD, freed)
+
+
+def _in_bfloat16(_: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
+    return output.to(torch.bfloat16)
+
+
 @contextmanager
 def unsharded(model: nn.Module) -> Iterator[None]:
-    """Inside, the layers of a sharded model are whole on every rank.
+    """Inside, the layers of a sharded model are whole on every rank, in the dtype in which they compute.
 
     Ranks may then make different numbers of passes.  With a model that is not sharded it does nothing.
     """
@@ -53,10 +107,24 @@ def unsharded(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         for layer in layers:
-            layer.set_reshard_after_forward(True, recurse=False)
+            layer.set_reshard_after_forward(getattr(layer, FREED_AFTER_FORWARD), recurse=False)
             layer.reshard()
-        if layers:
-            torch.clear_autocast_cache()  # it holds casts, without gradients, of weights that are gone
+
+
+@contextmanager
+def rest_gathered(model: nn.Module | None) -> Iterator[None]:
+    """Inside, what is sharded with the model as a whole, beside its layers, is whole on every rank; without gradients.
+
+    A model that is not sharded itself, as the policy, is left as it is, and so is None.
+    """
+    if not isinstance(model, FSDPModule):
+        yield
+        return
+    model.unshard()
+    try:
+        yield
+    finally:
+        model.reshard()
 
 
 def full_state_dict(state: Any, keep: bool) -> Any:

@@ -98,7 +98,7 @@ class HFEngine(Sampling):
             dtypes = layer.keys.dtype, layer.values.dtype
             cache = full_cache(policy, sequences, batch.prompt, batch.tokens - 1, dtypes)
             mask = torch.ones(sequences, batch.prompt, dtype=torch.bool, device=device)
-            bias = _attention_bias(mask, batch.response, _attention_dtype(first.last_hidden_state))
+            bias = _attention_bias(mask, batch.response, dtypes[1])
             others = [*policy.buffers(), *cache_tensors(cache)]
             vocabulary = policy.get_output_embeddings().weight.shape[0]
             with MemoryTracker(policy.parameters(), others, vocabulary) as tracker:
@@ -157,7 +157,7 @@ class HFEngine(Sampling):
         ).last_hidden_state
         cache.batch_select_indices(repeated)
         logits = head.logits(hidden[:, -1])[repeated]
-        bias = _attention_bias(mask, limit, _attention_dtype(hidden))[repeated]
+        bias = _attention_bias(mask, limit, cache.layers[0].values.dtype)[repeated]
         offset = mask.sum(1)[repeated]
         rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
         ended = torch.zeros_like(rows, dtype=torch.bool)
@@ -219,14 +219,11 @@ class HFEngine(Sampling):
         )
 
 
-def _attention_dtype(hidden: Tensor) -> torch.dtype:
-    """What attention computes in."""
-    kind = hidden.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
-
-
 def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tensor:
-    """``[P, 1, 1, S + limit]``: 0 where a new token may look, the dtype's minimum on the padding of its prompt."""
+    """``[P, 1, 1, S + limit]``: 0 where a new token may look, the dtype's minimum on the padding of its prompt.
+
+    ``dtype``: what attention computes in, which is that of the values.
+    """
     width = prompt_mask.shape[1]
     bias = torch.zeros(len(prompt_mask), 1, 1, width + limit, dtype=dtype, device=prompt_mask.device)
     bias[:, 0, 0, :width].masked_fill_(~prompt_mask, torch.finfo(dtype).min)

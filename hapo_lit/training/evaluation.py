@@ -65,10 +65,10 @@ class HeldOutEvaluation:
     def begin(self, policy: torch.nn.Module) -> None:
         """Bring the policy's weights to the engines, as ranks may have different numbers of batches afterwards."""
         self._tallies, self._seconds = {}, 0.0
-        if any(evaluator.engine.is_trainer for evaluator in self.evaluators.values()):
-            self._unsharded.enter_context(unsharded(policy))
         for evaluator in self.evaluators.values():
             evaluator.sync(policy)
+        if any(evaluator.engine.is_trainer for evaluator in self.evaluators.values()):
+            self._unsharded.enter_context(unsharded(policy))
 
     def add(self, batch: PromptBatch, step: int, decode: Decode) -> None:
         """Evaluate this rank's batch at training step ``step``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import cast
 
 from lightning import Fabric
@@ -25,6 +26,8 @@ def open_fabric(
     precision: str | int,
     sharded_checkpoints: bool | None = None,
     async_checkpoints: bool | None = None,
+    replicas: int = 1,
+    reshard_after_forward: bool = True,
 ) -> Fabric:
     """Fabric, with ``strategy=fsdp`` meaning FSDP2.
 
@@ -34,18 +37,29 @@ def open_fabric(
         strategy: ``auto``, ``ddp`` or ``fsdp``.
         precision: ``32-true`` or ``bf16-mixed``.
         sharded_checkpoints, async_checkpoints: see :func:`keeps_shards` and :func:`check_settings`.
+        replicas, reshard_after_forward: with fsdp, see :func:`hapo_lit.policy.sharding.shard`.
+
+    Raises:
+        ValueError: a setting is not supported, or needs another.
     """
     check_settings(strategy, precision, sharded_checkpoints, async_checkpoints)
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
-        chosen = ModelParallelStrategy(parallelize_fn=shard)
-    return Fabric(
+        mixed = precision == "bf16-mixed"
+        sharded = partial(shard, replicas=replicas, reshard_after_forward=reshard_after_forward, mixed=mixed)
+        chosen = ModelParallelStrategy(parallelize_fn=sharded)
+        precision = "32-true"  # the layers know what they compute in, and autocast would keep casts of all of them
+    fabric = Fabric(
         accelerator=chosen_accelerator(accelerator),
         strategy=chosen,
         devices=devices,
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
     )
+    sharding = isinstance(fabric.strategy, ModelParallelStrategy)
+    processes = fabric.strategy.num_processes * num_nodes if sharding else fabric.world_size
+    check_layout(strategy, processes, replicas, reshard_after_forward)
+    return fabric
 
 
 def keeps_shards(strategy: str, processes: int, sharded_checkpoints: bool | None) -> bool:
@@ -70,6 +84,25 @@ def check_settings(
             "fabric.async_checkpoints=true needs fabric.strategy=fsdp and sharded checkpoints: only shards are written "
             "while training goes on"
         )
+
+
+def check_layout(strategy: str, processes: int, replicas: int, reshard_after_forward: bool) -> None:
+    """Raise ``ValueError`` unless the processes can share models like that."""
+    if type(replicas) is not int or replicas < 1:
+        raise ValueError(f"fabric.replicas must be a whole number of at least 1, got {replicas!r}")
+    if replicas > 1 and strategy != "fsdp":
+        raise ValueError(
+            f"fabric.replicas={replicas} needs fabric.strategy=fsdp: with any other every process holds all weights"
+        )
+    if processes % replicas:
+        raise ValueError(
+            f"fabric.replicas={replicas} does not divide processes={processes}: set one of "
+            f"{', '.join(str(count) for count in range(1, processes + 1) if processes % count == 0)}"
+        )
+    if not isinstance(reshard_after_forward, bool):
+        raise ValueError(f"fabric.reshard_after_forward must be true or false, got {reshard_after_forward!r}")
+    if not reshard_after_forward and strategy != "fsdp":
+        raise ValueError("fabric.reshard_after_forward=false needs fabric.strategy=fsdp: no other strategy has shards")
 
 
 def set_up(fabric: Fabric, module: HapoModule, data: RunData) -> _FabricModule:

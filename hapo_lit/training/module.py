@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
 from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
-from hapo_lit.policy.sharding import total_norm, unsharded
+from hapo_lit.policy.sharding import rest_gathered, total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
 from hapo_lit.protocols import ALONE, Ranks
 from hapo_lit.rows import LossOutput, MicroBatchLimit, Rows, Text, UncastRows
@@ -133,10 +133,10 @@ class HapoModule(StatefulModule):
     def collect(self, batch: PromptBatch) -> Experience:
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
         algorithm = self.phase.algorithm
+        started = time.perf_counter()
+        algorithm.sync(self.policy)
+        self._sync_seconds = time.perf_counter() - started
         with unsharded(self.policy) if algorithm.samples_from_policy else nullcontext():
-            started = time.perf_counter()
-            algorithm.sync(self.policy)
-            self._sync_seconds = time.perf_counter() - started
             experience = algorithm.collect(batch, self.step, self.decode, self.ranks)
         algorithm.sleep()
         return experience
@@ -255,7 +255,7 @@ class HapoModule(StatefulModule):
         if policy_moves:
             rows = rows._replace(old_logprobs=token_logprobs(self.policy, rows.text, self.temperature)[0])
         if self.phase.loss.needs_reference:
-            with without_adapter(self.policy) if self.reference is None else nullcontext():
+            with without_adapter(self.policy) if self.reference is None else rest_gathered(self.reference):
                 model = self.policy if self.reference is None else self.reference
                 rows = rows._replace(reference_logprobs=token_logprobs(model, rows.text, self.temperature)[0])
         return rows

@@ -90,6 +90,8 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
         ("fabric.precision=16-mixed", "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
         ("fabric.sharded_checkpoints=true", "needs fabric.strategy=fsdp"),
         ("fabric.async_checkpoints=true", "needs fabric.strategy=fsdp and sharded checkpoints"),
+        ("fabric.replicas=2", "fabric.replicas=2 needs fabric.strategy=fsdp: with any other every process holds all"),
+        ("fabric.reshard_after_forward=false", "fabric.reshard_after_forward=false needs fabric.strategy=fsdp"),
         ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
         ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist"),

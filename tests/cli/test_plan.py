@@ -121,6 +121,10 @@ def preset():
         (["memory_gib=0"], "memory_gib must be a number above 0, or null, got 0"),
         (["precision=16-mixed"], "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
         (["fabric.strategy=zero"], "fabric.strategy=zero is not supported: set auto, ddp or fsdp"),
+        (
+            ["processes=6", "fabric.strategy=fsdp", "fabric.replicas=4"],
+            "fabric.replicas=4 does not divide processes=6: set one of 1, 2, 3, 6",
+        ),
         (["data.path=gone.parquet"], "data file 'gone.parquet' does not exist"),
         (["callbacks.checkpointer.best=heldout/other"], "callbacks.checkpointer.best=heldout/other is not measured"),
         (["processes=2", "consistency_every=5"], "consistency_every measures the gradient of one process"),

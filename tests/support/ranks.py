@@ -1,6 +1,6 @@
 """Runs of both entry points on one process or, under torchrun, on several: ``python ranks.py OUT BASE CASE-WAY ...``.
 
-Not a test file: ``test_fabric.py`` starts it once on two processes for all its cases, since a start costs seconds, and
+Not a test file: ``test_fabric.py`` starts it once for each number of processes, since a start costs seconds, and
 calls :func:`run` itself for one process.
 """
 
@@ -15,6 +15,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning import Callback
+from support.bfloat16_watch import BFloat16Watch
 
 from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.setup import build
@@ -22,13 +23,14 @@ from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
 from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.metric_names import CLOCKED
+from hapo_lit.training.optimizer import unwrapped
 
 STEPS = 4
 SMALL = [
     f"steps={STEPS}",
     "eval_every=2",
     "data.source.train_size=16",
-    "data.source.heldout_size=3",
+    "data.source.heldout_size=5",
     "+data.heldout_batch=1",
     *(f"data.source.levels.{level}.{field}" for level in (0, 1) for field in ("digits=1", "operation=+")),
     "seed=3",
@@ -38,27 +40,44 @@ SMALL = [
 ]
 GENTLE = ["learning_rate.start=3e-4"]
 """An adapter begins at zero, and Adam makes full steps of its first, tiny gradients and of their rounding."""
+FOR_FOUR = ["prompts_per_step=8"]
+"""Which four processes can share."""
 CASES = {
-    "plain": [],
-    "updates_and_reference": ["module.micro_batch_size=3", "module.updates_per_batch=2", "loss.kl_coefficient=0.05"],
+    "plain": FOR_FOUR,
+    "updates_and_reference": [
+        *FOR_FOUR,
+        "module.micro_batch_size=3",
+        "module.updates_per_batch=2",
+        "loss.kl_coefficient=0.05",
+    ],
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
     "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5"],
     "sequence_mean": ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6", "weighting=sequence_mean"],
     "uneven": ["module.micro_batch_size=1", "module.minibatches=4"],
     "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
+    "mixed_taught": [*FOR_FOUR, "experiment=sft", "module.micro_batch_size=2"],
 }
-WAYS = {"train": "auto", "fabric": "auto", "fsdp": "fsdp"}
-"""Name -> strategy; the first is the Trainer's."""
+WAYS = {"train": ("auto", 1), "fabric": ("auto", 1), "fsdp": ("fsdp", 1), "hsdp": ("fsdp", 2)}
+"""Name -> strategy and replica groups; the first is the Trainer's."""
 ALL = [(case, way) for case in CASES for way in WAYS]
-FEW = [(case, way) for case, way in ALL if way == "fsdp" or case in ("plain", "uneven", "mixed")]
-"""What runs on two processes unless ``--all`` asks for more: sharding everywhere, and what may differ without it."""
+FEW = {
+    2: [
+        (case, way)
+        for case, way in ALL
+        if way == "fsdp" or (case in ("plain", "uneven") and way in ("train", "fabric"))
+    ]
+    + [("mixed", "train"), ("mixed", "fabric"), ("mixed", "hsdp")],
+    4: [("plain", "fabric"), ("updates_and_reference", "hsdp"), ("mixed_taught", "hsdp")],
+}
+"""Processes -> what runs on them unless ``--all`` asks for all: sharding everywhere, and what may differ without it."""
 
 
 class Recorder(Callback):
     """Keeps what would be logged."""
 
     def __init__(self):
-        self.logged, self.rows = [], []
+        self.logged, self.rows, self.left_over = [], [], []
+        self._bfloat16 = BFloat16Watch()
 
     def watch(self, module):
         """Count the rows that each rank has to run."""
@@ -69,6 +88,21 @@ class Recorder(Callback):
 
         module.before_update_hooks.append(count)
 
+    def watch_first_update(self, module):
+        """Count the bytes in bfloat16 that are there when the weights are about to change."""
+
+        def begin(experience):
+            if module.step == 0:
+                self._bfloat16.__enter__()
+
+        def end(optimizer, args, kwargs):
+            if not self.left_over:
+                self._bfloat16.__exit__(None, None, None)
+                self.left_over = [self._bfloat16.most, self._bfloat16.alive()]
+
+        module.before_update_hooks.append(begin)
+        unwrapped(module.optimizer).register_step_pre_hook(end)
+
     def on_train_batch_end(self, trainer, pl_module, *args):
         self.logged.append(dict(pl_module.metrics))
 
@@ -78,7 +112,7 @@ class Recorder(Callback):
 
 def run(case: str, way: str, base: str) -> dict[str, object]:
     """Weights, optimiser, counts and the metrics of every step, by a command's own code."""
-    precision = "bf16-mixed" if case == "mixed" else "32-true"
+    precision = "bf16-mixed" if case.startswith("mixed") else "32-true"
     world = int(os.environ.get("WORLD_SIZE", 1))
     alone = [f"trainer.devices={world}", f"trainer.precision={precision}", "trainer.logger=false"]
     trainers = [*alone, "trainer.callbacks=null", "+trainer.enable_progress_bar=false"] if way == "train" else []
@@ -95,20 +129,25 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
-        fabric = open_fabric("cpu", world, 1, WAYS[way], precision, sharded_checkpoints=False)
+        strategy, replicas = WAYS[way]
+        fabric = open_fabric("cpu", world, 1, strategy, precision, sharded_checkpoints=False, replicas=replicas)
         fabric.launch()
         data, module = build(config, "data", "module")
         data.rank, data.world_size = fabric.global_rank, fabric.world_size
         data.setup()
         recorder.watch(module)
         trainer = FabricTrainerAdapter(fabric, [], [recorder])
-        train(trainer, set_up(fabric, module, data), data, STEPS, config.eval_every)
+        wrapped = set_up(fabric, module, data)
+        if precision == "bf16-mixed":
+            recorder.watch_first_update(module)
+        train(trainer, wrapped, data, STEPS, config.eval_every)
     return {
         "weights": full_state_dict(module.policy.state_dict(), keep=True),
         "optimizer": full_state_dict(module.optimizer_state(), keep=True),
         "run": module.run_state(),
         "rows": recorder.rows,
         "log": [_timeless(metrics) for metrics in recorder.logged],
+        "left_over": recorder.left_over,
     }
 
 
