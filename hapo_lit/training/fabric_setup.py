@@ -56,8 +56,7 @@ def open_fabric(
         num_nodes=num_nodes,
         precision=precision,  # type: ignore[arg-type]
     )
-    sharding = isinstance(fabric.strategy, ModelParallelStrategy)
-    processes = fabric.strategy.num_processes * num_nodes if sharding else fabric.world_size
+    processes = getattr(fabric.strategy, "num_processes", 1) * num_nodes
     check_layout(strategy, processes, replicas, reshard_after_forward)
     return fabric
 
