@@ -241,7 +241,6 @@ def test_optuna_keeps_a_study_that_goes_on(work):
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 3
     assert set(study.trials[0].params) == {"gate.threshold", "gate.prior_beta", "gate.memory.discount"}
     assert len(finished(work / "study")) == 3
-    assert list(reported(work, "study")[0].values()) == ["finished"] * 3
     # one trial of which the value cannot be had: the study knows it as failed
     done = hapo(work, "train", *common, BAD, "gate.memory.discount=0", "hydra.sweeper.n_trials=1", check=False)
     assert done.returncode == 1
