@@ -122,8 +122,9 @@ class CheckpointFolder:
         """Remove old checkpoints."""
         best = (self.folder / "best.ckpt").resolve().name
         for step in self.steps()[: -self.keep] if self.keep > 0 else []:
-            if self.path(step).name != best:
-                atomic.remove(self.path(step))
+            path = self.path(step)
+            if path.name != best:
+                atomic.remove(path.rename(self.draft(step)) if path.is_dir() else path)  # half a folder has no name
 
     def tidy(self, newest: Path | None) -> None:
         """Before a run resumes from :meth:`newest`: set aside later ones, which are damaged, and remove drafts."""

@@ -212,17 +212,28 @@ def test_sharded_checkpoints_go_on_to_the_bit_and_are_read_by_every_command(work
     assert {"__0_0.distcp", "__1_0.distcp", "manifest.json", "meta.pt"} <= {path.name for path in state.iterdir()}
     hapo(work, "fabric", *sharded, f"resume={state}", "hydra.run.dir=resharded", "fabric.async_checkpoints=false")
     assert_near(work / "sharded/policy", work / "resharded/policy", 0.0)
-    for verb, *way in (["train"], ["fabric", "fabric.strategy=fsdp"], ["fabric", "fabric.devices=2"]):
-        run = f"from-shards-{'-'.join([verb, *way])}"
-        hapo(work, verb, *ARGUMENTS, *way, f"resume={state}", f"hydra.run.dir='{run}'")
-        assert_near(work / "sharded/policy", work / run / "policy")
-        assert (work / run / "checkpoints/step-4.ckpt").is_file()
-    hapo(work, "fabric", *sharded, "resume=one/checkpoints/step-2.ckpt", "hydra.run.dir=into-shards")
-    assert_near(work / "one/policy", work / "into-shards/policy")
+    hapo(work, "train", *ARGUMENTS, f"resume={state}", "hydra.run.dir=from-shards")
+    assert_near(work / "sharded/policy", work / "from-shards/policy")
+    assert (work / "from-shards/checkpoints/step-4.ckpt").is_file()
     hapo(work, "export", "resharded", "exported")
     assert_near(work / "resharded/policy", work / "exported", 0.0)
     exported = AutoModelForCausalLM.from_pretrained(work / "exported")
     assert exported.num_parameters() == load_policy(str(work / "base")).num_parameters()
+
+
+@pytest.mark.exhaustive
+def test_a_run_changes_its_strategy_and_its_number_of_processes(work):
+    ways = {
+        "shards": ["fabric.devices=2", "fabric.strategy=fsdp"],
+        "alone": ["fabric.strategy=fsdp"],
+        "ddp": ["fabric.devices=2"],
+    }
+    state = "one/checkpoints/step-2.ckpt"
+    for name, way in ways.items():
+        hapo(work, "fabric", *ARGUMENTS, *way, f"resume={state}", f"hydra.run.dir=into-{name}")
+        assert_near(work / "one/policy", work / f"into-{name}/policy")
+        state = f"into-{name}/checkpoints/step-2.ckpt"
+        assert (work / f"into-{name}/checkpoints/step-4.ckpt").is_dir() == (name == "shards")
 
 
 def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):

@@ -25,12 +25,12 @@ def become(
     for number, output in enumerate(outputs, start=1):
         os.dup2(output, number)
     sys.modules["__main__"].__spec__ = importlib.util.find_spec("hapo_lit.__main__")
+    if dies_at is not None:
+        _die_at(dies_at)
     if any(argument.endswith(".devices=2") for argument in arguments):
         _second_rank_is_forked()
     if "RANK" in environment:
         _has_rank(int(environment["RANK"]))
-    if dies_at is not None:
-        _die_at(dies_at)
     os.execv = _call_module  # type: ignore[assignment]
     _run(folder, arguments, environment)
 
@@ -130,19 +130,21 @@ def _has_rank(rank: int) -> None:
 
 
 def _die_at(point: str) -> None:
-    """Kill this process in the place of a change: ``mkdir NAME``, ``symlink NAME``, ``rename NAME`` (what it was
-    called), ``remove NAME``; or at ``overwrite NAME``, when the file has been emptied and nothing is written yet."""
+    """Kill this process, and the other rank with it, in the place of a change: ``mkdir NAME``, ``symlink NAME``,
+    ``rename NAME`` (what it was called), ``remove NAME``, ``create NAME``; or at ``overwrite NAME``, when the file has
+    been emptied and nothing is written yet.  A name may be ``FOLDER/NAME``."""
+    kind_of_death, _, name = point.partition(" ")
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         kind = event.removeprefix("os.")
-        if event == "open" and isinstance(args[1], str) and "w" in args[1] and os.path.exists(args[0]):
-            kind = "overwrite"
-        if kind not in ("mkdir", "symlink", "rename", "remove", "overwrite"):
+        if event == "open" and isinstance(args[1], str) and "w" in args[1]:
+            kind = "overwrite" if os.path.exists(args[0]) else "create"
+        if kind != kind_of_death or kind not in ("mkdir", "symlink", "rename", "remove", "create", "overwrite"):
             return
         path = args[1 if kind == "symlink" else 0]
-        if isinstance(path, str | os.PathLike) and f"{kind} {os.path.basename(path)}" == point:
+        if isinstance(path, str | os.PathLike) and f"/{os.fspath(path)}".endswith(f"/{name}"):
             if kind == "overwrite":
                 os.truncate(path, 0)
-            os.kill(os.getpid(), SIGKILL)
+            os.killpg(0, SIGKILL)
 
     sys.addaudithook(hook)

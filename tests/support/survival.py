@@ -15,8 +15,8 @@ from support.builders import write_base
 from support.forked_runs import forked_runs
 
 from hapo_lit.analysis import read_metrics
-from hapo_lit.training.checkpoint_format import load
 from hapo_lit.training.metric_names import CLOCKED
+from hapo_lit.training.shards import load_whole
 
 VERBS = ("train", "fabric")
 STEPS = 12
@@ -67,9 +67,9 @@ def checkpoints(run: Path) -> Path:
     return run / "checkpoints"
 
 
-def assert_same_end(run: Path, undisturbed: Path) -> None:
+def assert_same_end(run: Path, undisturbed: Path, steps: int = STEPS) -> None:
     """Two runs ended in the same state, and left the same records."""
-    end, wanted = (load(checkpoints(folder) / f"step-{STEPS}.ckpt") for folder in (run, undisturbed))
+    end, wanted = (load_whole(checkpoints(folder) / f"step-{steps}.ckpt") for folder in (run, undisturbed))
     for part in ("module", "optimizer", "run", "data"):
         assert_equal(end[part], wanted[part], part)
     metrics, expected = read_metrics(run), read_metrics(undisturbed)
