@@ -252,7 +252,8 @@ def host_and_disk(
     loading = "1 process loads" if local == 1 else f"{local} processes load"
     lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {loading} the model"]
     if keeps_shards(config.fabric.strategy, processes, config.fabric.sharded_checkpoints):
-        lines[0] += f", {size(checkpoint * local // processes)} on each for the copy from which a checkpoint is written"
+        copied = checkpoint * local * config.fabric.replicas // processes
+        lines[0] += f", {size(copied)} on each for the copy from which a checkpoint is written"
     else:
         lines[0] += f", {size(checkpoint)} on the first while a checkpoint is written"
     if checkpointer is None:

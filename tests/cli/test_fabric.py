@@ -225,6 +225,7 @@ def test_sharded_checkpoints_go_on_to_the_bit_and_are_read_by_every_command(work
 def test_a_run_changes_its_strategy_and_its_number_of_processes(work):
     ways = {
         "shards": ["fabric.devices=2", "fabric.strategy=fsdp"],
+        "replicas": ["fabric.devices=2", "fabric.strategy=fsdp", "fabric.replicas=2"],
         "alone": ["fabric.strategy=fsdp"],
         "ddp": ["fabric.devices=2"],
     }
@@ -233,7 +234,7 @@ def test_a_run_changes_its_strategy_and_its_number_of_processes(work):
         hapo(work, "fabric", *ARGUMENTS, *way, f"resume={state}", f"hydra.run.dir=into-{name}")
         assert_near(work / "one/policy", work / f"into-{name}/policy")
         state = f"into-{name}/checkpoints/step-2.ckpt"
-        assert (work / f"into-{name}/checkpoints/step-4.ckpt").is_dir() == (name == "shards")
+        assert (work / f"into-{name}/checkpoints/step-4.ckpt").is_dir() == (name in ("shards", "replicas"))
 
 
 def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
