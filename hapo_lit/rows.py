@@ -53,6 +53,32 @@ class MicroBatchLimit(NamedTuple):
     """At most."""
     tokens: int | None = None
     """At most, prompts and padding included; a longer row has a pass of its own.  None = any number."""
+    padding_free: bool = False
+    """True = passes have no padding, so that only real tokens count."""
+
+    def fill(self, prompts: Sequence[int], responses: Sequence[int]) -> list[list[int]]:
+        """The rows of each micro-batch, longest responses first; each micro-batch is as full as it may be.
+
+        Args:
+            prompts, responses: tokens of each row.
+        """
+        batches: list[list[int]] = []
+        longest = widest = real = 0  # of the last micro-batch: its longest response and prompt, and its real tokens
+        for row in sorted(range(len(responses)), key=lambda row: -responses[row]):
+            prompt, response = prompts[row], responses[row]
+            widest, real = max(widest, prompt), real + prompt + response
+            count = len(batches[-1]) + 1 if batches else self.rows + 1
+            tokens = real if self.padding_free else count * (longest + widest)
+            if count > self.rows or (self.tokens is not None and tokens > self.tokens):
+                batches.append([])
+                longest, widest, real = response, prompt, prompt + response
+            batches[-1].append(row)
+        return batches
+
+    def tokens_of(self, rows: Sequence[int], prompts: Sequence[int], responses: Sequence[int]) -> int:
+        """Tokens of a pass over these rows."""
+        prompt, response = ([lengths[row] for row in rows] for lengths in (prompts, responses))
+        return sum(prompt) + sum(response) if self.padding_free else len(rows) * (max(prompt) + max(response))
 
 
 class Text(NamedTuple):
@@ -85,22 +111,12 @@ class Text(NamedTuple):
 
     def micro_batches(self, limit: MicroBatchLimit) -> list[Tensor]:
         """The responses of each micro-batch, as indices into ``N``, longest responses first."""
-        responses, prompts = self.mask.sum(1), self.prompt_mask.sum(1)
-        order = responses.argsort(descending=True, stable=True)
-        if limit.tokens is None:
-            return list(order.split(limit.rows)) if len(order) else []
-        batches: list[list[int]] = []
-        width = prompt_width = 0
-        for row, response, prompt in zip(
-            order.tolist(), responses[order].tolist(), prompts[order].tolist(), strict=True
-        ):
-            prompt_width = max(prompt_width, prompt)
-            count = len(batches[-1]) + 1 if batches else limit.rows + 1
-            if count > limit.rows or count * (width + prompt_width) > limit.tokens:
-                batches.append([])
-                width, prompt_width = response, prompt
-            batches[-1].append(row)
-        return [torch.tensor(rows, device=order.device) for rows in batches]
+        batches = limit.fill(*self.lengths())
+        return [torch.tensor(rows, device=self.mask.device) for rows in batches]
+
+    def lengths(self) -> tuple[list[int], list[int]]:
+        """Tokens of each prompt and of each response."""
+        return self.prompt_mask.sum(1).tolist(), self.mask.sum(1).tolist()
 
     def trimmed(self) -> Text:
         """Without columns that are padding in every row; at least one column of each kind stays."""
@@ -166,13 +182,13 @@ class Rows(NamedTuple):
 
     def select(self, index: Tensor) -> Rows:
         """The rows at ``index`` (integers or a mask over ``N``)."""
-        return self._with(self.text.select(index), lambda value: value[index])
+        return self.changed(self.text.select(index), lambda value: value[index])
 
     def trimmed(self) -> Rows:
         """The same rows without columns that are padding in all of them."""
         text = self.text.trimmed()
         width = text.tokens.shape[1]
-        return self._with(text, lambda value: value[:, :width] if value.ndim == 2 else value)
+        return self.changed(text, lambda value: value[:, :width] if value.ndim == 2 else value)
 
     def split(self, limit: MicroBatchLimit) -> Iterator[Rows]:
         """The micro-batches of :meth:`Text.micro_batches`, each trimmed to its longest row."""
@@ -187,8 +203,8 @@ class Rows(NamedTuple):
             entropy_weights=None,
         )
 
-    def _with(self, text: Text, change: Callable[[Tensor], Tensor]) -> Rows:
-        """``change`` applied to every tensor beside the text."""
+    def changed(self, text: Text, change: Callable[[Tensor], Tensor]) -> Rows:
+        """The rows with another text, and ``change`` applied to every tensor beside it."""
         changed: dict[str, Any] = {
             name: change(value) for name, value in self._asdict().items() if isinstance(value, Tensor)
         }

@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from hapo_lit.cli.session import is_rank_0
 from hapo_lit.cli.setup import setting_up
 from hapo_lit.errors import SetupError
-from hapo_lit.policy import model_config
+from hapo_lit.policy import attention, model_config
 from hapo_lit.policy.vocabulary import check_embeddings, unreadable_ids
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.log_metrics import LogMetrics
@@ -47,6 +47,12 @@ def check_lengths(module: HapoModule, config: DictConfig) -> None:
     """Refuse prompts and responses that the model has no positions for."""
     with setting_up():
         model_config.check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)
+
+
+def check_attention(module: HapoModule, device: str, precision: str | int) -> None:
+    """Refuse an attention that does not train on a kind of device, or not in a precision."""
+    with setting_up():
+        attention.check_runs(module.policy, device, precision == "bf16-mixed")
 
 
 def check_tokens(module: HapoModule, data: RunData) -> None:

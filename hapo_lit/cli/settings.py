@@ -17,8 +17,11 @@ MAY_CHANGE = {
     *("eval_every", "save_every"),
     *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
-    *("model.gradient_checkpointing", "module.micro_batch_size", "module.max_skipped", "verifier.workers"),
-    "module.micro_batch_tokens",
+    *("model.gradient_checkpointing", "model.attention", "model.policy.attention", "verifier.workers"),
+    *(
+        f"module.{name}"
+        for name in "micro_batch_size micro_batch_tokens balance_tokens padding_free max_skipped".split()
+    ),
     "verifier.rewards.accuracy.workers",
 }
 """Settings that change where a run computes, how fast and how often it reports, and nothing that it learns."""

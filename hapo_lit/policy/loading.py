@@ -22,6 +22,7 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
+from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
 from hapo_lit.policy.model_config import check_heads, with_positions
 
 
@@ -42,17 +43,18 @@ def load_policy(
     Args:
         path: folder or hub id.
         dtype: parameter dtype, ``float32`` or ``bfloat16``.
-        attention: ``sdpa`` or ``eager``.
+        attention: one of :data:`hapo_lit.policy.attention.ATTENTIONS`.
         lora: the adapter, see :data:`hapo_lit.policy.adapters.LORA`; None = none.
         gradient_checkpointing: True = a layer's activations are computed again in the backward pass instead of kept.
         positions: tokens of prompt and response together that the model takes; None = as its configuration says.
         rope_theta: base of the rotary embedding; None = as its configuration says.
 
     Raises:
-        ValueError: a key or value of ``lora`` is wrong, peft is not installed, the model has no such rotary embedding,
-            or it changes its logits after its output head.
+        ValueError: a key or value of ``lora`` is wrong, peft or the attention is not installed, the model has no such
+            rotary embedding, or it changes its logits after its output head.
     """
     adapter = adapter_settings(lora)
+    check_installed(attention)
     _must_exist(path)
     config = with_positions(AutoConfig.from_pretrained(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
@@ -76,7 +78,8 @@ def meta_model(
     Args:
         path: a folder, whose ``config.json`` has the shape; otherwise ``shape`` has it.
         shape: ``model_type`` and fields of its configuration.
-        dtype, attention, lora, gradient_checkpointing, positions, rope_theta: see :func:`load_policy`.
+        attention: as there; what is installed here does not matter, as all but ``eager`` hold the same.
+        dtype, lora, gradient_checkpointing, positions, rope_theta: see :func:`load_policy`.
 
     Raises:
         ValueError: nothing says what shape the model has, or its attention heads do not fit.
@@ -94,7 +97,9 @@ def meta_model(
         )
     check_heads(config)
     config = with_positions(config, positions, rope_theta)
-    kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    check_known(attention)
+    fused = attention if attention in MASKED else "sdpa"
+    kind = {"dtype": getattr(torch, dtype), "attn_implementation": fused}
     with torch.device("meta"):
         return _trainable(AutoModelForCausalLM.from_config(config, **kind), adapter, gradient_checkpointing)
 
@@ -185,8 +190,9 @@ def _check_head(model: PreTrainedModel) -> None:
     from.
     """
     tokens = torch.arange(1, 5, device=model.device)[None] % model.config.vocab_size
-    hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
-    logits = model(input_ids=tokens, use_cache=False).logits
+    with masked_attention(model):
+        hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        logits = model(input_ids=tokens, use_cache=False).logits
     if not torch.allclose(model.get_output_embeddings()(hidden).float(), logits.float(), atol=1e-2, rtol=1e-2):
         raise ValueError(
             f"{model.config.model_type} models change their logits after the output head, which is not supported; "

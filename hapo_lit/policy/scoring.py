@@ -11,6 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
+from hapo_lit.protocols import Ranks
 from hapo_lit.rows import MicroBatchLimit, Text
 
 LOGITS_PER_CHUNK = 2**24
@@ -54,10 +55,11 @@ def token_logprobs(
     temperature: float = 1.0,
     logits_per_chunk: int = LOGITS_PER_CHUNK,
     entropy_gradient: bool = False,
+    padding_free: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the response tokens, and the entropies there.
 
-    The transformer runs once over ``[N, S + T]``.  Only hidden states that predict a response token meet the output
+    The transformer runs once over all rows.  Only hidden states that predict a response token meet the output
     head, in chunks; more than one chunk are recomputed in the backward pass instead of kept.
 
     Args:
@@ -66,20 +68,12 @@ def token_logprobs(
         temperature: logits are divided by it, so that these are the probabilities of the distribution sampled from.
         logits_per_chunk: bound on the logits alive at once.
         entropy_gradient: True = the entropies have a gradient too, for an entropy bonus.
+        padding_free: True = the rows are one sequence without padding, False = they are ``[N, S + T]``.
 
     Returns:
         ``[N, T]`` log-probabilities and ``[N, T]`` entropies (in nats); both 0 off the mask.
     """
-    width = text.tokens.shape[1]
-    mask = torch.cat([text.prompt_mask, text.mask], 1)
-    hidden = policy.get_decoder()(
-        input_ids=torch.cat([text.prompt_tokens, text.tokens], 1),
-        attention_mask=mask.long(),
-        position_ids=positions(mask),
-        use_cache=False,
-    ).last_hidden_state[:, -width - 1 : -1]
-    hidden_M, target_M = hidden[text.mask], text.tokens[text.mask]
-
+    hidden_M, target_M = _predicting(policy, text, padding_free), text.tokens[text.mask]
     head, unreadable = head_of(policy), unreadable_ids(policy)
     size = max(1, logits_per_chunk // head.weight.shape[0])
     keep = len(target_M) <= size or not torch.is_grad_enabled()
@@ -96,17 +90,40 @@ def token_logprobs(
     return off.masked_scatter(text.mask, logprobs_M), off.masked_scatter(text.mask, entropy_M)
 
 
+def _predicting(policy: PreTrainedModel, text: Text, padding_free: bool) -> Tensor:
+    """``[M, H]``: the last hidden states before each of the ``M`` response tokens, row after row."""
+    width = text.tokens.shape[1]
+    tokens, mask = torch.cat([text.prompt_tokens, text.tokens], 1), torch.cat([text.prompt_mask, text.mask], 1)
+    decoder, places = policy.get_decoder(), positions(mask)
+    hidden: Tensor
+    if not padding_free:
+        padded = decoder(input_ids=tokens, attention_mask=mask.long(), position_ids=places, use_cache=False)
+        hidden = padded.last_hidden_state[:, -width - 1 : -1]
+        return hidden[text.mask]
+    # Positions begin at 0 with every row, by which transformers keeps rows from seeing one another.
+    packed = decoder(input_ids=tokens[mask][None], position_ids=places[mask][None], use_cache=False)
+    hidden, packed_places = packed.last_hidden_state[0], (mask.flatten().cumsum(0) - 1).view_as(mask)
+    return hidden[packed_places[:, -width - 1 : -1][text.mask]]
+
+
 @torch.no_grad()
-def logprobs_as_in_update(policy: PreTrainedModel, text: Text, temperature: float, limit: MicroBatchLimit) -> Tensor:
+def logprobs_as_in_update(
+    policy: PreTrainedModel, text: Text, temperature: float, limit: MicroBatchLimit, ranks: Ranks
+) -> Tensor:
     """``[N, T]`` log-probabilities of many responses, in micro-batches with the order and trim of an update's.
+
+    Collective: every rank makes as many passes, as shards of a policy are gathered in each.
 
     Args:
         policy, text, temperature: as in :func:`token_logprobs`.
         limit: of a micro-batch.
+        ranks: the other processes.
     """
     logprobs_NT = torch.zeros(text.tokens.shape, device=text.tokens.device)
-    for index in text.micro_batches(limit):
-        found, _ = token_logprobs(policy, text.select(index).trimmed(), temperature)
+    batches = text.micro_batches(limit)
+    for index in batches + batches[-1:] * (ranks.max(len(batches)) - len(batches)):
+        part = text.select(index).trimmed()
+        found, _ = token_logprobs(policy, part, temperature, padding_free=limit.padding_free)
         logprobs_NT[index, : found.shape[1]] = found.to(logprobs_NT)
     return logprobs_NT
 

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
+from hapo_lit.policy.attention import leaves_padding_out
 from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
 from hapo_lit.policy.sharding import rest_gathered, total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
@@ -67,6 +68,9 @@ class HapoModule(StatefulModule):
         temperature: of the engine, so that log-probabilities are those of the distribution sampled from.
         max_skipped: updates in a row that may have a loss or gradient that is not finite; each is skipped and counted,
             and one more ends the run.
+        balance_tokens: True = several ranks deal the rows of a batch to one another, so that each has about as many
+            tokens; the loss does not depend on it.
+        padding_free: see :func:`hapo_lit.policy.attention.leaves_padding_out`.
 
     A policy with a LoRA adapter is its own reference: the base, with the adapter off.
     """
@@ -88,6 +92,8 @@ class HapoModule(StatefulModule):
         temperature: float = 1.0,
         max_skipped: int = 4,
         micro_batch_tokens: int | None = None,
+        balance_tokens: bool = True,
+        padding_free: bool | None = None,
     ) -> None:
         super().__init__(policy, phases, optimizer, max_skipped)
         counts: dict[str, int | None] = {"micro_batch_size": micro_batch_size, "updates_per_batch": updates_per_batch}
@@ -99,7 +105,9 @@ class HapoModule(StatefulModule):
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
             self.reference = copy.deepcopy(policy).requires_grad_(False)
         self.evaluation = HeldOutEvaluation(evaluators)
-        self.micro_batch_limit = MicroBatchLimit(micro_batch_size, micro_batch_tokens)
+        padding_free = leaves_padding_out(policy, padding_free)
+        self.micro_batch_limit = MicroBatchLimit(micro_batch_size, micro_batch_tokens, padding_free)
+        self.balance_tokens = balance_tokens
         self.updates_per_batch, self.minibatches, self.temperature = updates_per_batch, minibatches, temperature
         self.max_grad_norm = max_grad_norm
         self.experience: Experience | None = None
@@ -204,9 +212,7 @@ class HapoModule(StatefulModule):
     def loss(self, rows: Rows) -> LossOutput:
         """The loss of a micro-batch, with gradients."""
         policy_loss = self.phase.loss
-        logprobs, entropy = token_logprobs(
-            self.policy, rows.text, self.temperature, entropy_gradient=policy_loss.needs_entropy
-        )
+        logprobs, entropy = self.logprobs(self.policy, rows.text, policy_loss.needs_entropy)
         output = policy_loss(logprobs, entropy, rows)
         counted = rows.text.mask & (rows.token_weights != 0)
         measured = {
@@ -214,6 +220,13 @@ class HapoModule(StatefulModule):
             "teacher/gradient_share": gradient_share(output.loss, logprobs, rows.is_teacher),
         }
         return LossOutput(output.loss, {**output.metrics, **measured})
+
+    def logprobs(self, model: PreTrainedModel, text: Text, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities of a micro-batch's response tokens under a model, and the entropies, both ``[N, T]``."""
+        padding_free = self.micro_batch_limit.padding_free
+        return token_logprobs(
+            model, text, self.temperature, entropy_gradient=entropy_gradient, padding_free=padding_free
+        )
 
     def uncast_loss(self, rows: UncastRows) -> LossOutput:
         """:meth:`loss` for rows that come through Fabric's wrapper."""
@@ -244,7 +257,9 @@ class HapoModule(StatefulModule):
         These come from passes over the very micro-batches of the update, so that before the first update every ratio is
         exactly one, in every precision.  ``policy_moves``: before the batch is used up, so that π_old is needed.
         """
-        batches, row_share = micro_batches(experience, self.phase.loss, self.micro_batch_limit, self.ranks)
+        batches, row_share = micro_batches(
+            experience, self.phase.loss, self.micro_batch_limit, self.ranks, self.balance_tokens
+        )
         if not self.phase.algorithm.rollouts_per_prompt:  # teachers alone are compared with no policy
             return batches, row_share
         return [self.score(rows, policy_moves) for rows in batches], row_share
@@ -253,19 +268,19 @@ class HapoModule(StatefulModule):
     def score(self, rows: Rows, policy_moves: bool) -> Rows:
         """A micro-batch with log π_old, if the policy moves before it is used up, and log π_ref, with a KL term."""
         if policy_moves:
-            rows = rows._replace(old_logprobs=token_logprobs(self.policy, rows.text, self.temperature)[0])
+            rows = rows._replace(old_logprobs=self.logprobs(self.policy, rows.text)[0])
         if self.phase.loss.needs_reference:
             with without_adapter(self.policy) if self.reference is None else rest_gathered(self.reference):
                 model = self.policy if self.reference is None else self.reference
-                rows = rows._replace(reference_logprobs=token_logprobs(model, rows.text, self.temperature)[0])
+                rows = rows._replace(reference_logprobs=self.logprobs(model, rows.text)[0])
         return rows
 
     def logprobs_of(self, text: Text) -> Tensor:
         """``[N, T]`` log-probabilities of responses under the policy as it is, in the order and trim of an update.
 
-        Collective: every rank must call it, for as many responses.
+        Collective: every rank must call it, each for one response or more.
         """
-        return logprobs_as_in_update(self.policy, text, self.temperature, self.micro_batch_limit)
+        return logprobs_as_in_update(self.policy, text, self.temperature, self.micro_batch_limit, self.ranks)
 
     def gradient(self, experience: Experience) -> list[Tensor]:
         """The gradient of a batch's loss at the present weights, by parameter; asking changes nothing."""

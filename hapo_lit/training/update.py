@@ -11,6 +11,7 @@ import torch
 from hapo_lit.errors import NotFiniteError
 from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
 from hapo_lit.rows import MicroBatchLimit, Rows
+from hapo_lit.training.dealing import dealt
 from hapo_lit.types import Experience
 from hapo_lit.weighting import weights_of
 
@@ -52,7 +53,7 @@ def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighti
 
 
 def micro_batches(
-    experience: Experience, loss: PolicyLoss, limit: MicroBatchLimit, ranks: Ranks
+    experience: Experience, loss: PolicyLoss, limit: MicroBatchLimit, ranks: Ranks, balance: bool = False
 ) -> tuple[list[Rows], float]:
     """The rows that contribute to the loss, in micro-batches, and their share of all rows.
 
@@ -63,12 +64,15 @@ def micro_batches(
         loss: says which rows contribute.
         limit: of a micro-batch.
         ranks: the other processes.
+        balance: True = rows are dealt to ranks by their tokens; False = each keeps those of its own prompts.
     """
     rows = experience.rows()
     contributing = rows.select(loss.contributes(rows))
-    idle = rows.select(torch.zeros(1, dtype=torch.int64, device=rows.advantages.device)).with_zero_weight()
-    own = list(contributing.split(limit))
-    return own + [idle] * (ranks.max(len(own)) - len(own)), contributing.size / rows.size
+    own = dealt(contributing, limit, ranks) if balance and ranks.world > 1 else list(contributing.split(limit))
+    if missing := ranks.max(len(own)) - len(own):
+        shortest = rows.text.mask.sum(1).argmin()[None]
+        own += [rows.select(shortest).trimmed().with_zero_weight()] * missing
+    return own, contributing.size / rows.size
 
 
 class SkipLimit:

@@ -42,6 +42,7 @@ GENTLE = ["learning_rate.start=3e-4"]
 """An adapter begins at zero, and Adam makes full steps of its first, tiny gradients and of their rounding."""
 FOR_FOUR = ["prompts_per_step=8"]
 """Which four processes can share."""
+PAPER = ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6"]
 CASES = {
     "plain": FOR_FOUR,
     "updates_and_reference": [
@@ -51,9 +52,9 @@ CASES = {
         "loss.kl_coefficient=0.05",
     ],
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
-    "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5"],
-    "sequence_mean": ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6", "weighting=sequence_mean"],
-    "uneven": ["module.micro_batch_size=1", "module.minibatches=4"],
+    "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5", "module.padding_free=true"],
+    "sequence_mean": [*PAPER, "weighting=sequence_mean", "module.micro_batch_tokens=90"],
+    "uneven": ["module.micro_batch_size=1", "module.minibatches=4", "module.balance_tokens=false"],
     "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
     "mixed_taught": [*FOR_FOUR, "experiment=sft", "module.micro_batch_size=2"],
 }
