@@ -157,7 +157,9 @@ def show_phase(
     title = f"{plan.steps:,} steps{', supervised' if plan.supervised else ''}"
     table = Table(title=title, title_justify="left", show_header=False, box=None)
     updates = plan.steps * plan.updates
-    rows = f"{plan.micro_batch:,} row{'s' if plan.micro_batch > 1 else ''}"
+    tokens = plan.micro_batch_limit.tokens
+    most = plan.micro_batch if tokens is None else min(plan.micro_batch_limit.rows, plan.rows_per_update)
+    pass_size = f"{most:,} row{'s' if most > 1 else ''}{'' if tokens is None else f' and {tokens:,} tokens'}"
     evaluations = 1 + ceil(config.steps / config.eval_every)  # before the first step, when due, and after the last
     sampled, trained = plan.sampled_tokens, plan.trained_tokens
     facts = {
@@ -166,7 +168,7 @@ def show_phase(
         "rollouts of a prompt": "" if plan.supervised else f"{plan.rollouts}",
         "rows of a prompt": f"{plan.rows}, of the teacher {'at most ' if plan.teachers else ''}{plan.teachers}",
         "the gate": "" if gate is None else opening(gate, plan.rollouts),
-        "passes of a process for an update": f"at most {plan.micro_batches:,}, of {rows} at most",
+        "passes of a process for an update": f"at most {plan.micro_batches:,}, of {pass_size} at most",
         "updates on a batch": f"{plan.updates}, {updates:,} in all{splitting(plan)}",
         "tokens sampled in a step": "" if plan.supervised else f"at most {sampled:,}, {sampled * plan.steps:,} in all",
         "tokens trained on in a step": f"at most {trained:,}, {trained * plan.steps:,} in all",

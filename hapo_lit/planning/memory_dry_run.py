@@ -66,7 +66,7 @@ def _largest_gradient(dry: DryRun, phases: Sequence[PhasePlan]) -> MemoryTracker
     found = []
     for (_, steps), plan in zip(dry.module.phases.with_steps(), phases, strict=True):
         dry.module.step = steps.start
-        found.append(dry.gradient(plan.micro_batch, plan.prompt, plan.response))
+        found.append(dry.gradient(*plan.fullest_micro_batch))
     return max(found, key=lambda tracker: tracker.peak.total())
 
 

@@ -80,9 +80,22 @@ class PhasePlan:
     @property
     def micro_batch(self) -> int:
         """Rows of a micro-batch of rows of the greatest length."""
-        size, tokens = self.micro_batch_limit
+        size, tokens = self.micro_batch_limit.rows, self.micro_batch_limit.tokens
         longest = size if tokens is None else max(1, tokens // (self.prompt + self.response))
         return min(size, longest, self.rows_per_update)
+
+    @property
+    def fullest_micro_batch(self) -> tuple[int, int, int]:
+        """Rows of a micro-batch that has most tokens, and the tokens of their prompts and of their responses.
+
+        Where tokens are limited, some shorter rows may fill a micro-batch that as many of the greatest length do not.
+        """
+        size, tokens = self.micro_batch_limit.rows, self.micro_batch_limit.tokens
+        longest, rows = self.prompt + self.response, self.micro_batch
+        if tokens is None or tokens <= rows * longest or rows == min(size, self.rows_per_update):
+            return rows, self.prompt, self.response
+        response = min(self.response, tokens // (rows + 1) - 1)
+        return rows + 1, min(self.prompt, tokens // (rows + 1) - response), response
 
     @property
     def sampled_tokens(self) -> int:

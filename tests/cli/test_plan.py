@@ -52,7 +52,7 @@ def test_the_plan_of_a_preset_in_print(plan):
     out, err = plan("experiment=qwen_math_numina_7b", "processes=8", "fabric.strategy=fsdp", "memory_gib=4", *SHORT)
     for fact in (
         "128, 16 of each process",
-        "at most 64, of 1 row",
+        "at most 6, of 16 rows and 16,384 tokens",
         "16,384 positions",
         "fsdp*",
         "11, each greedy",

@@ -40,7 +40,7 @@ def loss_module(make, checkpointing, entropy=0.0, kl=0.0, **sizes):
     ids=["qwen2", "llama", "entropy, kl"],
 )
 def test_a_dry_pass_holds_what_a_real_one_holds_to_the_byte(monkeypatch, sizes, checkpointing, mixed):
-    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 4096, False))  # chunks of 10 to 42 tokens
+    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 4096, False, False))  # chunks of 10 to 42 tokens
     dry = DryRun(loss_module(shapes_of_policy, checkpointing, **sizes), mixed).gradient(3, 12, 30)
     real = loss_module(real_policy, checkpointing, **sizes)
     batch = blank_rows(real, 3, 12, 30)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.shapes import planned
@@ -9,6 +11,7 @@ from support.shapes import planned
 from hapo_lit.planning.memory_plan import ModelWeights
 from hapo_lit.planning.phase_plan import phase_plans
 from hapo_lit.protocols import RolloutBatch
+from hapo_lit.rows import MicroBatchLimit
 
 PARAMETERS = {"qwen_math_numina": 1_543_714_304, "qwen_math_numina_7b": 7_615_616_512}
 """Of the public models."""
@@ -62,6 +65,10 @@ def test_mini_batches_make_more_updates_of_fewer_passes():
     module, _ = planned("module.minibatches=16", "module.micro_batch_tokens=70")  # 2 rows of 10 + 20
     (plan,) = phase_plans(module, 40, 2, 10, 20)
     assert (plan.rows_per_update, plan.micro_batches, plan.micro_batch) == (2 * 4, 4, 2)
+    assert plan.fullest_micro_batch == (3, 3, 20)  # 69 tokens, where 2 rows of the greatest length are 60
+    for tokens, rows, fullest in ((60, 128, (2, 10, 20)), (70, 2, (2, 10, 20)), (None, 3, (3, 10, 20))):
+        limited = replace(plan, micro_batch_limit=MicroBatchLimit(rows, tokens))
+        assert limited.fullest_micro_batch == fullest
 
 
 def test_a_rollout_batch_is_that_of_the_process_with_most():
