@@ -125,7 +125,9 @@ def plain_weights(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
             if field == "weight":
                 with torch.autocast(value.device.type, enabled=False):
                     for adapter in layers[owner].active_adapters:
-                        value = value + layers[owner].get_delta_weight(adapter).to(value.dtype)
+                        added = layers[owner].get_delta_weight(adapter)
+                        whole = added.full_tensor() if isinstance(added, DTensor) else added
+                        value = value + whole.to(value.dtype)
             yield f"{owner}.{field}", value
         elif not any(name.startswith(f"{layer}.") for layer in layers):
             yield name, value

@@ -89,7 +89,7 @@ class VLLMEngine(Sampling):
                 option = f"--{name.replace('_', '-')}={(options or {})[name]}"
                 raise ValueError(
                     f"rollout.options.{name}: processes cannot share a vLLM that runs inside them, as each has prompts "
-                    f"of its own; use rollout=vllm_server with rollout.options=[{option}]"
+                    f"of its own; use rollout=vllm_server with 'rollout.options=[\"{option}\"]'"
                 )
         self.prompts, self.group_size = prompts_per_step, group_size
         self.share, self.sleep_mode, self.options = gpu_memory_utilization, sleep, dict(options or {})

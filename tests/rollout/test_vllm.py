@@ -209,7 +209,7 @@ def test_settings_that_cannot_be_are_refused():
         VLLMEngine(4, 4, 4, 4, gpu_memory_utilization=1.5)
     for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
         option = name.replace("_", "-")
-        said = rf"rollout.options.{name}: .* use rollout=vllm_server with rollout.options=\[--{option}=2\]"
+        said = rf"rollout.options.{name}: .* use rollout=vllm_server with 'rollout.options=\[\"--{option}=2\"\]'"
         with pytest.raises(ValueError, match=said):
             VLLMEngine(4, 4, 4, 4, options={name: 2})
     with pytest.raises(ValueError, match=r"max_model_len=7 would cut off"):
