@@ -28,6 +28,7 @@ from hapo_lit.planning.memory_plan import (
 )
 from hapo_lit.planning.phase_plan import PhasePlan, open_probabilities, phase_plans
 from hapo_lit.policy.adapters import has_adapter
+from hapo_lit.policy.attention import MASKED
 from hapo_lit.policy.loading import load_policy, meta_model
 from hapo_lit.protocols import Gate
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
@@ -130,6 +131,10 @@ def without_contents(config: DictConfig) -> None:
     OmegaConf.set_struct(config, False)
     model.policy = {**settings, "_target_": f"{meta_model.__module__}.{meta_model.__name__}"}
     model.tokenizer = None
+    if settings.get("attention", "sdpa") not in MASKED:
+        config.module.padding_free = (
+            None  # the longest rows have no padding, and ``sdpa`` in its place would hold a mask
+        )
     OmegaConf.set_struct(config, True)
 
 

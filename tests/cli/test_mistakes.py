@@ -56,6 +56,7 @@ import pytest
         ("max_prompt_tokens=3", "all 384 prompts have more than max_prompt_tokens=3 tokens (1"),
         ("rollout.temperature=0", "training needs samples"),
         ("module.micro_batch_size=0", "module.micro_batch_size must be at least 1, got 0"),
+        ("module.padding_free=1", "module.padding_free must be true or false or null, got 1"),
         ("module.updates_per_batch=0", "module.updates_per_batch must be at least 1, got 0"),
         ("module.max_grad_norm=0", "would stop all learning"),
         ("prompts_per_step=0", "prompts_per_step must be at least 1, got 0"),
@@ -107,7 +108,9 @@ def test_mistakes_in_settings_of_fabric(says, base, override, message):
         ("model.lora.rank=0", "model.lora.rank must be a whole number of at least 1"),
         ("model.lora.dropout=0.1", "dropout"),
         ("model.lora.rnak=4", "there is no key 'model.lora.rnak'; did you mean 'rank'?"),
+        ("model.attention=flash", "model.attention=flash is not known: set one of sdpa, eager, flash_attention_2"),
+        ("model.attention=flex_attention", "does not train on a CPU: set model.attention=sdpa"),
     ],
 )
-def test_mistakes_in_the_adapter(says, base, override, message):
+def test_mistakes_in_the_adapter_and_the_attention(says, base, override, message):
     assert message in says("train", f"model.path={base}", "model.lora.rank=4", override)

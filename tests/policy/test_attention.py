@@ -10,7 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hapo_lit.policy.attention import check_installed, check_runs, keeps_rows_apart, leaves_padding_out
 from hapo_lit.policy.loading import load_policy, meta_model
-from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
+from hapo_lit.protocols import ALONE
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rows import MicroBatchLimit
 from hapo_lit.training.update import micro_batches
@@ -80,6 +81,17 @@ def test_a_module_trains_without_padding_and_its_first_ratios_are_exactly_one(ma
     losses = sum(built.loss(rows).loss for rows in batches), padded.loss(padded.score(whole, policy_moves=True)).loss
     gradients = [gradient(made.policy, loss) for made, loss in zip((built, padded), losses, strict=True)]
     torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
+
+
+def test_ranks_make_as_many_passes_when_they_score_other_numbers_of_rows(make_policy):
+    policy, passes = make_policy(), []
+    policy.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    text, limit = make_group([[0, 1, 0]] * 3, lengths=LENGTHS).text(), MicroBatchLimit(4)
+    alone = logprobs_as_in_update(policy, text, 1.0, limit, ALONE)
+    assert len(passes) == 3
+    beside_more = logprobs_as_in_update(policy, text, 1.0, limit, ALONE._replace(max=lambda number: number + 2))
+    assert len(passes) == 3 + 5
+    assert torch.equal(beside_more, alone)
 
 
 def test_an_attention_that_cannot_decode_gives_way_to_one_that_can(make_policy):
