@@ -11,6 +11,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from hapo_lit.policy.loading import new_policy
 from hapo_lit.rollout import grouped_attention
 
+SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
+SIZES |= {"intermediate_size": 96, "initializer_range": 0.3, "tie_word_embeddings": True}
+
 
 class KeyHeads(TorchDispatchMode):
     """Heads of the keys of every attention to a single new token."""
@@ -48,9 +51,7 @@ def test_it_is_the_attention_of_transformers(padded):
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_an_engine_draws_the_same_with_it_and_repeats_no_keys(tokenizer, monkeypatch, temperature):
     """As on a device, where it decodes so."""
-    shape = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
-    sizes = {"num_hidden_layers": 2, "intermediate_size": 96, "initializer_range": 0.3, "tie_word_embeddings": True}
-    policy = new_policy("qwen2", {**shape, **sizes}, tokenizer, 0)
+    policy = new_policy("qwen2", SIZES, tokenizer, 0)
     made, prompts = engine(policy, temperature=temperature), prompt_batch(5)
     with KeyHeads() as plain:
         expected = made.generate(prompts, 4, 0)
@@ -61,3 +62,13 @@ def test_an_engine_draws_the_same_with_it_and_repeats_no_keys(tokenizer, monkeyp
     assert torch.equal(found.tokens, expected.tokens)
     assert (found.behaviour_logprobs - expected.behaviour_logprobs)[expected.mask].abs().max() < 1e-5
     assert policy.config._attn_implementation == "sdpa"
+
+
+def test_an_engine_samples_from_a_policy_whose_attention_takes_no_mask_of_padded_prompts(tokenizer):
+    """Flex attention here, as flash attention on a GPU."""
+    policy = new_policy("qwen2", SIZES, tokenizer, 0)
+    expected = engine(policy).generate(prompt_batch(5), 4, 0)
+    policy.set_attn_implementation("flex_attention")
+    found = engine(policy).generate(prompt_batch(5), 4, 0)
+    assert torch.equal(found.tokens, expected.tokens)
+    assert policy.config._attn_implementation == "flex_attention"
