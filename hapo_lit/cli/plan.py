@@ -23,6 +23,7 @@ from hapo_lit.planning.memory_plan import (
     STEP,
     MemoryPlan,
     ModelWeights,
+    bytes_of,
     checkpoint_bytes,
     memory_plan,
 )
@@ -128,6 +129,7 @@ def without_contents(config: DictConfig) -> None:
         with torch.device("meta"):
             made = instantiate(compose("pretrain").model.policy if loaded else model.policy, _convert_="all")
         settings |= {"shape": made.config.to_dict(), "path": "a policy of our own making"}
+    settings.pop("strategy", None)
     OmegaConf.set_struct(config, False)
     model.policy = {**settings, "_target_": f"{meta_model.__module__}.{meta_model.__name__}"}
     model.tokenizer = None
@@ -258,6 +260,9 @@ def host_and_disk(
     checkpoint = checkpoint_bytes(weights, found.optimizer_state)
     loading = "1 process loads" if local == 1 else f"{local} processes load"
     lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {loading} the model"]
+    if config.fabric.strategy == "fsdp":
+        part = bytes_of([max(weights.policy, key=lambda weight: weight.nbytes)], processes // config.fabric.replicas)
+        lines = [f"host: {size(part * local)} on a machine while {loading} the model, a weight at a time from safetensors"]
     if keeps_shards(config.fabric.strategy, processes, config.fabric.sharded_checkpoints):
         copied = checkpoint * local * config.fabric.replicas // processes
         lines[0] += f", {size(copied)} on each for the copy from which a checkpoint is written"

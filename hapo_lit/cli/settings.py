@@ -15,7 +15,16 @@ ENGINE_RESOURCES = tuple(
 MAY_CHANGE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "accelerator", "devices", "threads"),
     *("eval_every", "save_every"),
-    *("save_minutes", "consistency_every", "callbacks", "logger", "evaluators", "model.path", "model.shape"),
+    *(
+        "save_minutes",
+        "consistency_every",
+        "callbacks",
+        "logger",
+        "evaluators",
+        "model.path",
+        "model.shape",
+        "model.policy.strategy",
+    ),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
     *("model.gradient_checkpointing", "model.attention", "model.policy.attention", "verifier.workers"),
     *(

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -23,6 +27,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
+from hapo_lit.policy.deferred import SOURCE, WeightFiles, file_of, parameters_on_meta, places_of, without_memory
 from hapo_lit.policy.model_config import check_heads, with_positions
 
 
@@ -34,6 +39,7 @@ def load_policy(
     gradient_checkpointing: bool = False,
     positions: int | None = None,
     rope_theta: float | None = None,
+    strategy: str = "auto",
 ) -> PreTrainedModel:
     """A causal language model from a Hugging Face folder or hub id, with dropout off.
 
@@ -48,6 +54,8 @@ def load_policy(
         gradient_checkpointing: True = a layer's activations are computed again in the backward pass instead of kept.
         positions: tokens of prompt and response together that the model takes; None = as its configuration says.
         rope_theta: base of the rotary embedding; None = as its configuration says.
+        strategy: of the processes; ``fsdp`` = weights stay on the meta device until the model is sharded, and then each
+            process reads its own part of them (:mod:`hapo_lit.policy.deferred`).
 
     Raises:
         ValueError: a key or value of ``lora`` is wrong, peft or the attention is not installed, the model has no such
@@ -58,9 +66,41 @@ def load_policy(
     _must_exist(path)
     config = with_positions(AutoConfig.from_pretrained(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    if strategy == "fsdp":
+        deferred, otherwise = _deferred(path, config, kind, adapter, gradient_checkpointing)
+        if deferred is not None:
+            return deferred
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            print(f"every process loads all of {path} before it is sharded, since {otherwise}", file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind)
     _check_head(model)
     return _trainable(model, adapter, gradient_checkpointing)
+
+
+def _deferred(
+    path: str,
+    config: PreTrainedConfig,
+    kind: Mapping[str, Any],
+    adapter: Mapping[str, Any] | None,
+    gradient_checkpointing: bool,
+) -> tuple[PreTrainedModel | None, str]:
+    """The model of :func:`load_policy` without its weights, which it gets when it is sharded; or None, and why."""
+    with no_init_weights(), parameters_on_meta():
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind)
+    model.tie_weights()
+    if model.state_dict().keys() - {name for name, _ in model.named_parameters(remove_duplicate=False)}:
+        return None, "it has buffers with contents of their own"
+    if file_of(path, GENERATION_CONFIG_NAME):
+        model.generation_config = GenerationConfig.from_pretrained(path)
+    with torch.device("meta"):
+        _check_head_of_shapes(AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind))
+    with without_memory(model):  # on the meta device peft would not make an adapter's weights
+        model = _trainable(model, adapter, gradient_checkpointing)
+    places, otherwise = places_of(model, path)
+    if otherwise:
+        return None, otherwise
+    setattr(model, SOURCE, WeightFiles(places))
+    return model, ""
 
 
 def meta_model(
@@ -194,10 +234,30 @@ def _check_head(model: PreTrainedModel) -> None:
         hidden = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         logits = model(input_ids=tokens, use_cache=False).logits
     if not torch.allclose(model.get_output_embeddings()(hidden).float(), logits.float(), atol=1e-2, rtol=1e-2):
-        raise ValueError(
-            f"{model.config.model_type} models change their logits after the output head, which is not supported; "
-            f"choose another model.path (Qwen2, Llama and their like)"
-        )
+        raise ValueError(_changes_logits(model))
+
+
+@torch.no_grad()
+def _check_head_of_shapes(model: PreTrainedModel) -> None:
+    """:func:`_check_head` on the meta device: the head gets the very tensor that the decoder returns, and its result is
+    returned as it is."""
+    passed: list[Tensor] = []
+    model.get_decoder().register_forward_hook(lambda _, _inputs, output: passed.append(output.last_hidden_state))
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, output: passed.extend((*inputs, output)))
+    tokens = torch.zeros(1, 4, dtype=torch.int64, device="meta")
+    mask = torch.zeros(1, 1, 4, 4, dtype=model.dtype, device="meta")  # that of transformers would depend on values
+    with masked_attention(model):
+        passed.append(model(input_ids=tokens, attention_mask=mask, use_cache=False).logits)
+    left, entered, made, returned = (tensor.untyped_storage()._cdata for tensor in passed)
+    if left != entered or made != returned or passed[-1]._version:
+        raise ValueError(_changes_logits(model))
+
+
+def _changes_logits(model: PreTrainedModel) -> str:
+    return (
+        f"{model.config.model_type} models change their logits after the output head, which is not supported; "
+        f"choose another model.path (Qwen2, Llama and their like)"
+    )
 
 
 def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:

@@ -20,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
+
+from hapo_lit.policy.deferred import fill, held_rows, sharded_like
 
 ENTRY_METHODS = ("loss", "score", "collect", "on_validation_epoch_start")
 """Methods of the module that begin passes of its models, on all ranks together.
@@ -65,6 +67,9 @@ def shard(
         if is_reference:
             fully_shard(model, mesh=mesh)
     fully_shard(module, mesh=mesh)
+    for model in module.children():
+        if isinstance(model, PreTrainedModel):
+            fill(model, torch.device(mesh.device_type))
     for name in ENTRY_METHODS:
         register_fsdp_forward_method(module, name)
     return module
@@ -154,7 +159,8 @@ def shard_optimizer_state(state: dict[str, Any], parameters: list[nn.Parameter])
 
     def laid_out(value: Any, parameter: nn.Parameter) -> Any:
         if isinstance(value, Tensor) and isinstance(parameter, DTensor) and value.shape == parameter.shape:
-            return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+            begin, end = held_rows(parameter)
+            return sharded_like(value[begin:end].to(parameter.device, copy=True), parameter)
         return value
 
     moments = {

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import one_line
+from hapo_lit.policy.deferred import is_deferred
 
 BUFFER = "unreadable_ids"
 """Of the policy: ``[U] int64``, the ids without a token; absent where each has one."""
@@ -29,7 +30,8 @@ def hide_unreadable(policy: PreTrainedModel, tokenizer: Any) -> None:
         tokenizer: its tokenizer; None = it is not known, as in `hapo plan`, and nothing is left out.
     """
     if tokenizer is not None and (unreadable := ids_without_token(_rows(policy), tokenizer)):
-        ids = torch.tensor(unreadable, device=policy.get_output_embeddings().weight.device)
+        weight = policy.get_output_embeddings().weight
+        ids = torch.tensor(unreadable, device="cpu" if is_deferred(policy) else weight.device)
         policy.register_buffer(BUFFER, ids, persistent=False)
 
 

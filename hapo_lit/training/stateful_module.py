@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from hapo_lit.errors import ResumeError
+from hapo_lit.policy.deferred import take_weights
 from hapo_lit.policy.sharding import shard_optimizer_state
 from hapo_lit.training.optimizer import made, trained_parameters, unwrapped
 from hapo_lit.training.phases import Phases
@@ -43,6 +44,11 @@ class StatefulModule(LightningModule):
         self.optimizer: Optimizer | None = None
         """Set by ``hapo fabric``; the Trainer keeps its own."""
         self._saved_optimizer: dict[str, Any] | None = None
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Take over weights; models that get theirs once they are sharded get these then."""
+        rest = take_weights(self, state_dict)
+        return super().load_state_dict(rest, strict=strict and len(rest) == len(state_dict), assign=assign)
 
     def configure_optimizers(self) -> Optimizer:
         parameters = trained_parameters(self.policy)

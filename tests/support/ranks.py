@@ -120,7 +120,9 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_folder(), version_base="1.3"):
         command = "train" if way == "train" else "fabric"
+        strategy, replicas = WAYS[way]
         settings = [f"model.path={base}", "paths.run=unused", *SMALL, *CASES[case], *trainers]
+        settings += [] if way == "train" else [f"fabric.strategy={strategy}"]
         config = compose(command, overrides=settings)
     recorder = Recorder()
     if way == "train":
@@ -130,7 +132,6 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
-        strategy, replicas = WAYS[way]
         fabric = open_fabric("cpu", world, 1, strategy, precision, sharded_checkpoints=False, replicas=replicas)
         fabric.launch()
         data, module = build(config, "data", "module")
