@@ -262,7 +262,9 @@ def host_and_disk(
     lines = [f"host: {size(weights.loading_bytes * local)} on a machine while {loading} the model"]
     if config.fabric.strategy == "fsdp":
         part = bytes_of([max(weights.policy, key=lambda weight: weight.nbytes)], processes // config.fabric.replicas)
-        lines = [f"host: {size(part * local)} on a machine while {loading} the model, a weight at a time from safetensors"]
+        lines = [
+            f"host: {size(part * local)} on a machine while {loading} the model, a weight at a time from safetensors"
+        ]
     if keeps_shards(config.fabric.strategy, processes, config.fabric.sharded_checkpoints):
         copied = checkpoint * local * config.fabric.replicas // processes
         lines[0] += f", {size(copied)} on each for the copy from which a checkpoint is written"
