@@ -129,7 +129,8 @@ def without_contents(config: DictConfig) -> None:
         with torch.device("meta"):
             made = instantiate(compose("pretrain").model.policy if loaded else model.policy, _convert_="all")
         settings |= {"shape": made.config.to_dict(), "path": "a policy of our own making"}
-    settings.pop("strategy", None)
+    for name in ("strategy", "compiled"):  # of no use to a model without contents
+        settings.pop(name, None)
     OmegaConf.set_struct(config, False)
     model.policy = {**settings, "_target_": f"{meta_model.__module__}.{meta_model.__name__}"}
     model.tokenizer = None

@@ -24,6 +24,8 @@ MAY_CHANGE = {
         "model.path",
         "model.shape",
         "model.policy.strategy",
+        "model.policy.compiled",
+        "model.compile",
     ),
     *("data.workers", "precision", *(f"rollout.{name}" for name in ENGINE_RESOURCES)),
     *("model.gradient_checkpointing", "model.attention", "model.policy.attention", "verifier.workers"),

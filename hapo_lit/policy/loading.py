@@ -27,6 +27,7 @@ from transformers.utils import GENERATION_CONFIG_NAME
 
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
+from hapo_lit.policy.compiling import check_backend, compile_layers
 from hapo_lit.policy.deferred import SOURCE, WeightFiles, file_of, parameters_on_meta, places_of, without_memory
 from hapo_lit.policy.model_config import check_heads, with_positions
 
@@ -40,6 +41,7 @@ def load_policy(
     positions: int | None = None,
     rope_theta: float | None = None,
     strategy: str = "auto",
+    compiled: bool | str = False,
 ) -> PreTrainedModel:
     """A causal language model from a Hugging Face folder or hub id, with dropout off.
 
@@ -56,6 +58,7 @@ def load_policy(
         rope_theta: base of the rotary embedding; None = as its configuration says.
         strategy: of the processes; ``fsdp`` = weights stay on the meta device until the model is sharded, and then each
             process reads its own part of them (:mod:`hapo_lit.policy.deferred`).
+        compiled: see :func:`hapo_lit.policy.compiling.compile_layers`.
 
     Raises:
         ValueError: a key or value of ``lora`` is wrong, peft or the attention is not installed, the model has no such
@@ -63,18 +66,19 @@ def load_policy(
     """
     adapter = adapter_settings(lora)
     check_installed(attention)
+    check_backend(compiled)
     _must_exist(path)
     config = with_positions(AutoConfig.from_pretrained(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     if strategy == "fsdp":
         deferred, otherwise = _deferred(path, config, kind, adapter, gradient_checkpointing)
         if deferred is not None:
-            return deferred
+            return compile_layers(deferred, compiled)
         if not dist.is_initialized() or dist.get_rank() == 0:
             print(f"every process loads all of {path} before it is sharded, since {otherwise}", file=sys.stderr)
     model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind)
     _check_head(model)
-    return _trainable(model, adapter, gradient_checkpointing)
+    return compile_layers(_trainable(model, adapter, gradient_checkpointing), compiled)
 
 
 def _deferred(

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hapo_lit.policy.compiling import as_written
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
 from hapo_lit.policy.scoring import head_of, positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
@@ -73,7 +74,7 @@ class HFEngine(Sampling):
         started = time.perf_counter()
         was_training = self._policy.training
         self._policy.eval()
-        with decoding_attention(self._policy):
+        with decoding_attention(self._policy), as_written(self._policy):
             tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
         self._policy.train(was_training)
 
