@@ -84,7 +84,8 @@ class RunSession:
             checkpoint = self._newest()
         elif self.config.resume is not None:
             checkpoint = link_target(Path(self.config.resume).absolute())
-            check(checkpoint)
+            if self.is_rank_0 or dist.is_initialized():  # if rank 0 leaves, so do the others
+                check(checkpoint)
         if self.is_rank_0:
             choice = [os.getpid(), str(self.run), checkpoint and str(checkpoint)]
             os.environ[RUN_CHOICE_VARIABLE] = json.dumps(choice)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from signal import SIGTERM
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.filesystem import FileSystem
 from hapo_lit.cli.session import isolated_job
 from hapo_lit.errors import ResumeError, SaveError
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
+from hapo_lit.training.callbacks.stop_signals import Stopped
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.checkpoint_format import META, check, damage, load, reader_of
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
@@ -147,6 +149,17 @@ def test_a_write_that_fails_ends_the_run_at_the_next_step(sharded, gate, tmp_pat
         checkpointer.on_train_batch_end(ALONE, built)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["last.ckpt", "step-1.ckpt"]
     checkpointer.settle()  # nothing is left to wait for
+
+
+def test_a_run_asked_to_stop_leaves_when_its_checkpoint_has_its_name(sharded, gate, tmp_path):
+    built = sharded().module
+    checkpointer = saving(tmp_path, built)
+    checkpointer.signals.received = SIGTERM
+    moved(built, 1)
+    threading.Timer(0.05, gate.set).start()
+    with pytest.raises(Stopped) as stopped:
+        checkpointer.on_train_batch_end(ALONE, built)
+    check(stopped.value.path)
 
 
 def test_a_run_that_ends_by_another_error_says_what_became_of_its_checkpoint(sharded, gate, tmp_path, capsys):

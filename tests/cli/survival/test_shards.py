@@ -30,20 +30,22 @@ POINTS = (
     "remove __1_0.distcp",
 )
 """In the order in which a run that goes on comes to them."""
-DEATHS = {"few": (6, [POINTS[2]]), "all": (10, POINTS)}
+DEATHS = {"few": (5, [POINTS[2]]), "all": (10, POINTS)}
 """Name -> steps of the run, and where it dies."""
+
+
+def settings(run, steps):
+    return [*SHARDS, f"steps={steps}", f"hydra.run.dir={run.name}"]
 
 
 @pytest.mark.parametrize("deaths", few_of(DEATHS, ["few"]))
 def test_a_run_may_die_at_any_moment_of_an_asynchronous_checkpoint(runs, work, deaths):
-    """Then it is asked to stop, which it does when its checkpoint has its name; and goes on past a later one in which a
-    shard is damaged."""
+    """It goes on past a later checkpoint in which a shard is damaged, too."""
     steps, points = DEATHS[deaths]
     run, undisturbed = work / f"sharded-died-{deaths}", work / f"sharded-{deaths}"
-    arguments = [*SHARDS, f"steps={steps}", f"hydra.run.dir={run.name}", "resume=auto"]
     folder = CheckpointFolder(checkpoints(run))
     for death in points:
-        done = runs.run(work, *arguments, dies_at=death)
+        done = runs.run(work, *settings(run, steps), "resume=auto", dies_at=death)
         assert done.returncode == -SIGKILL, (death, done.stderr)
         newest, passed_over = folder.newest()
         assert not passed_over
@@ -52,27 +54,34 @@ def test_a_run_may_die_at_any_moment_of_an_asynchronous_checkpoint(runs, work, d
             assert folder.draft(step).exists() == ("mkdir" not in death)
             assert newest == (folder.path(step - 1) if step > 1 else None)
 
-    folder.drop_drafts()
-    seen = f"{run.name}/checkpoints/.step-*.ckpt.unfinished"
-    done = runs.run(work, *arguments, signal=SIGTERM, seen=seen)
-    assert done.returncode == 0, done.stderr
-    said = "".join(done.stdout.split())
-    found = re.search(r"stoppedafterstep(\d+)bySIGTERM,thecheckpointis([^;]+);", said)
-    assert found, said
-    newest, step = work / found[2], int(found[1])
-    check(newest)
-    shutil.copytree(newest, folder.path(step + 1))
+    step = folder.steps()[-1]
+    shutil.copytree(folder.path(step), folder.path(step + 1))
     flip_a_bit(folder.path(step + 1) / "__1_0.distcp")
-    done = runs.run(work, *arguments)
+    done = runs.run(work, *settings(run, steps), "resume=auto")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("is damaged and was passed over: checksum of __1_0.distcp") == 1
     assert f"resuming after step {step} of {steps}" in done.stdout
-    done = runs.run(work, *SHARDS, f"steps={steps}", f"hydra.run.dir={undisturbed.name}")
+    done = runs.run(work, *settings(undisturbed, steps))
     assert done.returncode == 0, done.stderr
     assert_same_end(run, undisturbed, steps)
     best = (checkpoints(undisturbed) / "best.ckpt").resolve().name
     kept = {f"step-{steps - 1}.ckpt", f"step-{steps}.ckpt", best, f"step-{step + 1}.damaged"}
     assert {path.name for path in folder.folder.iterdir()} == {*kept, "last.ckpt", "best.ckpt"}
+
+
+@pytest.mark.exhaustive
+def test_a_run_asked_to_stop_leaves_when_its_checkpoint_has_its_name(runs, work):
+    run = work / "sharded-stopped"
+    seen = f"{run.name}/checkpoints/.step-*.ckpt.unfinished"
+    done = runs.run(work, *settings(run, 10), signal=SIGTERM, seen=seen)
+    assert done.returncode == 0, done.stderr
+    said = "".join(done.stdout.split())
+    found = re.search(r"stoppedafterstep(\d+)bySIGTERM,thecheckpointis([^;]+);", said)
+    assert found, said
+    check(work / found[2])
+    done = runs.run(work, *settings(run, 10), "resume=auto")
+    assert done.returncode == 0, done.stderr
+    assert f"resuming after step {found[1]} of 10" in done.stdout
 
 
 def flip_a_bit(path):
