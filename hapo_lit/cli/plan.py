@@ -45,7 +45,10 @@ RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Success rates at which the gate's probability of opening is printed."""
 REMEDIES = {
     SAMPLING: "more processes, or a smaller group_size or max_response_tokens",
-    GRADIENT: "model.gradient_checkpointing=true, a smaller module.micro_batch_size, or fabric.strategy=fsdp",
+    GRADIENT: (
+        "model.gradient_checkpointing=true, a smaller module.micro_batch_size or micro_batch_tokens, or "
+        "fabric.strategy=fsdp"
+    ),
     STEP: "fabric.strategy=fsdp, more processes with it, or model.lora.rank=16",
 }
 """Moment of a step -> what makes it need less."""

@@ -131,7 +131,9 @@ class HapoModule(StatefulModule):
         tallies |= tallied(self.phase.algorithm.metrics() | {"time/sync": self._sync_seconds})
         for hook in self.before_update_hooks:
             hook(experience)
-        with when_out_of_memory("updating", lower="module.micro_batch_size, then max_response_tokens, then group_size"):
+        with when_out_of_memory(
+            "updating", lower="module.micro_batch_size or micro_batch_tokens, then max_response_tokens"
+        ):
             tallies |= self.optimise(experience, loss, no_sync)
         self.step += 1
         self.data.advance(batch, self.step)
