@@ -6,7 +6,9 @@ import pytest
 import torch
 from support.builders import make_group, make_prompts
 from support.training import data, hapo, module, phase
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import modeling_flash_attention_utils as flash
 
 from hapo_lit.policy.attention import check_installed, check_runs, keeps_rows_apart, leaves_padding_out
 from hapo_lit.policy.loading import load_policy, meta_model
@@ -46,6 +48,29 @@ def test_a_pass_without_padding_equals_the_padded_one(make_policy, architecture,
     assert found[0][0].abs().max() > 1
     for padded, packed in zip(*found, strict=True):
         torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+
+
+def test_flash_attention_is_told_where_rows_begin(make_policy, monkeypatch):
+    """In place of its kernel, which needs a GPU, attention within each of the stretches that it was given."""
+    seen = []
+
+    def varlen(q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, causal=False, softmax_scale=None):
+        seen.append(cu_seqlens_q.diff().tolist())
+        assert causal
+        settings = {"is_causal": True, "scale": softmax_scale, "enable_gqa": True}
+        stretches = zip(*(part.transpose(0, 1).split(seen[-1], 1) for part in (q, k, v)), strict=True)
+        return torch.cat([scaled_dot_product_attention(*stretch, **settings) for stretch in stretches], 1).transpose(
+            0, 1
+        )
+
+    kernels = (None, varlen, None, None, None), (flash._lazy_define_process_function(varlen), dict)
+    monkeypatch.setattr(flash, "lazy_import_flash_attention", lambda *_, **__: kernels)
+    policy, text = make_policy(), make_group([[0, 1, 0]] * 3, lengths=LENGTHS).text()
+    padded, _ = token_logprobs(policy, text)
+    packed, _ = token_logprobs(with_attention(policy, "flash_attention_2"), text, padding_free=True)
+    torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-5)
+    rows = (text.prompt_mask.sum(1) + text.mask.sum(1)).tolist()
+    assert seen == [rows] * policy.config.num_hidden_layers
 
 
 def test_a_row_by_itself_has_no_padding_either_way(make_policy):
