@@ -48,9 +48,9 @@ from hapo_lit.cli.session import isolated_job
 from hapo_lit.gates import NeverGate
 from hapo_lit.injectors import NoInjection
 from hapo_lit.losses import Surrogate
-from hapo_lit.planning.memory_dry_run import dry_run
-from hapo_lit.planning.memory_plan import GRADIENT, SAMPLING, STEP, ModelWeights, memory_plan
+from hapo_lit.planning.memory_plan import GRADIENT, SAMPLING, STEP
 from hapo_lit.planning.phase_plan import phase_plans
+from hapo_lit.planning.run_memory import ONE_PROCESS, run_memory
 from hapo_lit.policy.loading import meta_model
 from hapo_lit.policy.model_config import kv_shape
 from hapo_lit.protocols import ALONE
@@ -251,7 +251,7 @@ def model(device: str, sizes: Sizes, peaks: tuple[float, float] | None, rounds: 
         found["row_share"] = float(tallies["update/row_share"][0])
         measured.append(found | efficiency(made, experience, seconds, peaks))
     fastest = min(measured[1:], key=lambda found: found["seconds"]["sample"] + found["seconds"]["update"])
-    return fastest | {"plan": planned(sizes), "parameters": made.policy.num_parameters()}
+    return fastest | {"plan": planned(sizes, device == "cpu"), "parameters": made.policy.num_parameters()}
 
 
 def efficiency(
@@ -280,13 +280,11 @@ def efficiency(
     }
 
 
-def planned(sizes: Sizes) -> dict[str, int]:
+def planned(sizes: Sizes, on_cpu: bool) -> dict[str, int]:
     """Bytes that `hapo plan` gives for each phase."""
     made = run_of(meta_model("none", sizes.shape), sizes)
-    weights = ModelWeights.of(made)
     plans = phase_plans(made, sizes.prompts, 1, sizes.prompt, sizes.response)
-    dry = dry_run(made, plans, mixed=True)
-    memory = memory_plan(weights, dry.optimizer_state, dry.transient)
+    memory = run_memory(made, plans, True, {ONE_PROCESS: None}, on_cpu=on_cpu).strategies[ONE_PROCESS].plan
     return {"sample": memory.at(SAMPLING), "update": max(memory.at(GRADIENT), memory.at(STEP))}
 
 

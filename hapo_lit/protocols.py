@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
+from hapo_lit.device_memory import DeviceMemory, RolloutBatch, SamplingMemory
 from hapo_lit.rows import Judgement, LossOutput, Rows
 from hapo_lit.types import Experience, GateDecision, PromptBatch, RolloutGroup
 
@@ -165,38 +166,6 @@ class PolicyLoss(Protocol):
         """The loss for ``[N, T]`` current log-probabilities of the rows' tokens, and the entropies there."""
 
 
-class RolloutBatch(NamedTuple):
-    """What one process samples at once: some number of sequences, and how long they may be.
-
-    Example:
-        ``RolloutBatch(sequences=16 * 8, prompt=1024, response=8192)`` for 16 prompts with 8 responses each.
-    """
-
-    sequences: int
-    """Responses of all its prompts."""
-    prompt: int
-    """Maximum tokens of a prompt."""
-    response: int
-    """Maximum tokens of a response."""
-
-    @property
-    def tokens(self) -> int:
-        """Maximum tokens of a sequence, prompt included."""
-        return self.prompt + self.response
-
-    @classmethod
-    def largest(cls, prompts: int, processes: int, rollouts: int, prompt: int, response: int) -> RolloutBatch:
-        """The batch of the process that has most.
-
-        Args:
-            prompts: of a step, over all processes.
-            processes: that share them.
-            rollouts: of each prompt.
-            prompt, response: tokens of each, at most.
-        """
-        return cls(-(-prompts // processes) * rollouts, prompt, response)
-
-
 @runtime_checkable
 class RolloutEngine(Protocol):
     """Samples responses."""
@@ -225,11 +194,18 @@ class RolloutEngine(Protocol):
     def close(self) -> None:
         """End what this engine has started.  What several engines share ends with the last of them."""
 
-    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
-        """Bytes that sampling a batch takes on the policy's device, besides the policy, by kind.
+    def memory(
+        self, policy: torch.nn.Module, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
+        """What sampling a batch takes on the policy's device.
 
         All responses are at their full length.  The policy may be a model of fake tensors, which have shapes and no
         contents.  The caller enters the autocast context of the run.
+
+        Args:
+            policy: gives sizes.
+            batch: what is sampled.
+            device: a GPU; an engine that can let sequences wait keeps within its free memory.  None = a CPU.
         """
 
     def metrics(self) -> dict[str, float]:
@@ -268,7 +244,7 @@ class AsksFor(Protocol):
 
 @runtime_checkable
 class ReservesMemory(Protocol):
-    """An engine that takes as much of the device's memory as it may, when it starts."""
+    """An engine that goes by how much of the device's memory is free."""
 
     def reserve_memory(self, to_come: Callable[[], int]) -> None:
         """Leave bytes to what the process will keep on the device and has not allocated yet.

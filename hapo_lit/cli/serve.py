@@ -19,12 +19,12 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from hapo_lit.cli.plan import without_contents
 from hapo_lit.cli.setup import build, setting_up
+from hapo_lit.device_memory import RolloutBatch
 from hapo_lit.errors import SetupError
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.model_config import with_positions
 from hapo_lit.policy.vocabulary import ids_without_token, rows_left
-from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
 from hapo_lit.rollout.vllm_process import ENVIRONMENT, INSTALL

@@ -8,66 +8,97 @@ kernel.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from math import ceil
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves
+from transformers import PreTrainedModel
 
-from hapo_lit.planning.memory_plan import TransientMemory
+from hapo_lit.device_memory import DeviceMemory, RolloutBatch, SamplingMemory
 from hapo_lit.planning.phase_plan import PhasePlan
-from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
-from hapo_lit.protocols import RolloutBatch, RolloutEngine
+from hapo_lit.policy.fakes import compute_in_bfloat16, fake_mode, make_fake, over_layers
+from hapo_lit.policy.loading import set_checkpointing
+from hapo_lit.policy.memory_tracker import ACTIVATIONS, MemoryTracker, storage_bytes
+from hapo_lit.policy.scoring import LOGITS_PER_CHUNK, WIDER
+from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rows import Rows, Text
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.optimizer import trained_parameters
 
+CHUNKS = 8
+"""In how many chunks fake logits come, about: more take time and no more memory."""
 
-class DryRunResult(NamedTuple):
-    """What a dry run of all phases found; of several phases, that of the one with most."""
 
-    transient: TransientMemory
-    optimizer_state: list[Tensor]
-    """What the optimiser keeps."""
+class GradientMemory(NamedTuple):
+    """What a backward pass holds beside weights and gradients."""
+
+    peak: Counter[str]
+    """Bytes by kind, at the moment when their sum is largest."""
     peak_logits: int
-    """Bytes of logits alive at once in a backward pass, at most."""
-    without_checkpointing: int | None
-    """Bytes of a backward pass without gradient checkpointing; None = there is none."""
+    """Bytes of logits alive at once, at most."""
 
 
-def dry_run(module: HapoModule, phases: Sequence[PhasePlan], mixed: bool) -> DryRunResult:
-    """Run all phases of a module without contents, which its models lose.
+class UpdateMemory(NamedTuple):
+    """What the backward passes of all phases hold; of several phases, that of the one with most."""
+
+    backward: GradientMemory
+    other_checkpointing: int
+    """Bytes of a backward pass if gradient checkpointing were switched: off where it is on, and on where it is off."""
+
+
+def dry_updates(dry: DryRun, phases: Sequence[PhasePlan]) -> UpdateMemory:
+    """Run the backward passes of all phases of a module without contents.
 
     Args:
-        module: is changed in place.
+        dry: has the module.
         phases: its phases' plans, in order.
-        mixed: True = as under ``bf16-mixed``.
     """
-    dry = DryRun(module, mixed)
     backward = _largest_gradient(dry, phases)
-    sampling: dict[str, int] = {}
-    for (phase, _), plan in zip(module.phases.with_steps(), phases, strict=True):
-        if phase.algorithm.engine is not None:
-            found = dry.sampling(phase.algorithm.engine, plan.rollout_batch)
-            sampling = max(sampling, found, key=lambda memory: sum(memory.values()))
-    without = None
-    if module.policy.is_gradient_checkpointing:
-        module.policy.gradient_checkpointing_disable()
-        without = _largest_gradient(dry, phases).peak.total()
-    optimizer_state, step = dry.optimizer()
-    transient = TransientMemory(sampling, dict(backward.peak), step)
-    return DryRunResult(transient, optimizer_state, backward.peak_logits, without)
+    with switched_checkpointing(dry.module.policy):
+        return UpdateMemory(backward, _largest_gradient(dry, phases).peak.total())
 
 
-def _largest_gradient(dry: DryRun, phases: Sequence[PhasePlan]) -> MemoryTracker:
-    """The tracker of the phase whose backward pass holds most."""
+def dry_sampling(
+    dry: DryRun, phases: Sequence[PhasePlan], device: DeviceMemory | None
+) -> tuple[RolloutBatch, SamplingMemory] | None:
+    """The rollouts of the phase whose engine takes most, and what it takes; None = nothing is sampled.
+
+    Args:
+        dry: has the module.
+        phases: its phases' plans, in order.
+        device: see :meth:`hapo_lit.protocols.RolloutEngine.memory`.
+    """
+    found = [
+        (plan.rollout_batch, dry.sampling(phase.algorithm.engine, plan.rollout_batch, device))
+        for (phase, _), plan in zip(dry.module.phases.with_steps(), phases, strict=True)
+        if phase.algorithm.engine is not None
+    ]
+    return max(found, key=lambda batch_and_memory: batch_and_memory[1].total, default=None)
+
+
+@contextmanager
+def switched_checkpointing(policy: PreTrainedModel) -> Iterator[None]:
+    """Inside, gradient checkpointing is off where it was on, and on where it was off."""
+    was_on = policy.is_gradient_checkpointing
+    try:
+        set_checkpointing(policy, not was_on)
+        yield
+    finally:
+        set_checkpointing(policy, was_on)
+
+
+def _largest_gradient(dry: DryRun, phases: Sequence[PhasePlan]) -> GradientMemory:
+    """That of the phase whose backward pass holds most."""
     found = []
     for (_, steps), plan in zip(dry.module.phases.with_steps(), phases, strict=True):
         dry.module.step = steps.start
         found.append(dry.gradient(*plan.fullest_micro_batch))
-    return max(found, key=lambda tracker: tracker.peak.total())
+    return max(found, key=lambda memory: memory.peak.total())
 
 
 class DryRun:
@@ -80,26 +111,42 @@ class DryRun:
 
     def __init__(self, module: HapoModule, mixed: bool) -> None:
         self.module, self.mixed = module, mixed
-        self.fakes = FakeTensorMode(allow_non_fake_inputs=True)
+        self.fakes = fake_mode()
         self.vocabulary = module.policy.get_output_embeddings().weight.shape[0]
         sizes = [storage_bytes(module.policy.parameters())]
-        with self.fakes:
-            for model in filter(None, (module.policy, module.reference)):
-                model.to_empty(device="cpu")
-                model.tie_weights()
+        for model in filter(None, (module.policy, module.reference)):
+            make_fake(model, self.fakes)
         sizes.append(storage_bytes(module.policy.parameters()))
         assert sizes[0] == sizes[1], "weights that were tied are not any more"
 
-    def gradient(self, rows: int, prompt: int, response: int) -> MemoryTracker:
-        """Track the loss of a micro-batch and its backward pass, beside weights and gradients.
+    def compute_in_bfloat16(self) -> None:
+        """From now on the policy computes as its shards do in mixed precision, without autocast."""
+        with self.fakes:
+            compute_in_bfloat16(self.module.policy)
+        self.mixed = False
+
+    def gradient(self, rows: int, prompt: int, response: int) -> GradientMemory:
+        """Count for the loss of a micro-batch and its backward pass, beside weights and gradients.
 
         Args:
             rows: of the micro-batch.
             prompt, response: tokens of each.
         """
-        with self.fakes:
-            batch = blank_rows(self.module, rows, prompt, response)
-            return track_gradient(self.module, batch, self.mixed, self.vocabulary)
+        size = max(1, LOGITS_PER_CHUNK // self.vocabulary)
+        wider, logits = ceil(rows * response / size / CHUNKS), 0
+
+        def count() -> Counter[str]:
+            nonlocal logits
+            with self.fakes:
+                batch = blank_rows(self.module, rows, prompt, response)
+                tracker = track_gradient(self.module, batch, self.mixed, self.vocabulary, wider)
+            logits = max(logits, tracker.peak_logits)
+            return tracker.peak
+
+        found = over_layers(self.module.policy, count)
+        # in a wider chunk's backward pass the gradients of fewer hidden states are there already
+        found[ACTIVATIONS] += 4 * size * (wider - 1) * self.module.policy.config.hidden_size
+        return GradientMemory(Counter(found), logits)
 
     def optimizer(self) -> tuple[list[Tensor], int]:
         """What the optimiser keeps, and bytes that its step needs besides; with ``foreach``, as on a GPU."""
@@ -117,23 +164,34 @@ class DryRun:
         kept = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
         return kept, tracker.peak.total() - storage_bytes(kept)
 
-    def sampling(self, engine: RolloutEngine, batch: RolloutBatch) -> dict[str, int]:
-        """Bytes that an engine holds while all responses of a batch are at full length, by kind."""
+    def sampling(
+        self, engine: RolloutEngine, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
+        """What an engine takes while all responses of a batch are at full length."""
         with self.fakes, _autocast(self.mixed):
-            return engine.memory(self.module.policy, batch)
+            return engine.memory(self.module.policy, batch, device)
 
 
-def track_gradient(module: HapoModule, batch: Rows, mixed: bool, vocabulary: int | None = None) -> MemoryTracker:
-    """Track a loss and its backward pass where every weight has a gradient already, on real or fake tensors."""
+def track_gradient(
+    module: HapoModule, batch: Rows, mixed: bool, vocabulary: int | None = None, wider: int = 1
+) -> MemoryTracker:
+    """Track a loss and its backward pass where every weight has a gradient already, on real or fake tensors.
+
+    ``wider``: fake logits come in chunks of so many times their size, and count as one.
+    """
     trained = trained_parameters(module.policy)
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     others = [*module.policy.buffers(), *_gradients(trained)]
-    tracker = MemoryTracker(module.policy.parameters(), others, vocabulary)
-    with tracker, _autocast(mixed):
-        loss = module.loss(batch).loss
-        with _autocast(False):
-            loss.backward()
+    tracker = MemoryTracker(module.policy.parameters(), others, vocabulary, wider)
+    token = WIDER.set(wider)
+    try:
+        with tracker, _autocast(mixed):
+            loss = module.loss(batch).loss
+            with _autocast(False):
+                loss.backward()
+    finally:
+        WIDER.reset(token)
     return tracker
 
 

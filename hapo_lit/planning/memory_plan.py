@@ -5,13 +5,15 @@ Nothing here runs a model.  What is held for a moment is found by :mod:`hapo_lit
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
 
 from torch import Tensor
 
+from hapo_lit.device_memory import SamplingMemory
 from hapo_lit.training.module import HapoModule
 
 SAMPLING, GRADIENT, STEP = "while sampling", "in a backward pass", "in the optimiser's step"
@@ -41,6 +43,10 @@ class ModelWeights:
     """Empty if there is no reference model."""
     layer_bytes: list[int]
     """Bytes of each decoder layer of the policy."""
+    largest_in_layer: int
+    """Bytes of the largest weight of a layer."""
+    embedding_bytes: int
+    """Bytes of the policy's input embeddings; 0 where they are the head's."""
     checkpoint_bytes: int
     """Bytes of the models in a checkpoint, where tied weights are written under each of their names."""
     export_bytes: int
@@ -50,11 +56,16 @@ class ModelWeights:
     def of(cls, module: HapoModule) -> ModelWeights:
         """The weights of a module."""
         policy, reference = module.policy, module.reference
+        embeddings = policy.get_input_embeddings().weight
         return cls(
             policy=list(policy.parameters()),
             trained=[parameter for parameter in policy.parameters() if parameter.requires_grad],
             reference=[] if reference is None else list(reference.parameters()),
             layer_bytes=[bytes_of(layer.parameters()) for layer in policy.get_decoder().layers],
+            largest_in_layer=max(
+                weight.nbytes for layer in policy.get_decoder().layers for weight in layer.parameters()
+            ),
+            embedding_bytes=0 if embeddings is policy.get_output_embeddings().weight else embeddings.nbytes,
             checkpoint_bytes=sum(tensor.nbytes for tensor in module.state_dict().values()),
             export_bytes=bytes_of(parameter for name, parameter in policy.named_parameters() if "lora_" not in name),
         )
@@ -70,19 +81,38 @@ class ModelWeights:
         return sum(parameter.numel() for parameter in self.trained)
 
     @property
+    def root_bytes(self) -> int:
+        """Bytes of the policy's last norm and head, which FSDP2 shards with the module."""
+        return bytes_of(self.policy) - sum(self.layer_bytes) - self.embedding_bytes
+
+    @property
     def loading_bytes(self) -> int:
         """Bytes of all models, as a process holds them on its host while it loads them."""
         return bytes_of(self.policy) + bytes_of(self.reference)
 
 
-class TransientMemory(NamedTuple):
-    """Bytes that a single process holds for a moment of a step, by kind.
+class Sharding(NamedTuple):
+    """How FSDP2 cuts models, see :func:`hapo_lit.policy.sharding.shard`.
 
     Example:
-        ``TransientMemory(sampling={"keys and values": 2**30}, gradient={"activations": 2**31}, step=2**28)``.
+        ``Sharding(parts=8, mixed=True)``.
     """
 
-    sampling: Mapping[str, int]
+    parts: int
+    """Processes that hold all weights together."""
+    mixed: bool = False
+    """True = layers are gathered in bfloat16."""
+    freed: bool = True
+    """False = a layer stays gathered from its forward to its backward pass."""
+
+
+class TransientMemory(NamedTuple):
+    """Bytes that a single process holds for a moment of an update, by kind.
+
+    Example:
+        ``TransientMemory(gradient={"activations": 2**31}, step=2**28)``.
+    """
+
     gradient: Mapping[str, int]
     step: int
     """In the optimiser's step, besides what the optimiser keeps."""
@@ -97,9 +127,13 @@ class MemoryPlan:
     transient: dict[str, dict[str, int]]
     """Moment of a step -> what is held then besides."""
 
+    def held_at(self, moment: str) -> Counter[str]:
+        """All that is held at a moment, by kind."""
+        return Counter(self.lasting) + Counter(self.transient[moment])
+
     def at(self, moment: str) -> int:
-        """All that is held at a moment."""
-        return sum(self.lasting.values()) + sum(self.transient[moment].values())
+        """Bytes of all that is held at a moment."""
+        return self.held_at(moment).total()
 
     @property
     def peak_moment(self) -> str:
@@ -111,51 +145,77 @@ class MemoryPlan:
         """What is held at the peak moment."""
         return self.at(self.peak_moment)
 
+    def with_sampling(self, sampling: SamplingMemory) -> MemoryPlan:
+        """The same with what an engine takes."""
+        if sampling.stays:
+            return replace(self, lasting={**self.lasting, **sampling.held})
+        return replace(self, transient={**self.transient, SAMPLING: {**sampling.held, **self.transient[SAMPLING]}})
+
 
 def memory_plan(
     weights: ModelWeights,
     optimizer_state: Iterable[Tensor],
     transient: TransientMemory,
     processes: int = 1,
-    sharded: bool = False,
+    sharding: Sharding | None = None,
     samples_itself: bool = True,
 ) -> MemoryPlan:
-    """The memory of one process.
+    """The memory of one process, but for what an engine takes: see :meth:`MemoryPlan.with_sampling`.
 
     Gradients are freed right after the optimiser's step.  With several processes DDP keeps buckets as large as they.
-    FSDP2 keeps a part of policy, reference, gradients and optimiser state.  While the policy itself samples it holds
-    the whole of it, and where an engine gets its weights one gathered weight at a time; in a backward pass embeddings,
-    norm and head with their gradients, two layers, and the gradient of one.
+    FSDP2 keeps a part of policy, reference, gradients and optimiser state, and gathers weights for a while.
 
     Args:
         weights: of the module's models.
         optimizer_state: what the optimiser keeps.
-        transient: what a single process holds for a moment.
+        transient: what a single process holds for a moment of an update.
         processes: how many there are.
-        sharded: True = FSDP2, False = DDP.
+        sharding: None = every process holds all weights.
         samples_itself: True = the policy itself samples, False = an engine with weights of its own.
     """
-    parts = processes if sharded else 1
+    parts = 1 if sharding is None else sharding.parts
     lasting = {
         "weights": bytes_of(weights.policy, parts),
         "optimiser": bytes_of(optimizer_state, parts),
         "reference": bytes_of(weights.reference, parts),
     }
     gradients = {"gradients": bytes_of(weights.trained, parts)}
-    moments = {
-        SAMPLING: dict(transient.sampling),
+    moments: dict[str, dict[str, int]] = {
+        SAMPLING: {},
         GRADIENT: {**gradients, **transient.gradient},
         STEP: {**gradients, "temporaries": ceil(transient.step / parts)},
     }
-    if sharded and processes > 1:
-        layer = max(weights.layer_bytes)
-        root = bytes_of(weights.policy) - sum(weights.layer_bytes)
-        largest = max(weight.nbytes for weight in weights.policy)
-        moments[SAMPLING]["gathered weights"] = bytes_of(weights.policy) if samples_itself else largest
-        moments[GRADIENT]["gathered weights"] = 2 * root + 3 * layer
+    if sharding is not None:
+        moments[SAMPLING]["gathered weights"] = gathered_in_sampling(weights, sharding, samples_itself)
+        moments[GRADIENT]["gathered weights"] = gathered_for_gradients(weights, sharding)
     elif processes > 1:
         lasting["buckets of ddp"] = bytes_of(weights.trained)
     return MemoryPlan({name: size for name, size in lasting.items() if size}, moments)
+
+
+def gathered_in_sampling(weights: ModelWeights, sharding: Sharding, samples_itself: bool) -> int:
+    """Bytes that are gathered while responses are sampled: the whole policy, or norm and head, which are gathered with
+    the module, and for an engine one other weight at a time."""
+    if samples_itself:
+        layers = sum(weights.layer_bytes) // (2 if sharding.mixed else 1)
+        return weights.root_bytes + weights.embedding_bytes + layers
+    return weights.root_bytes + max(weights.embedding_bytes, weights.largest_in_layer)
+
+
+def gathered_for_gradients(weights: ModelWeights, sharding: Sharding) -> int:
+    """Bytes that are gathered in a backward pass.
+
+    These are norm and head with their gradients, and of layers one, the next (which is the embeddings after the last),
+    the gradients of one, and its gradients on their way into the reduction, which is float32.  Layers that are not
+    freed after their forward pass are all there, and so are the embeddings then.
+    """
+    layer = max(weights.layer_bytes)
+    computed = layer // (2 if sharding.mixed else 1)
+    if sharding.freed:
+        whole = computed + max(computed, weights.embedding_bytes)
+    else:
+        whole = sum(weights.layer_bytes) // (2 if sharding.mixed else 1) + weights.embedding_bytes
+    return 2 * weights.root_bytes + whole + computed + layer
 
 
 def checkpoint_bytes(weights: ModelWeights, optimizer_state: Iterable[Tensor]) -> int:

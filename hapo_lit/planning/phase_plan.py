@@ -11,7 +11,8 @@ from math import ceil
 import numpy as np
 import torch
 
-from hapo_lit.protocols import Algorithm, Gate, HasOpenProbability, RolloutBatch
+from hapo_lit.device_memory import RolloutBatch
+from hapo_lit.protocols import Algorithm, Gate, HasOpenProbability
 from hapo_lit.rows import MicroBatchLimit
 from hapo_lit.training.module import HapoModule
 from hapo_lit.types import PromptBatch, RolloutGroup

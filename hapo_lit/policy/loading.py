@@ -153,10 +153,18 @@ def _trainable(
 ) -> PreTrainedModel:
     """The model ready for training: without dropout, with its adapter, checkpointing activations if wanted."""
     if gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-        # transformers hooks the embeddings for reentrant checkpoints, which lose gradients where no input has one
-        model.disable_input_require_grads()
+        set_checkpointing(model, True)
     return with_adapter(_without_dropout(model), adapter).train()
+
+
+def set_checkpointing(model: PreTrainedModel, on: bool) -> None:
+    """Compute a layer's activations again in the backward pass, or keep them."""
+    if not on:
+        model.gradient_checkpointing_disable()
+        return
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    # transformers hooks the embeddings for reentrant checkpoints, which lose gradients where no input has one
+    model.disable_input_require_grads()
 
 
 def policy_like(folder: str, lora: Mapping[str, Any] | None = None) -> PreTrainedModel:

@@ -27,15 +27,18 @@ class MemoryTracker(TorchDispatchMode):
         weights: parameters: their storages are there already, and casts of them are a kind of their own.
         others: further tensors that are there already.
         vocabulary: size of a tensor's last dimension by which logits are known; None = they count as activations.
+        wider: logits count as this part of their size.
     """
 
-    def __init__(self, weights: Iterable[Tensor], others: Iterable[Tensor] = (), vocabulary: int | None = None) -> None:
+    def __init__(
+        self, weights: Iterable[Tensor], others: Iterable[Tensor] = (), vocabulary: int | None = None, wider: int = 1
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         weights = list(weights)
         self._weights = {_key(weight) for weight in weights}
         self._existing = [*weights, *others]  # held, so that their keys are not used again
         self._existing_keys = {_key(tensor) for tensor in self._existing}
-        self._vocabulary = vocabulary
+        self._vocabulary, self._wider = vocabulary, wider
         self._alive: dict[int, tuple[str, int]] = {}
         self.now: Counter[str] = Counter()
         """Bytes alive, by kind."""
@@ -47,6 +50,8 @@ class MemoryTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: OpOverload, types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
+        if func is torch.ops.prim.device.default and isinstance(args[0], FakeTensor):
+            return args[0].fake_device  # asked for several times in every operation
         result = _run(func, args, kwargs or {})
         for tensor in tree_leaves(result):
             if (
@@ -64,7 +69,7 @@ class MemoryTracker(TorchDispatchMode):
         elif self._vocabulary is not None and tensor.ndim > 1 and tensor.shape[-1] == self._vocabulary:
             kind = LOGITS
         storage = tensor.untyped_storage()
-        key, size = _key(tensor), storage.nbytes()
+        key, size = _key(tensor), storage.nbytes() // (self._wider if kind == LOGITS else 1)
         self._alive[key] = (kind, size)
         weakref.finalize(storage, self._remove, key)
         self.now[kind] += size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,8 @@ from hapo_lit.rows import MicroBatchLimit, Text
 
 LOGITS_PER_CHUNK = 2**24
 """How many logits may exist at once: 64 MiB in float32."""
+WIDER: ContextVar[int] = ContextVar("WIDER", default=1)
+"""How many times as many there are while memory is counted with fake tensors, which need time and no memory."""
 
 
 def positions(mask: Tensor) -> Tensor:
@@ -75,7 +78,7 @@ def token_logprobs(
     """
     hidden_M, target_M = _predicting(policy, text, padding_free), text.tokens[text.mask]
     head, unreadable = head_of(policy), unreadable_ids(policy)
-    size = max(1, logits_per_chunk // head.weight.shape[0])
+    size = max(1, logits_per_chunk // head.weight.shape[0]) * WIDER.get()
     keep = len(target_M) <= size or not torch.is_grad_enabled()
     chunks = [
         _head_logprobs(head, *chunk, unreadable, temperature, entropy_gradient)

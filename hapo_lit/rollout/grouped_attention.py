@@ -47,11 +47,11 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 @contextmanager
-def decoding_attention(policy: PreTrainedModel) -> Iterator[None]:
+def decoding_attention(policy: PreTrainedModel, on_cpu: bool) -> Iterator[None]:
     """Inside, the policy attends by :func:`grouped_attention`, which also takes the mask of padded prompts that flash
     and flex attention do not; with ``eager``, or on a CPU with ``sdpa``, as it does anyway."""
     config, before = policy.config, policy.config._attn_implementation
-    if before in (KEPT_ON_CPU if policy.device.type == "cpu" else KEPT_ON_CPU[:1]):
+    if before in (KEPT_ON_CPU if on_cpu else KEPT_ON_CPU[:1]):
         yield
         return
     config._attn_implementation = NAME

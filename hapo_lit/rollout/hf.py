@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hapo_lit.device_memory import USABLE, DeviceMemory, RolloutBatch, SamplingMemory, sequences_that_fit
 from hapo_lit.policy.compiling import as_written
+from hapo_lit.policy.fakes import fake_copy, fake_mode, over_layers
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
 from hapo_lit.policy.scoring import head_of, positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
-from hapo_lit.protocols import RolloutBatch
+from hapo_lit.rollout.free_memory import memory_of
 from hapo_lit.rollout.grouped_attention import decoding_attention
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
 from hapo_lit.rollout.sampling import Sampling, rollout_group
@@ -36,13 +39,16 @@ class HFEngine(Sampling):
     """Samples with a transformers model in process.
 
     Args:
-        max_num_seqs: sequences decoded at once; None = all of a step.  Fewer take less memory, for their keys and
-            values, and more time.  What is drawn does not depend on it.
+        max_num_seqs: sequences decoded at once; None = on a CPU all, elsewhere as many as fit into what is free when it
+            samples first.  Fewer take less memory, for their keys and values, and more time.
+        max_prompt_tokens: of the data, for that choice; None = as long as the prompts are.
         look_every: tokens between two looks at which rows have ended, each of which lets the host wait for the device;
             None = 1 on a CPU, :data:`LOOK_EVERY` elsewhere.  Rows that have ended go on until then, and what they draw
-            is dropped.  What is drawn does not depend on it; log-probabilities may, in their last digits, as they do on
-            the number of rows that are multiplied at once.
+            is dropped.
         settings: those of :class:`Sampling`.
+
+    What is drawn depends on neither of these numbers; log-probabilities may in their last digits (by less than 1e-5 in
+    float32), as they do on the number of rows that are multiplied at once.
 
     It samples from the trainer's own model, so its log-probabilities need no correction; they serve to break ties and
     to be looked at.  They are those of the distribution sampled from (at temperature 0: of the model's own, temperature
@@ -52,15 +58,27 @@ class HFEngine(Sampling):
     is_trainer = True
 
     _policy: PreTrainedModel | None = None
+    _chosen: tuple[RolloutBatch, int] | None = None
+    """For what batch a number of sequences was chosen, and that number."""
 
     def __init__(
-        self, *args: Any, max_num_seqs: int | None = None, look_every: int | None = None, **settings: Any
+        self,
+        *args: Any,
+        max_num_seqs: int | None = None,
+        max_prompt_tokens: int | None = None,
+        look_every: int | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         for name, value in (("max_num_seqs", max_num_seqs), ("look_every", look_every)):
             if value is not None and value < 1:
                 raise ValueError(f"rollout.{name} must be at least 1 or null, got {value}")
-        self.max_num_seqs, self.look_every = max_num_seqs, look_every
+        self.max_num_seqs, self.max_prompt_tokens, self.look_every = max_num_seqs, max_prompt_tokens, look_every
+        self._to_come: Callable[[], int] = int
+
+    def reserve_memory(self, to_come: Callable[[], int]) -> None:
+        """See :class:`hapo_lit.protocols.ReservesMemory`."""
+        self._to_come = to_come
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Hold on to the model itself: weights that are updated in place need no copy."""
@@ -74,47 +92,101 @@ class HFEngine(Sampling):
         started = time.perf_counter()
         was_training = self._policy.training
         self._policy.eval()
-        with decoding_attention(self._policy), as_written(self._policy):
+        on_cpu = self._policy.device.type == "cpu"
+        with decoding_attention(self._policy, on_cpu), as_written(self._policy):
             tokens, logprobs, lengths, finished = self._sample(self._policy, prompts, group_size, step)
         self._policy.train(was_training)
 
         self.record(float(lengths.sum()), time.perf_counter() - started)
         return rollout_group(prompts, group_size, tokens, logprobs, lengths, finished)
 
-    @torch.no_grad()
-    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
-        """Keys and values with their spare room, and what is computed to draw the last token of each response."""
+    def memory(
+        self, policy: torch.nn.Module, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
+        """See :class:`hapo_lit.protocols.RolloutEngine`; the fewer sequences at once, the less."""
         assert isinstance(policy, PreTrainedModel)
+        held = cache(lambda sequences: self._held(policy, batch._replace(sequences=sequences), device is None))
+        count = min(batch.sequences, self.max_num_seqs or batch.sequences)
+        if self.max_num_seqs is None and device is not None:
+            count = sequences_that_fit(lambda number: sum(held(number).values()), count, int(USABLE * device.free))
+        return SamplingMemory(held(count), count)
+
+    @torch.no_grad()
+    def _held(self, policy: PreTrainedModel, batch: RolloutBatch, on_cpu: bool) -> dict[str, int]:
+        """Bytes for sequences that are decoded together, by kind.
+
+        That is the worse of two moments: their prompts are computed, or the last token of each response is drawn.
+        """
         was_training = policy.training
         policy.eval()  # in training there is no cache beside gradient checkpoints
-        sequences, device = min(batch.sequences, self.max_num_seqs or batch.sequences), policy.device
-        token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), decoding_attention(policy, on_cpu):
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # it is always 0
-            decoder = policy.get_decoder()
-            first = decoder(input_ids=token, past_key_values=growing_cache(policy), use_cache=True)
-            torch.clear_autocast_cache()  # so that casts of the weights are counted below
-            # in mixed precision keys, which have met the rotary embedding, are wider than values
-            layer = first.past_key_values.layers[0]
-            dtypes = layer.keys.dtype, layer.values.dtype
-            cache = full_cache(policy, sequences, batch.prompt, batch.tokens - 1, dtypes)
-            mask = torch.ones(sequences, batch.prompt, dtype=torch.bool, device=device)
-            bias = _attention_bias(mask, batch.response, dtypes[1])
-            others = [*policy.buffers(), *cache_tensors(cache)]
-            vocabulary = policy.get_output_embeddings().weight.shape[0]
-            with MemoryTracker(policy.parameters(), others, vocabulary) as tracker:
-                head = head_of(policy)
-                output = decoder(
-                    input_ids=token,
-                    attention_mask=bias[..., : batch.tokens],  # by the slice the bias is counted too
-                    position_ids=token,
-                    past_key_values=cache,
-                    use_cache=True,
-                )
-                logits = head.logits(output.last_hidden_state[:, -1])
-                self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
+            moments = [
+                over_layers(policy, partial(moment, policy, batch))
+                for moment in (self._held_at_the_start, self._held_at_the_end)
+            ]
         policy.train(was_training)
-        return {"keys and values": storage_bytes(cache_tensors(cache)), **tracker.peak}
+        return max(moments, key=lambda held: sum(held.values()))
+
+    def _held_at_the_start(self, policy: PreTrainedModel, batch: RolloutBatch) -> Mapping[str, int]:
+        mask = torch.ones(batch.prompts, batch.prompt, dtype=torch.bool, device=policy.device)
+        torch.clear_autocast_cache()  # so that casts of the weights are counted below
+        with MemoryTracker(policy.parameters(), policy.buffers(), _vocabulary(policy)) as tracker:
+            output = policy.get_decoder()(
+                input_ids=mask.long(),
+                attention_mask=mask.long(),
+                position_ids=positions(mask),
+                past_key_values=growing_cache(policy),
+                use_cache=True,
+            )
+            head_of(policy).logits(output.last_hidden_state[:, -1])
+        return dict(tracker.peak)
+
+    def _held_at_the_end(self, policy: PreTrainedModel, batch: RolloutBatch) -> Mapping[str, int]:
+        """With keys and values with their spare room."""
+        sequences, device = batch.sequences, policy.device
+        token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
+        decoder = policy.get_decoder()
+        first = decoder(input_ids=token, past_key_values=growing_cache(policy), use_cache=True)
+        torch.clear_autocast_cache()
+        # in mixed precision keys, which have met the rotary embedding, are wider than values
+        layer = first.past_key_values.layers[0]
+        dtypes = layer.keys.dtype, layer.values.dtype
+        full = full_cache(policy, sequences, batch.prompt, batch.tokens - 1, dtypes)
+        mask = torch.ones(sequences, batch.prompt, dtype=torch.bool, device=device)
+        bias = _attention_bias(mask, batch.response, dtypes[1])
+        with MemoryTracker(
+            policy.parameters(), [*policy.buffers(), *cache_tensors(full)], _vocabulary(policy)
+        ) as tracker:
+            head = head_of(policy)
+            output = decoder(
+                input_ids=token,
+                attention_mask=bias[..., : batch.tokens],  # by the slice the bias is counted too
+                position_ids=token,
+                past_key_values=full,
+                use_cache=True,
+            )
+            logits = head.logits(output.last_hidden_state[:, -1])
+            self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
+        return {"keys and values": storage_bytes(cache_tensors(full)), **tracker.peak}
+
+    def _at_once(self, policy: PreTrainedModel, sequences: int, group_size: int, prompt: int) -> int:
+        """How many sequences to decode at once."""
+        device = policy.device
+        if self.max_num_seqs is not None or device.type == "cpu":
+            return self.max_num_seqs or max(1, sequences)
+        batch = RolloutBatch(sequences, max(prompt, self.max_prompt_tokens or 0), self.max_new_tokens, group_size)
+        if self._chosen is None or batch.sequences > self._chosen[0].sequences or batch.prompt > self._chosen[0].prompt:
+            self._chosen = batch, self.sequences_for(policy, batch, memory_of(device, self._to_come()))
+        return self._chosen[1]
+
+    def sequences_for(self, policy: PreTrainedModel, batch: RolloutBatch, device: DeviceMemory) -> int:
+        """How many sequences are decoded at once where that is not set, for which nothing is allocated."""
+        fakes, kind = fake_mode(), policy.device.type
+        copied = fake_copy(policy, fakes)
+        mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        with fakes, torch.autocast("cpu", dtype, enabled=mixed):
+            return self.memory(copied, batch, device).at_once
 
     def _sample(
         self, policy: PreTrainedModel, prompts: PromptBatch, group_size: int, step: int
@@ -122,7 +194,7 @@ class HFEngine(Sampling):
         """``tokens [N, T]``, ``logprobs [N, T]``, ``lengths [N]``, ``finished [N]``."""
         prompt_of = torch.arange(len(prompts.answers)).repeat_interleave(group_size)
         uniforms = torch.from_numpy(self._uniforms(prompts.prompt_ids.tolist(), group_size, step))
-        size = self.max_num_seqs or max(1, len(prompt_of))
+        size = self._at_once(policy, len(prompt_of), group_size, prompts.tokens.shape[1])
         parts = [
             self._decode(policy, prompts, rows.to(prompts.tokens.device), drawn.to(prompts.tokens.device))
             for rows, drawn in zip(prompt_of.split(size), uniforms.split(size), strict=True)
@@ -218,6 +290,10 @@ class HFEngine(Sampling):
                 for sample in range(group_size)
             ]
         )
+
+
+def _vocabulary(policy: PreTrainedModel) -> int:
+    return int(policy.get_output_embeddings().weight.shape[0])
 
 
 def _attention_bias(prompt_mask: Tensor, limit: int, dtype: torch.dtype) -> Tensor:

@@ -16,9 +16,11 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from hapo_lit.device_memory import PLENTY, USABLE, DeviceMemory, RolloutBatch, SamplingMemory
+from hapo_lit.errors import EngineError
 from hapo_lit.policy.model_config import kv_bytes_per_token
 from hapo_lit.policy.vocabulary import token_rows
-from hapo_lit.protocols import RolloutBatch
+from hapo_lit.rollout.free_memory import memory_of
 from hapo_lit.rollout.heads import served_config
 from hapo_lit.rollout.sampling import Sampling, dtype_set, failing, group_of_lists, prompt_lists
 from hapo_lit.rollout.vllm_process import ProcessVLLM, without_autocast
@@ -43,10 +45,10 @@ class VLLMEngine(Sampling):
         prompts_per_step: over all processes.
         group_size: G.
         max_model_len: prompt and response together; None = ``max_prompt_tokens + max_new_tokens``.
-        gpu_memory_utilization: share of the device that vLLM takes; None = as much as weights and the cache for all
-            rows of this process's batch need, within what is free and stays free, see :meth:`reserve_memory` (half of
-            it if vLLM does not sleep); responses wait for their turn where that is less.  On a CPU None means a cache
-            of that size, and a number the share of the machine's memory, less what the process has.
+        gpu_memory_utilization: share of the device that vLLM takes; None = what is left beside the run for its cache,
+            as far as this process's rows can use it, see :func:`vllm_memory`; responses wait for their turn where that
+            is less.  On a CPU None means a cache for all rows, and a number the share of the machine's memory, less
+            what the process has.
         precision: of the run; what the policy computes in.
         dtype: of vLLM's weights; None = bfloat16 with ``precision=bf16-mixed``, else the policy's.
         sleep: False = vLLM keeps its memory while the policy is updated, as it always does on a CPU.
@@ -148,16 +150,16 @@ class VLLMEngine(Sampling):
             self._vllm.release(self)
             self._vllm = None
 
-    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
-        """vLLM's cache and its own copy of the weights, without importing it."""
+    def memory(
+        self, policy: torch.nn.Module, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
+        """vLLM's cache, its own copy of the weights, and what it works with on a GPU, without importing it."""
         assert isinstance(policy, PreTrainedModel)
         dtype = self._dtype_for(policy)
-        return {
-            "keys and values": cache_bytes(
-                served_config(policy.config, token_rows(policy)), dtype, batch.sequences, batch.tokens
-            ),
-            "the engine's weights": policy.num_parameters() * getattr(torch, dtype).itemsize,
-        }
+        own = policy.num_parameters() * getattr(torch, dtype).itemsize
+        block = kv_bytes_per_token(served_config(policy.config, token_rows(policy)), getattr(torch, dtype)) * BLOCK
+        most = min(batch.sequences, self.options.get("max_num_seqs", MAX_SEQUENCES))
+        return vllm_memory(own, block, most, batch.tokens, device, self.share, self.sleep_mode)
 
     def _dtype_for(self, policy: PreTrainedModel) -> str:
         """The name of the dtype of vLLM's weights."""
@@ -190,25 +192,56 @@ class VLLMEngine(Sampling):
         """How much memory vLLM is to take where that is not set, by what is free before it starts."""
         if self.share is not None:
             return {}
-        config, dtype = served_config(policy.config, token_rows(policy)), settings["dtype"]
-        cache = cache_bytes(config, dtype, settings["max_num_seqs"], settings["max_model_len"])
+        sequences, tokens = settings["max_num_seqs"], settings["max_model_len"]
         if policy.device.type == "cpu":
-            return {"kv_cache_memory_bytes": cache}
-        needed = cache + getattr(torch, dtype).itemsize * policy.num_parameters() + WORKSPACE
-        free, total = torch.cuda.mem_get_info(policy.device)
-        return {"gpu_memory_utilization": device_share(needed, free - self._to_come(), total, self.sleep_mode)}
+            config = served_config(policy.config, token_rows(policy))
+            return {"kv_cache_memory_bytes": cache_bytes(config, settings["dtype"], sequences, tokens)}
+        device = memory_of(policy.device, self._to_come())
+        needed = self.memory(policy, RolloutBatch(sequences, 0, tokens), device).total
+        if needed > device.free:
+            gib = [f"{size / 2**30:.2f} GiB" for size in (needed, device.free)]
+            raise EngineError(
+                f"vLLM needs {gib[0]} beside the run, for its weights and the cache of one sequence of {tokens} "
+                f"tokens, and {gib[1]} are left: take rollout=vllm_server, more processes with fabric.strategy=fsdp, "
+                f"or a smaller max_response_tokens"
+            )
+        return {"gpu_memory_utilization": round(needed / device.total, 3)}
 
 
-def device_share(needed: int, free: int, total: int, sleeps: bool) -> float:
-    """The share of a device that vLLM takes.
+def vllm_memory(
+    own: int,
+    block: int,
+    sequences: int,
+    tokens: int,
+    device: DeviceMemory | None,
+    share: float | None = None,
+    sleeps: bool = True,
+) -> SamplingMemory:
+    """How vLLM divides what it takes of a GPU: weights, workspace, and for its cache what is left, where that is known.
+
+    It takes no more than the cache of all sequences at full length needs, and no less than that of one does; of what
+    is free :data:`~hapo_lit.device_memory.USABLE`, or half of it if it does not sleep, as the update comes beside it.
 
     Args:
-        needed: bytes for its weights and the cache of all rows at full length.
-        free: bytes that are free whenever it samples.
-        total: bytes of the device.
-        sleeps: whether it gives them back while the policy is updated.
+        own: bytes of its weights.
+        block: bytes of :data:`BLOCK` tokens in its cache.
+        sequences: that it samples at once, at most.
+        tokens: of each, at most.
+        device: None = a CPU, where it needs no workspace, has a cache for all sequences, and does not sleep.
+        share: of the device, that it takes whatever is free; None = see above.
+        sleeps: whether it gives its memory back while the policy is updated.
     """
-    return round(max(0, min(needed, (0.9 if sleeps else 0.5) * free)) / total, 3)
+    least, cache = (block * cache_blocks(count, tokens) for count in (1, sequences))
+    held = {"the engine's weights": own}
+    if device is not None:
+        held["the engine's workspace"] = WORKSPACE
+        if share is None or device == PLENTY:
+            cache = min(cache, int((USABLE if sleeps else 0.5) * device.free) - sum(held.values()))
+        else:
+            cache = int(share * device.total) - sum(held.values())
+    held["keys and values"] = cache = max(cache, least)
+    at_once = min(sequences, (cache // block - 1) // -(-tokens // BLOCK))
+    return SamplingMemory(held, at_once, stays=device is None or not sleeps)
 
 
 def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Sequence[int]) -> dict[str, Any]:
@@ -227,5 +260,10 @@ def request(engine: Sampling, prompt: int, step: int, group_size: int, stops: Se
 
 def cache_bytes(config: PreTrainedConfig, dtype: str, sequences: int, tokens: int) -> int:
     """Bytes of vLLM's cache of keys and values for sequences of so many tokens, and a block to spare."""
-    blocks = min(sequences, MAX_SEQUENCES) * -(-tokens // BLOCK) + 1
-    return blocks * BLOCK * kv_bytes_per_token(config, getattr(torch, dtype))
+    block = BLOCK * kv_bytes_per_token(config, getattr(torch, dtype))
+    return cache_blocks(min(sequences, MAX_SEQUENCES), tokens) * block
+
+
+def cache_blocks(sequences: int, tokens: int) -> int:
+    """Blocks of vLLM's cache for sequences of so many tokens, and one to spare."""
+    return sequences * -(-tokens // BLOCK) + 1

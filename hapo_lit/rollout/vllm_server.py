@@ -27,9 +27,9 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from hapo_lit.device_memory import DeviceMemory, RolloutBatch, SamplingMemory
 from hapo_lit.errors import EngineError
 from hapo_lit.policy.fingerprint import on_any_rank, weights_fingerprint
-from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.buckets import written_buckets
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.sampling import Sampling, dtype_set, failing, group_of_lists, prompt_lists
@@ -143,9 +143,11 @@ class VLLMServerEngine(Sampling):
         self.record(float(group.mask.sum()), time.perf_counter() - started)
         return group
 
-    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
+    def memory(
+        self, policy: torch.nn.Module, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
         """None on the policy's device: the servers have their own."""
-        return {}
+        return SamplingMemory({}, batch.sequences)
 
     def _sampled(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         server = self.servers[_rank() % len(self.servers)]

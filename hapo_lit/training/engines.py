@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from functools import partial
 
+from torch.distributed.tensor import DTensor
+
 from hapo_lit.protocols import ReservesMemory, RolloutEngine
 from hapo_lit.training.evaluation import Evaluator
 from hapo_lit.training.module import HapoModule
@@ -32,7 +34,9 @@ def reserve_memory(module: HapoModule) -> None:
 
 
 def _memory_to_come(module: HapoModule) -> int:
+    """The optimiser's moments, and the largest weight, which an engine gets gathered where the policy is in shards."""
     optimizer = module.optimizer
     if optimizer is None and module._trainer is not None and module._trainer.optimizers:
         optimizer = module._trainer.optimizers[0]
-    return bytes_to_come(optimizer, trained_parameters(module.policy))
+    gathered = max((weight.nbytes for weight in module.policy.parameters() if isinstance(weight, DTensor)), default=0)
+    return bytes_to_come(optimizer, trained_parameters(module.policy)) + gathered

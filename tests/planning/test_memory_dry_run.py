@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.shapes import module_of, real_policy, shapes_of_policy
+from support.shapes import SHAPE, module_of, real_policy, shapes_of_policy
 from support.training import hapo, module
 from torch.profiler import ProfilerActivity, profile
 
+from hapo_lit.device_memory import PLENTY, DeviceMemory, RolloutBatch
 from hapo_lit.losses import Surrogate
+from hapo_lit.planning import memory_dry_run
 from hapo_lit.planning.memory_dry_run import DryRun, blank_rows, track_gradient
 from hapo_lit.planning.memory_plan import ModelWeights
+from hapo_lit.policy.adapters import adapter_settings, with_adapter
+from hapo_lit.policy.loading import meta_model
 from hapo_lit.policy.memory_tracker import MemoryTracker
 from hapo_lit.policy.scoring import token_logprobs
-from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rollout.hf import HFEngine
-from hapo_lit.rollout.vllm import VLLMEngine
+from hapo_lit.rollout.vllm import WORKSPACE, VLLMEngine
 from hapo_lit.rollout.vllm_server import VLLMServerEngine
 from hapo_lit.schedules import Constant
 from hapo_lit.teacher import UnitRatio
@@ -36,8 +39,9 @@ def loss_module(make, checkpointing, entropy=0.0, kl=0.0, **sizes):
         {},
         {"num_hidden_layers": 3, "vocab_size": 400, "tie_word_embeddings": False, "model_type": "llama"},
         {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 4, "entropy": 0.01, "kl": 0.1},
+        {"num_hidden_layers": 6},  # of which two and three are run
     ],
-    ids=["qwen2", "llama", "entropy, kl"],
+    ids=["qwen2", "llama", "entropy, kl", "6 layers"],
 )
 def test_a_dry_pass_holds_what_a_real_one_holds_to_the_byte(monkeypatch, sizes, checkpointing, mixed):
     monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 4096, False, False))  # chunks of 10 to 42 tokens
@@ -92,7 +96,7 @@ def test_sampling_holds_what_a_real_engine_holds_when_no_response_ends(mixed):
     sizes = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 6}
     engine = HFEngine(68, stop_ids=[10_000])
     dry = DryRun(module_of(shapes_of_policy(True, **sizes, vocab_size=1000)), mixed)
-    planned = dry.sampling(engine, RolloutBatch(4 * 8, 30, 68))
+    planned = dry.sampling(engine, RolloutBatch(4 * 8, 30, 68, 8))
     assert dry.module.policy.training
 
     policy = real_policy(**sizes, vocab_size=1000)
@@ -111,7 +115,21 @@ def test_sampling_holds_what_a_real_engine_holds_when_no_response_ends(mixed):
     tracker = MemoryTracker(policy.parameters(), policy.buffers())
     with tracker, torch.autocast("cpu", torch.bfloat16, enabled=mixed):
         engine.generate(prompts, 8, 0)
-    assert 0.95 < sum(planned.values()) / tracker.peak.total() <= 1
+    assert 0.95 < planned.total / tracker.peak.total() <= 1
+
+
+@pytest.mark.parametrize(("mixed", "lora"), [(False, None), (True, {"rank": 4})])
+def test_a_run_decodes_as_many_sequences_at_once_as_its_plan_says(mixed, lora):
+    shape = {**SHAPE, "vocab_size": 1000}
+    shapes, policy = meta_model("none", shape, lora=lora), with_adapter(real_policy(**shape), adapter_settings(lora))
+    engine, batch = HFEngine(68), RolloutBatch(4 * 8, 30, 68, 8)
+    dry = DryRun(module_of(shapes), mixed)
+    device = DeviceMemory(0, dry.sampling(engine, batch, PLENTY).total // 3)
+    planned = dry.sampling(engine, batch, device)
+    assert 1 < planned.at_once < 32 / 3
+    assert planned.total <= 0.9 * device.free
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        assert engine.sequences_for(policy, batch, device) == planned.at_once
 
 
 def test_vllm_holds_its_own_weights_and_a_cache_in_blocks_and_a_server_nothing():
@@ -122,5 +140,18 @@ def test_vllm_holds_its_own_weights_and_a_cache_in_blocks_and_a_server_nothing()
     numbers = (10 * 2 + 1) * 128 * 2 * 3 * 32
     for dtype, size in ((None, 4), ("bfloat16", 2)):
         memory = VLLMEngine(60, 100, 10, 1, dtype=dtype).memory(policy, batch)
-        assert memory == {"keys and values": size * numbers, "the engine's weights": size * count}
-    assert VLLMServerEngine(["http://127.0.0.1:1"], 60).memory(policy, batch) == {}
+        held = {"the engine's weights": size * count, "keys and values": size * numbers}
+        assert memory == (held, 10, True)
+        memory = VLLMEngine(60, 100, 10, 1, dtype=dtype).memory(policy, batch, PLENTY)
+        assert memory == (held | {"the engine's workspace": WORKSPACE}, 10, False)
+    assert VLLMServerEngine(["http://127.0.0.1:1"], 60).memory(policy, batch).total == 0
+
+
+def test_wider_chunks_of_logits_change_nothing_that_is_counted(monkeypatch):
+    found = []
+    for chunks in (8, 100):
+        monkeypatch.setattr(memory_dry_run, "CHUNKS", chunks)
+        found.append(DryRun(loss_module(shapes_of_policy, True, vocab_size=30_000), False).gradient(1, 8, 9000))
+    wide, narrow = found
+    assert wide.peak_logits == narrow.peak_logits
+    assert narrow.peak.total() <= wide.peak.total() <= 1.01 * narrow.peak.total()

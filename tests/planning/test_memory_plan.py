@@ -10,12 +10,14 @@ import torch.distributed as dist
 from support.shapes import SHAPE, module_of, real_policy, shapes_of_policy
 from support.training import data
 
+from hapo_lit.device_memory import SamplingMemory
 from hapo_lit.planning.memory_dry_run import DryRun, blank_rows
 from hapo_lit.planning.memory_plan import (
     GRADIENT,
     SAMPLING,
     STEP,
     ModelWeights,
+    Sharding,
     TransientMemory,
     checkpoint_bytes,
     memory_plan,
@@ -25,7 +27,7 @@ from hapo_lit.policy.sharding import shard
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.run_state import capture
 
-NOTHING = TransientMemory({}, {}, 0)
+NOTHING = TransientMemory({}, 0)
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -84,7 +86,7 @@ def test_a_shard_is_as_large_as_fsdp2_makes_it(processes, tokenizer):
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     module = module_of(real_policy(vocab_size=len(tokenizer)), tokenizer, kl=0.1)
-    memory = memory_plan(ModelWeights.of(module), [], NOTHING, processes, sharded=True)
+    memory = memory_plan(ModelWeights.of(module), [], NOTHING, processes, Sharding(processes))
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     try:
         shard(module, dist.device_mesh.init_device_mesh("cpu", (processes,)))
@@ -100,16 +102,45 @@ def test_a_shard_is_as_large_as_fsdp2_makes_it(processes, tokenizer):
 
 def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
     weights = ModelWeights.of(module_of(shapes_of_policy()))
-    transient = TransientMemory({"keys and values": 1000}, {"activations": 500}, 800)
-    ways = ((1, False), (4, False), (4, True))
-    alone, ddp, fsdp = (memory_plan(weights, [], transient, processes, sharded) for processes, sharded in ways)
+    transient = TransientMemory({"activations": 500}, 800)
+    ways = ((1, None), (4, None), (4, Sharding(4)), (8, Sharding(4)))
+    alone, ddp, fsdp, replicated = (memory_plan(weights, [], transient, *way) for way in ways)
     whole = 4 * weights.count
     assert ddp.peak - alone.peak == ddp.lasting["buckets of ddp"] == whole
     assert whole / 4 <= fsdp.lasting["weights"] < 1.02 * whole / 4
-    assert fsdp.transient[SAMPLING]["gathered weights"] == whole
-    served = memory_plan(weights, [], transient, 4, sharded=True, samples_itself=False)
-    assert served.transient[SAMPLING]["gathered weights"] == 4 * 97 * 32  # an engine gets one weight at a time
-    root = 4 * (97 * 32 + 32)
-    assert fsdp.transient[GRADIENT]["gathered weights"] == 2 * root + 3 * (whole - root) // 2
     assert fsdp.transient[STEP]["temporaries"] == 200
     assert alone.peak_moment == STEP
+    assert replicated == fsdp
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_what_is_gathered_is_in_the_dtype_that_is_computed_in(tied):
+    weights = ModelWeights.of(module_of(shapes_of_policy(tie_word_embeddings=tied)))
+    head, end = 4 * 97 * 32, 4 * (97 * 32 + 32)
+    whole, embeddings = 4 * weights.count, 0 if tied else head
+    layers = whole - end - embeddings
+    for mixed, share in ((False, 1), (True, 0.5)):
+        itself, served = (
+            memory_plan(weights, [], NOTHING, 4, Sharding(4, mixed), samples).transient[SAMPLING]["gathered weights"]
+            for samples in (True, False)
+        )
+        assert itself == end + embeddings + share * layers
+        assert served == end + max(4 * 32 * 48, embeddings)  # an engine gets one weight at a time
+        freed, kept = (
+            memory_plan(weights, [], NOTHING, 4, Sharding(4, mixed, free)).transient[GRADIENT]["gathered weights"]
+            for free in (True, False)
+        )
+        one = layers // 2
+        assert freed == 2 * end + share * one + max(share * one, embeddings) + share * one + one
+        assert kept == 2 * end + share * layers + embeddings + share * one + one
+
+
+def test_what_an_engine_takes_is_held_while_it_samples_or_all_the_time():
+    plan = memory_plan(ModelWeights.of(module_of(shapes_of_policy())), [], TransientMemory({"activations": 500}, 800))
+    before = {moment: plan.at(moment) for moment in plan.transient}
+    sleeps = plan.with_sampling(SamplingMemory({"keys and values": 10**9, "the engine's weights": 7}, 5))
+    added = {moment: sleeps.at(moment) - size for moment, size in before.items()}
+    assert added == {SAMPLING: 10**9 + 7, GRADIENT: 0, STEP: 0}
+    assert (sleeps.peak_moment, sleeps.peak) == (SAMPLING, before[SAMPLING] + 10**9 + 7)
+    stays = plan.with_sampling(SamplingMemory({"keys and values": 10**9}, 5, stays=True))
+    assert [stays.at(moment) - size for moment, size in before.items()] == [10**9] * 3

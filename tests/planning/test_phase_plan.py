@@ -8,9 +8,9 @@ import pytest
 import torch
 from support.shapes import planned
 
+from hapo_lit.device_memory import RolloutBatch
 from hapo_lit.planning.memory_plan import ModelWeights
 from hapo_lit.planning.phase_plan import phase_plans
-from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rows import MicroBatchLimit
 
 PARAMETERS = {"qwen_math_numina": 1_543_714_304, "qwen_math_numina_7b": 7_615_616_512}
@@ -30,7 +30,7 @@ def test_the_presets_have_the_sizes_of_the_public_models(preset):
     assert (plan.steps, plan.prompts, plan.prompts_per_process, plan.rollouts) == (500, 128, 16, 8)
     assert (plan.rows, plan.teachers, plan.micro_batches, plan.updates) == (8, 1, 64, 2)
     assert (plan.sampled_tokens, plan.trained_tokens) == (128 * 8 * 8192, 128 * 8 * 9216)
-    assert plan.rollout_batch == RolloutBatch(16 * 8, 1024, 8192)
+    assert plan.rollout_batch == RolloutBatch(16 * 8, 1024, 8192, 8)
     assert module.phases.learning_rate(0) == module.phases.learning_rate(499) == 1e-6
     optimizer = module.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert [optimizer.defaults[name] for name in ("betas", "weight_decay")] == [(0.9, 0.999), 0.01]
@@ -72,6 +72,6 @@ def test_mini_batches_make_more_updates_of_fewer_passes():
 
 
 def test_a_rollout_batch_is_that_of_the_process_with_most():
-    assert RolloutBatch.largest(128, 8, 7, 1024, 8192) == (16 * 7, 1024, 8192)
-    assert RolloutBatch.largest(10, 4, 2, 1, 1) == (3 * 2, 1, 1)
+    assert RolloutBatch.largest(128, 8, 7, 1024, 8192) == (16 * 7, 1024, 8192, 7)
+    assert RolloutBatch.largest(10, 4, 2, 1, 1) == (3 * 2, 1, 1, 2)
     assert RolloutBatch(6, 1024, 8192).tokens == 9216

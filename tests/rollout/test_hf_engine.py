@@ -5,6 +5,7 @@ from scipy import stats
 from support.engines import engine, prompt_batch, responses, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from hapo_lit.device_memory import PLENTY, RolloutBatch
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rollout.hf import HFEngine
@@ -166,3 +167,22 @@ def test_refusals(policy):
         HFEngine(4, look_every=0)
     with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
         HFEngine(4, temperature=-1)
+
+
+def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make_policy, monkeypatch):
+    policy, free = make_policy().to("meta"), 10**9
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * 10**9))
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no device called meta
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
+    made = engine(policy, max_prompt_tokens=100)
+    assert made._at_once(policy, 32, 4, 6) == 32  # all of a small model's
+    need = made.memory(make_policy(), RolloutBatch(32, 100, 20, 4), PLENTY).total
+    free, made = need, engine(policy, max_prompt_tokens=100)
+    made.reserve_memory(lambda: need // 2)
+    chosen = made._at_once(policy, 32, 4, 6)
+    assert 1 < chosen < 0.5 * 32  # 0.45 of what all take is left
+    free = 10**9
+    assert made._at_once(policy, 32, 4, 6) == chosen  # once
+    assert made._at_once(policy, 32, 4, 101) == 32  # and again for longer prompts
+    assert engine(policy, max_num_seqs=5)._at_once(policy, 32, 4, 6) == 5
+    assert engine(make_policy())._at_once(make_policy(), 32, 4, 6) == 32

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.device_memory import DeviceMemory, RolloutBatch, SamplingMemory
 from hapo_lit.policy.loading import new_policy
-from hapo_lit.protocols import RolloutBatch
 from hapo_lit.rows import Rows, Text
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -132,8 +132,10 @@ class ScriptedEngine:
     def close(self) -> None:
         self.closed = True
 
-    def memory(self, policy: torch.nn.Module, batch: RolloutBatch) -> dict[str, int]:
-        return {}
+    def memory(
+        self, policy: torch.nn.Module, batch: RolloutBatch, device: DeviceMemory | None = None
+    ) -> SamplingMemory:
+        return SamplingMemory({}, batch.sequences)
 
     def generate(self, prompts: PromptBatch, group_size: int, step: int) -> RolloutGroup:
         group = self.group
