@@ -61,10 +61,6 @@ def remedies(memory: RunMemory, strategy: str, phase: PhasePlan, checkpointing: 
         if not checkpointing:
             found.append(Remedy("model.gradient_checkpointing=true", now - chosen.update.other_checkpointing))
         if (rows := phase.micro_batch) > 1:
-            found.append(
-                Remedy(
-                    "a smaller module.micro_batch_tokens or micro_batch_size", held[ACTIVATIONS] * (rows - 1) // rows
-                )
-            )
+            found.append(Remedy("module.micro_batch_size=1", held[ACTIVATIONS] * (rows - 1) // rows))
     found = [remedy for remedy in found if remedy.saves > 0.01 * plan.peak]
     return sorted(found, key=lambda remedy: remedy.saves, reverse=True)[:FEW]
