@@ -6,7 +6,8 @@
 The models are untrained Qwen2 in float32 with both moments of AdamW.  ``gather`` copies the run state, ``write``
 puts it into a file, ``sync`` waits for the disk and gives the file its name; training stands still meanwhile.
 ``check`` reads all bytes, from the page cache as they have just been written; ``load`` puts them into a new module and
-optimiser.
+optimiser.  In shards (FSDP2 on one process here) training stands still for the ``copy`` alone, and goes on until all is
+``written``, synced and read again.
 """
 
 from __future__ import annotations
@@ -27,12 +28,16 @@ from hydra.core.global_hydra import GlobalHydra
 
 import hapo_lit.cli
 from hapo_lit.cli.bootstrap import config_folder
+from hapo_lit.cli.session import isolated_job
 from hapo_lit.cli.setup import build
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.interfaces import RunModule, RunTrainer
+from hapo_lit.training.optimizer import unwrapped
 from hapo_lit.training.run_state import capture, restore
+from hapo_lit.training.shards import ShardWriter
 
 MODELS = {  # millions of parameters -> width, layers, width between
     0.1: (64, 2, 176),
@@ -66,6 +71,11 @@ def main() -> None:
         if size <= options.largest:
             with tempfile.TemporaryDirectory() as folder:
                 one_checkpoint(shape, CheckpointFolder(folder))
+    print(f"in shards\n{'parameters':>12}  {'copy':>8}  {'written':>8}   seconds")
+    for size, shape in MODELS.items():
+        if size <= options.largest:
+            with tempfile.TemporaryDirectory() as folder, isolated_job():
+                one_in_shards(shape, CheckpointFolder(folder))
     with tempfile.TemporaryDirectory() as folder:
         whole_run(options.steps, folder)
 
@@ -83,14 +93,38 @@ def made(shape: tuple[int, int, int]) -> tuple[Any, Any]:
     return data, module
 
 
+def with_moments(module: Any) -> None:
+    """Make one step of its optimiser."""
+    for parameter in module.policy.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    unwrapped(module.optimizer).step()
+    module.optimizer.zero_grad(set_to_none=True)
+
+
+def one_in_shards(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
+    """Print what a sharded checkpoint of a model takes."""
+    fabric = open_fabric("cpu", 1, 1, "fsdp", "32-true")
+    fabric.launch()
+    data, module = made(shape)
+    set_up(fabric, module, data)
+    with_moments(module)
+    writer = ShardWriter(module)
+    times = [time.perf_counter()]
+    state = capture(module, data, {}, weights=False)
+    writer.write(folder.draft(1), state, lambda: folder.publish(1))
+    times.append(time.perf_counter())
+    writer.wait()
+    times.append(time.perf_counter())
+    count = sum(parameter.numel() for parameter in module.policy.parameters())
+    figures = "  ".join(f"{after - before:8.3f}" for before, after in pairwise(times))
+    print(f"{count:12,}  {figures}", flush=True)
+
+
 def one_checkpoint(shape: tuple[int, int, int], folder: CheckpointFolder) -> None:
     """Print what a checkpoint of a model takes."""
     data, module = made(shape)
     module.optimizer = module.configure_optimizers()
-    for parameter in module.policy.parameters():
-        parameter.grad = torch.randn_like(parameter)
-    module.optimizer.step()  # now there are moments
-    module.optimizer.zero_grad(set_to_none=True)
+    with_moments(module)
 
     times = [time.perf_counter()]
     state = capture(module, data, {})
