@@ -11,7 +11,7 @@ from support.builders import write_base
 from support.commands import ARGUMENTS, cold_hapo, hapo
 from support.forked_runs import forked_runs
 from support.once import few_of
-from support.ranks import ALL, CASES, FEW, STEPS, run
+from support.ranks import ALL, ALL_OF_FOUR, CASES, FEW, STEPS, run
 from support.servers import free_port
 from transformers import AutoModelForCausalLM
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 
 def exact(pairs):
     """Those that compute in float32."""
-    return [pair for pair in pairs if not pair[0].startswith("mixed")]
+    return [(case, way) for case, way in pairs if not (case.startswith("mixed") or way.endswith("16"))]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def two(base, tmp_path_factory, request):
 @pytest.fixture(scope="module")
 def four(base, tmp_path_factory, request):
     """Results on four processes."""
-    pairs = ALL if request.config.getoption("--all") else FEW[4]
+    pairs = ALL_OF_FOUR if request.config.getoption("--all") else FEW[4]
     return on_processes(4, pairs, base, tmp_path_factory.mktemp("four"))
 
 
@@ -115,7 +115,7 @@ def test_two_processes_are_one_in_float32(one, two, case, way):
     assert str(double["run"]) == str(single["run"])  # gate and all
 
 
-@pytest.mark.parametrize(("case", "way"), few_of(*(exact(pairs) for pairs in (ALL, FEW[4]))))
+@pytest.mark.parametrize(("case", "way"), few_of(*(exact(pairs) for pairs in (ALL_OF_FOUR, FEW[4]))))
 def test_four_processes_are_one_in_float32(one, four, case, way):
     weights, metrics = far(four(case, way), one(case, "fabric"))
     assert weights < 1e-6
@@ -125,6 +125,13 @@ def test_four_processes_are_one_in_float32(one, four, case, way):
 @pytest.mark.parametrize(("way", "like"), [("fabric", "train"), ("hsdp", "fsdp")])
 def test_in_bfloat16_two_processes_agree_however_they_start_or_share_weights(two, way, like):
     weights, metrics = far(two("mixed", way), two("mixed", like))
+    assert weights < 1e-6
+    assert metrics < 1e-5
+
+
+@pytest.mark.parametrize("case", few_of([case for case in CASES if not case.startswith("mixed")], []))
+def test_every_case_is_the_same_in_bfloat16_however_weights_are_shared(two, case):
+    weights, metrics = far(two(case, "hsdp16"), two(case, "fsdp16"))
     assert weights < 1e-6
     assert metrics < 1e-5
 

@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import pytest
 import torch
-import torch.distributed as dist
 from support.shapes import module_of, real_policy
-from torch.distributed.device_mesh import init_device_mesh
-from torch.testing._internal.distributed.fake_pg import FakeStore
+from support.shards import process
 
 from hapo_lit.policy.deferred import is_deferred
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.sharding import shard
-
-
-@contextmanager
-def process(rank, count=2):
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=count)
-    try:
-        yield init_device_mesh("cpu", (count,))
-    finally:
-        dist.destroy_process_group()
 
 
 def shards_of(module, mesh, **layout):
@@ -57,7 +44,7 @@ def test_shards_are_to_the_bit_those_of_a_model_that_was_loaded_whole(tmp_path, 
         assert later.config.to_dict() == whole.config.to_dict()
         assert later.generation_config.to_dict() == whole.generation_config.to_dict()
         assert later.is_gradient_checkpointing == whole.is_gradient_checkpointing
-        with process(rank) as mesh:
+        with process(rank, 2) as mesh:
             first, second = (shards_of(module_of(policy, kl=0.1), mesh) for policy in (whole, later))
         assert first.keys() == second.keys()
         assert all(torch.equal(first[name], second[name]) for name in first)
@@ -85,7 +72,7 @@ def test_a_checkpoint_takes_the_place_of_the_files(tmp_path, make_policy):
     with torch.no_grad():
         trained.policy.model.norm.weight += 1  # so that policy and reference differ
     later.load_state_dict(trained.state_dict())
-    with process(1) as mesh:
+    with process(1, 2) as mesh:
         first, second = (shards_of(module, mesh) for module in (trained, later))
     assert all(torch.equal(first[name], second[name]) for name in first)
 

@@ -55,12 +55,17 @@ CASES = {
     "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5", "module.padding_free=true"],
     "sequence_mean": [*PAPER, "weighting=sequence_mean", "module.micro_batch_tokens=90"],
     "uneven": ["module.micro_batch_size=1", "module.minibatches=4", "module.balance_tokens=false"],
-    "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
+    "mixed": [
+        *("module.updates_per_batch=2", "module.micro_batch_size=7"),
+        *("loss.kl_coefficient=0.05", "model.gradient_checkpointing=true"),
+    ],
     "mixed_taught": [*FOR_FOUR, "experiment=sft", "module.micro_batch_size=2"],
 }
-WAYS = {"train": ("auto", 1), "fabric": ("auto", 1), "fsdp": ("fsdp", 1), "hsdp": ("fsdp", 2)}
-"""Name -> strategy and replica groups; the first is the Trainer's."""
-ALL = [(case, way) for case in CASES for way in WAYS]
+WAYS = {"train": ("auto", 1), "fabric": ("auto", 1), **dict.fromkeys(("fsdp", "fsdp16"), ("fsdp", 1))}
+WAYS |= dict.fromkeys(("hsdp", "hsdp16"), ("fsdp", 2))
+"""Name -> strategy and replica groups; the first is the Trainer's.  With 16, or where the case is, it is mixed."""
+ALL = [(case, way) for case in CASES for way in WAYS if not (case.startswith("mixed") and way.endswith("16"))]
+ALL_OF_FOUR = [(case, way) for case, way in ALL if set(FOR_FOUR) <= set(CASES[case])]
 FEW = {
     2: [
         (case, way)
@@ -113,7 +118,7 @@ class Recorder(Callback):
 
 def run(case: str, way: str, base: str) -> dict[str, object]:
     """Weights, optimiser, counts and the metrics of every step, by a command's own code."""
-    precision = "bf16-mixed" if case.startswith("mixed") else "32-true"
+    precision = "bf16-mixed" if case.startswith("mixed") or way.endswith("16") else "32-true"
     world = int(os.environ.get("WORLD_SIZE", 1))
     alone = [f"trainer.devices={world}", f"trainer.precision={precision}", "trainer.logger=false"]
     trainers = [*alone, "trainer.callbacks=null", "+trainer.enable_progress_bar=false"] if way == "train" else []
@@ -132,7 +137,8 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         trainer.validate(module, datamodule=data, verbose=False)
         trainer.fit(module, datamodule=data)
     else:
-        fabric = open_fabric("cpu", world, 1, strategy, precision, sharded_checkpoints=False, replicas=replicas)
+        layout = {"replicas": replicas, "reshard_after_forward": replicas == 1}
+        fabric = open_fabric("cpu", world, 1, strategy, precision, sharded_checkpoints=False, **layout)
         fabric.launch()
         data, module = build(config, "data", "module")
         data.rank, data.world_size = fabric.global_rank, fabric.world_size
