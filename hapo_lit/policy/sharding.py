@@ -117,6 +117,20 @@ def unsharded(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
+def within_replicas(module: nn.Module) -> Iterator[None]:
+    """Inside, backward passes of a sharded module add up gradients within a replica group, and not between groups.
+
+    The next pass outside adds what they gave to its own and exchanges the sum.  With a single group it does nothing.
+    """
+    assert isinstance(module, FSDPModule)
+    module.set_requires_all_reduce(False)
+    try:
+        yield
+    finally:
+        module.set_requires_all_reduce(True)
+
+
+@contextmanager
 def rest_gathered(model: nn.Module | None) -> Iterator[None]:
     """Inside, what is sharded with the model as a whole, beside its layers, is whole on every rank; without gradients.
 

@@ -8,15 +8,17 @@ from functools import partial
 
 from lightning import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from lightning.fabric.wrappers import _FabricModule
 from lightning.pytorch.loggers import Logger
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from hapo_lit.policy.sharding import within_replicas
 from hapo_lit.rows import UncastRows
 from hapo_lit.training.fabric_setup import module_in
 from hapo_lit.training.interfaces import RunCallback, RunData
 from hapo_lit.training.metrics import for_progress_bar
-from hapo_lit.training.module import HapoModule
+from hapo_lit.training.module import HapoModule, NoSync
 
 
 class FabricTrainerAdapter:
@@ -37,8 +39,11 @@ class FabricTrainerAdapter:
 def train(adapter: FabricTrainerAdapter, wrapped: _FabricModule, data: RunData, steps: int, eval_every: int) -> None:
     """All steps that are left, with the evaluations that are due."""
     fabric, module = adapter.fabric, module_in(wrapped)
-    has_ddp = isinstance(fabric.strategy, DDPStrategy)
-    no_sync = partial(fabric.no_backward_sync, wrapped) if has_ddp else nullcontext
+    no_sync: NoSync = nullcontext
+    if isinstance(fabric.strategy, DDPStrategy):
+        no_sync = partial(fabric.no_backward_sync, wrapped)
+    elif isinstance(fabric.strategy, ModelParallelStrategy):
+        no_sync = partial(within_replicas, module)
     if not module.step:
         evaluate(adapter, module, data)
     with _Bar(steps, module.step, shown=adapter.is_global_zero) as show:
