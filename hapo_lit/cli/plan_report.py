@@ -167,7 +167,8 @@ def host_and_disk(
         ]
     if keeps_shards(config.fabric.strategy, processes, config.fabric.sharded_checkpoints):
         copied = checkpoint * local * config.fabric.replicas // processes
-        lines[0] += f", {size(copied)} on each for the copy from which a checkpoint is written"
+        lines[0] += f", {size(copied)} on each for the copy from which a checkpoint is written, "
+        lines[0] += f"{size(weights.export_bytes)} on the first while the policy is exported at the end"
     else:
         lines[0] += f", {size(checkpoint)} on the first while a checkpoint is written"
     if checkpointer is None:

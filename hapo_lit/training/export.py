@@ -54,7 +54,8 @@ def export(
     """
     policy = policy_like(str(model), lora)
     try:
-        policy.load_state_dict(weights)
+        policy.load_state_dict(weights, assign=True)  # without a second copy of them
+        policy.tie_weights()
     except RuntimeError as error:
         raise ResumeError(f"the checkpoint does not fit the model of its run in {model}: {error}") from error
     with appearing(out.resolve()) as draft:
