@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from transformers import PreTrainedModel
+
+COMPILED = "compiled"
+"""Of a policy whose layers compile themselves: by what."""
 
 
 def check_backend(compiled: bool | str) -> None:
@@ -15,18 +19,24 @@ def check_backend(compiled: bool | str) -> None:
 
 
 def compile_layers(policy: PreTrainedModel, compiled: bool | str) -> PreTrainedModel:
-    """Let the decoder layers of a policy compile themselves at their next passes, in place: names stay as they are.
+    """Let the decoder layers of a policy compile themselves in their passes, in place: names stay as they are.
 
     Layers are alike, so that each is quick to compile; embeddings, head and losses stay as they are.
 
     Args:
-        policy: a copy of it is not compiled.
+        policy: its copies are not compiled.
         compiled: False = no; True = torch's own backend, inductor; or the name of another.
     """
     if compiled is not False:
         for layer in policy.get_decoder().layers:
             layer.compile(backend="inductor" if compiled is True else compiled)
+        setattr(policy, COMPILED, compiled)
     return policy
+
+
+def compiled_copy(policy: PreTrainedModel) -> PreTrainedModel:
+    """A copy of a policy that compiles itself as the policy does."""
+    return compile_layers(copy.deepcopy(policy), getattr(policy, COMPILED, False))
 
 
 def as_written(policy: PreTrainedModel) -> AbstractContextManager:

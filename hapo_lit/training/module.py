@@ -7,7 +7,6 @@ kept from exchanging gradients between ranks.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -20,6 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hapo_lit.numerics.tallies import accumulate, tally
 from hapo_lit.policy.adapters import has_adapter, without_adapter
 from hapo_lit.policy.attention import leaves_padding_out
+from hapo_lit.policy.compiling import compiled_copy
 from hapo_lit.policy.scoring import logprobs_as_in_update, token_logprobs
 from hapo_lit.policy.sharding import rest_gathered, total_norm, unsharded
 from hapo_lit.policy.vocabulary import hide_unreadable, unreadable_ids
@@ -103,7 +103,7 @@ class HapoModule(StatefulModule):
         hide_unreadable(policy, tokenizer)
         self.reference: PreTrainedModel | None = None
         if any(phase.loss.needs_reference for phase in phases) and not has_adapter(policy):
-            self.reference = copy.deepcopy(policy).requires_grad_(False)
+            self.reference = compiled_copy(policy).requires_grad_(False)
         self.evaluation = HeldOutEvaluation(evaluators)
         padding_free = leaves_padding_out(policy, padding_free)
         self.micro_batch_limit = MicroBatchLimit(micro_batch_size, micro_batch_tokens, padding_free)

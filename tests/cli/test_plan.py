@@ -56,6 +56,7 @@ def test_the_plan_of_a_preset_in_print(plan):
         "16,384 positions",
         "fsdp*",
         "11, each greedy",
+        "load the model, a weight at a time from safetensors",
         "from which a checkpoint",
     ):
         assert fact in out

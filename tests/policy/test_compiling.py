@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from support.builders import make_group
 from support.engines import engine, prompt_batch
 from torch._dynamo.utils import counters
 
+from hapo_lit.policy.compiling import compiled_copy
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.scoring import token_logprobs
 
@@ -30,7 +29,10 @@ def test_compiled_layers_have_the_same_losses_gradients_and_names_and_sampling_d
         responses.append(engine(policy).generate(prompt_batch(2), 2, 0).tokens)
     assert torch.equal(*responses)
     assert counters["stats"]["unique_graphs"] == 1
-    assert all(layer._compiled_call_impl is None for layer in copy.deepcopy(compiled).get_decoder().layers)
+    copied = compiled_copy(compiled).get_decoder().layers[0]._compiled_call_impl
+    assert copied is not None
+    assert copied is not compiled.get_decoder().layers[0]._compiled_call_impl
+    assert compiled_copy(plain).get_decoder().layers[0]._compiled_call_impl is None
 
 
 def test_a_backend_that_is_not_there_is_named(tmp_path):
