@@ -28,6 +28,8 @@ def test_every_way_of_changing_a_weight_is_seen(policy):
     assert changed(policy, step)
     assert changed(policy, lambda: policy.load_state_dict(saved))
     assert changed(policy, lambda: weight.data[0, 0].mul_(2))  # torch's counter does not see it
+    bias = policy.get_decoder().layers[0].self_attn.q_proj.bias.data
+    assert changed(policy, lambda: bias[:2].copy_(bias[:2] + torch.tensor([1.0, -1.0])))  # nor does the sum
     with torch.no_grad():
         assert changed(policy, lambda: norm.fill_(3.0))  # of equal values nothing is left by exclusive or
         assert changed(policy, lambda: weight.copy_(weight.flip(0)))

@@ -86,9 +86,11 @@ def test_weights_in_shards_are_sent_once_and_a_failure_is_everybodys(tmp_path):
         ranks = [context.Process(target=rank_of_two, args=(rank, tmp_path, url, found)) for rank in (0, 1)]
         for process in ranks:
             process.start()
-        said, other = (found.get(timeout=60) for _ in ranks)
-        for process in ranks:
-            process.join(10)
+        try:
+            said, other = (found.get(timeout=30) for _ in ranks)
+        finally:
+            for process in ranks:
+                process.kill()
     assert said == other
     assert [bool(line) for line in said] == [False, False, False, False, True, False]
     assert "nowhere" in said[4]
