@@ -95,7 +95,7 @@ def test_what_is_drawn_does_not_depend_on_how_many_are_decoded_at_once(policy, s
     assert (parts.behaviour_logprobs - whole.behaviour_logprobs)[whole.mask].abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("every", [2, 7, 16, 100])
+@pytest.mark.parametrize("every", [7, 100])
 def test_what_is_drawn_does_not_depend_on_how_often_the_host_looks(policy, every):
     """Log-probabilities neither, where no row has left the batch; else they are rounded as the batch's size has it."""
     often, seldom = (engine(policy, seed=5, look_every=look).generate(prompt_batch(5), 4, 2) for look in (1, every))
@@ -128,12 +128,12 @@ def test_the_host_waits_for_a_device_only_when_it_looks(policy, temperature):
     def waits(tokens, every):
         made = engine(policy, temperature=temperature, max_new_tokens=tokens, look_every=every, stop_ids=[99])
         with HostWaits() as seen:
-            made.generate(prompt_batch(), 2, 0)
+            made.generate(prompt_batch(2), 1, 0)
         return seen.count
 
-    assert waits(20, 100) == waits(2, 100)
-    assert waits(20, 5) == waits(2, 100) + 3
-    assert waits(20, 1) == waits(2, 100) + 19
+    assert waits(8, 100) == waits(2, 100)
+    assert waits(8, 3) == waits(2, 100) + 2
+    assert waits(8, 1) == waits(2, 100) + 7
 
 
 def test_stop_ids_end_a_response_and_belong_to_it(policy):
