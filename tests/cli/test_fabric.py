@@ -13,6 +13,7 @@ from support.forked_runs import forked_runs
 from support.once import few_of
 from support.ranks import ALL, ALL_OF_FOUR, CASES, FEW, STEPS, run
 from support.servers import free_port
+from support.survival import assert_equal
 from transformers import AutoModelForCausalLM
 
 from hapo_lit.analysis import read_metrics
@@ -154,6 +155,16 @@ def test_no_bfloat16_copy_of_a_sharded_layer_outlives_its_pass(two):
         assert most > 2 * 32 * 48
         assert left == 0
     assert two("mixed", "fabric")["left_over"][1] > 0
+
+
+def test_shards_hold_what_one_file_would(two, four):
+    """Whatever shares the weights: replica groups write theirs once."""
+    for result in (two("adapter", "fsdp"), two("mixed", "hsdp"), four("updates_and_reference", "hsdp")):
+        for found in (result["read"], result["whole"]):
+            own = {name: value for name, value in found["module"].items() if name.startswith("policy.")}
+            assert_equal(own, {f"policy.{name}": value for name, value in result["weights"].items()}, "weights")
+            assert_equal(found["optimizer"], result["optimizer"], "optimizer")
+            assert any(value.any() for value in own.values())
 
 
 def test_ranks_had_different_numbers_of_passes_to_make(two):

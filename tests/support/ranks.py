@@ -23,7 +23,10 @@ from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
 from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.metric_names import CLOCKED
-from hapo_lit.training.optimizer import unwrapped
+from hapo_lit.training.module import HapoModule
+from hapo_lit.training.optimizer import trained_parameters, unwrapped
+from hapo_lit.training.run_state import capture
+from hapo_lit.training.shards import ShardWriter, load_shards, load_whole
 
 STEPS = 4
 SMALL = [
@@ -116,8 +119,14 @@ class Recorder(Callback):
         self.logged.append(dict(pl_module.heldout))
 
 
-def run(case: str, way: str, base: str) -> dict[str, object]:
-    """Weights, optimiser, counts and the metrics of every step, by a command's own code."""
+def run(case: str, way: str, base: str, shards: Path | None = None) -> dict[str, object]:
+    """Weights, optimiser, counts and the metrics of every step, by a command's own code.
+
+    Args:
+        case, way: what is run, and how.
+        base: the folder of its base policy.
+        shards: a folder for a sharded checkpoint of a sharded policy, whose contents are added.
+    """
     precision = "bf16-mixed" if case.startswith("mixed") or way.endswith("16") else "32-true"
     world = int(os.environ.get("WORLD_SIZE", 1))
     alone = [f"trainer.devices={world}", f"trainer.precision={precision}", "trainer.logger=false"]
@@ -149,7 +158,7 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         if precision == "bf16-mixed":
             recorder.watch_first_update(module)
         train(trainer, wrapped, data, STEPS, config.eval_every)
-    return {
+    result = {
         "weights": full_state_dict(module.policy.state_dict(), keep=True),
         "optimizer": full_state_dict(module.optimizer_state(), keep=True),
         "run": module.run_state(),
@@ -157,6 +166,23 @@ def run(case: str, way: str, base: str) -> dict[str, object]:
         "log": [_timeless(metrics) for metrics in recorder.logged],
         "left_over": recorder.left_over,
     }
+    if shards is not None and WAYS[way][0] == "fsdp":
+        result |= _through_shards(module, shards)
+    return result
+
+
+def _through_shards(module: HapoModule, folder: Path) -> dict[str, object]:
+    """What a sharded checkpoint holds, put together on rank 0, and what the module holds that has read it."""
+    writer, optimizer = ShardWriter(module), unwrapped(module.optimizer)
+    writer.write(folder, capture(module, module.data, {}, weights=False), lambda: None)
+    for parameter in module.parameters():
+        parameter.data.zero_()  # while it is written
+    optimizer.state.clear()
+    writer.wait()
+    load_shards(module, optimizer, trained_parameters(module.policy), folder)
+    read = {"module": full_state_dict(module.state_dict(), keep=True)}
+    read["optimizer"] = full_state_dict(module.optimizer_state(), keep=True)
+    return {"read": read, "whole": load_whole(folder) if module.ranks.rank == 0 else None}
 
 
 def _timeless(metrics: dict[str, float]) -> dict[str, float]:
@@ -167,7 +193,7 @@ def main(out: str, base: str, *chosen: str) -> None:
     """The chosen cases, each written ``case-way``; rank 0 writes the results."""
     torch.set_num_threads(1)
     for name in chosen:
-        result = run(*name.split("-"), base)
+        result = run(*name.split("-"), base, Path(out) / f"{name}.ckpt")
         if int(os.environ["RANK"]) == 0:
             torch.save(result, Path(out) / f"{name}.pt")
     print(json.dumps({"done": True}))
