@@ -11,7 +11,7 @@ from support.builders import write_base
 from support.commands import ARGUMENTS, cold_hapo, hapo
 from support.forked_runs import forked_runs
 from support.once import few_of
-from support.ranks import ALL, ALL_OF_FOUR, CASES, FEW, STEPS, run
+from support.ranks import ALL, ALL_OF_FOUR, CASES, FEW, run
 from support.servers import free_port
 from support.survival import assert_equal
 from transformers import AutoModelForCausalLM
@@ -94,7 +94,7 @@ def moments(result):
     }
 
 
-@pytest.mark.parametrize("case", few_of(CASES, set(CASES) - {"mixed_taught"}))
+@pytest.mark.parametrize("case", few_of(CASES, set(CASES) - {"four", "mixed_taught"}))
 def test_the_entry_points_agree_bit_for_bit_on_one_process(one, case):
     trainer, fabric = one(case, "train"), one(case, "fabric")
     assert far(trainer, fabric) == (0.0, 0.0)
@@ -102,7 +102,8 @@ def test_the_entry_points_agree_bit_for_bit_on_one_process(one, case):
     first, second = moments(trainer), moments(fabric)
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
-    assert len(trainer["log"]) == STEPS + 3  # evaluations before, in the middle, at the end
+    steps = trainer["run"]["step"]
+    assert len(trainer["log"]) == steps + 1 + steps // 2  # an evaluation before, and one after every second
     assert all(row["update/gradient_norm"] > 0 for row in trainer["log"] if "update/gradient_norm" in row)
 
 
@@ -112,7 +113,7 @@ def test_two_processes_are_one_in_float32(one, two, case, way):
     weights, metrics = far(double, single)
     assert weights < 1e-6
     assert metrics < 5e-6
-    assert double["run"]["step"] == STEPS
+    assert double["run"]["step"] == int(single["run"]["step"]) > 0
     assert str(double["run"]) == str(single["run"])  # gate and all
 
 
@@ -145,7 +146,7 @@ def test_in_bfloat16_shards_are_near_one_process(one, two, four, base):
     sharded, replicated = two("mixed_taught", "fsdp"), four("mixed_taught", "hsdp")
     for first, second, share in ((replicated, sharded, 0.05), (sharded, alone, 0.2), (replicated, alone, 0.2)):
         assert distance(first["weights"], second["weights"]) < share * distance(second["weights"], start)
-        assert far(first, second)[1] < 0.02
+        assert far(first, second)[1] < 0.01
 
 
 def test_no_bfloat16_copy_of_a_sharded_layer_outlives_its_pass(two):
@@ -170,7 +171,7 @@ def test_shards_hold_what_one_file_would(two, four):
 def test_ranks_had_different_numbers_of_passes_to_make(two):
     """Otherwise nothing above says that they keep in step: of micro-batches of one row, and of held-out batches."""
     rows = two("uneven", "fsdp")["rows"]
-    assert len(rows) == STEPS
+    assert len(rows) == 4
     assert any(first != second for first, second in rows)
 
 

@@ -28,12 +28,11 @@ from hapo_lit.training.optimizer import trained_parameters, unwrapped
 from hapo_lit.training.run_state import capture
 from hapo_lit.training.shards import ShardWriter, load_shards, load_whole
 
-STEPS = 4
 SMALL = [
-    f"steps={STEPS}",
+    "steps=4",
     "eval_every=2",
     "data.source.train_size=16",
-    "data.source.heldout_size=5",
+    "data.source.heldout_size=3",
     "+data.heldout_batch=1",
     *(f"data.source.levels.{level}.{field}" for level in (0, 1) for field in ("digits=1", "operation=+")),
     "seed=3",
@@ -43,26 +42,20 @@ SMALL = [
 ]
 GENTLE = ["learning_rate.start=3e-4"]
 """An adapter begins at zero, and Adam makes full steps of its first, tiny gradients and of their rounding."""
-FOR_FOUR = ["prompts_per_step=8"]
+UPDATES = ["module.micro_batch_size=3", "module.updates_per_batch=2", "loss.kl_coefficient=0.05"]
+FOR_FOUR = ["steps=2", "prompts_per_step=8", "data.source.heldout_size=5"]
 """Which four processes can share."""
 PAPER = ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6"]
 CASES = {
-    "plain": FOR_FOUR,
-    "updates_and_reference": [
-        *FOR_FOUR,
-        "module.micro_batch_size=3",
-        "module.updates_per_batch=2",
-        "loss.kl_coefficient=0.05",
-    ],
+    "plain": [],
+    "updates_and_reference": UPDATES,
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
     "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5", "module.padding_free=true"],
     "sequence_mean": [*PAPER, "weighting=sequence_mean", "module.micro_batch_tokens=90"],
     "uneven": ["module.micro_batch_size=1", "module.minibatches=4", "module.balance_tokens=false"],
-    "mixed": [
-        *("module.updates_per_batch=2", "module.micro_batch_size=7"),
-        *("loss.kl_coefficient=0.05", "model.gradient_checkpointing=true"),
-    ],
-    "mixed_taught": [*FOR_FOUR, "experiment=sft", "module.micro_batch_size=2"],
+    "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
+    "four": [*UPDATES, *FOR_FOUR],
+    "mixed_taught": ["experiment=sft", "module.micro_batch_size=2", *FOR_FOUR],
 }
 WAYS = {"train": ("auto", 1), "fabric": ("auto", 1), **dict.fromkeys(("fsdp", "fsdp16"), ("fsdp", 1))}
 WAYS |= dict.fromkeys(("hsdp", "hsdp16"), ("fsdp", 2))
@@ -71,12 +64,11 @@ ALL = [(case, way) for case in CASES for way in WAYS if not (case.startswith("mi
 ALL_OF_FOUR = [(case, way) for case, way in ALL if set(FOR_FOUR) <= set(CASES[case])]
 FEW = {
     2: [
-        (case, way)
-        for case, way in ALL
-        if way == "fsdp" or (case in ("plain", "uneven") and way in ("train", "fabric"))
-    ]
-    + [("mixed", "train"), ("mixed", "fabric"), ("mixed", "hsdp")],
-    4: [("plain", "fabric"), ("updates_and_reference", "hsdp"), ("mixed_taught", "hsdp")],
+        *((case, "fsdp") for case in CASES if case != "four"),
+        *((case, way) for case in ("plain", "uneven", "mixed") for way in ("train", "fabric")),
+        ("mixed", "hsdp"),
+    ],
+    4: [("four", "hsdp"), ("mixed_taught", "hsdp")],
 }
 """Processes -> what runs on them unless ``--all`` asks for all: sharding everywhere, and what may differ without it."""
 
@@ -157,7 +149,7 @@ def run(case: str, way: str, base: str, shards: Path | None = None) -> dict[str,
         wrapped = set_up(fabric, module, data)
         if precision == "bf16-mixed":
             recorder.watch_first_update(module)
-        train(trainer, wrapped, data, STEPS, config.eval_every)
+        train(trainer, wrapped, data, config.steps, config.eval_every)
     result = {
         "weights": full_state_dict(module.policy.state_dict(), keep=True),
         "optimizer": full_state_dict(module.optimizer_state(), keep=True),
