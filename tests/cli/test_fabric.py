@@ -160,7 +160,7 @@ def test_no_bfloat16_copy_of_a_sharded_layer_outlives_its_pass(two):
 
 def test_shards_hold_what_one_file_would(two, four):
     """Whatever shares the weights: replica groups write theirs once."""
-    for result in (two("adapter", "fsdp"), two("mixed", "hsdp"), four("updates_and_reference", "hsdp")):
+    for result in (two("adapter", "fsdp"), two("mixed", "hsdp"), four("four", "hsdp")):
         for found in (result["read"], result["whole"]):
             own = {name: value for name, value in found["module"].items() if name.startswith("policy.")}
             assert_equal(own, {f"policy.{name}": value for name, value in result["weights"].items()}, "weights")
