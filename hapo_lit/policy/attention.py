@@ -6,12 +6,15 @@ leave out what is hidden, so that rows of different length cost no more in one s
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available, is_kernels_available
+
+from hapo_lit.policy.deferred import is_deferred
 
 MASKED = ("sdpa", "eager")
 """Compute what the mask hides.  They alone take the masks with which cached keys are read in decoding."""
@@ -82,8 +85,10 @@ def leaves_padding_out(policy: PreTrainedModel, wanted: bool | None) -> bool:
 def keeps_rows_apart(policy: PreTrainedModel) -> bool:
     """Whether a row has the same hidden states by itself and after another in one sequence, where positions restart.
 
-    A model without contents (on the meta device) is taken at its word.
+    A model that gets its weights later is tried in small; one without contents at all, in a plan, is taken at its word.
     """
+    if is_deferred(policy):
+        policy = _small_like(policy)
     if policy.device.type == "meta":
         return True
     tokens = torch.arange(1, 6, device=policy.device)[None] % policy.config.get_text_config().vocab_size
@@ -94,6 +99,19 @@ def keeps_rows_apart(policy: PreTrainedModel) -> bool:
             for first in (0, 3)
         )
     return torch.allclose(together.last_hidden_state[:, 3:], alone.last_hidden_state, atol=1e-2, rtol=1e-2)
+
+
+def _small_like(policy: PreTrainedModel) -> PreTrainedModel:
+    """One layer of a model, with weights and few tokens."""
+    config = copy.deepcopy(policy.config.get_text_config())
+    config.num_hidden_layers, config.vocab_size = 1, 8
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    if config._attn_implementation not in MASKED:
+        config._attn_implementation = "sdpa"
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        small: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return small.eval()
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import torch
 from support.shapes import module_of, real_policy
 from support.shards import process
 
+from hapo_lit.policy.attention import keeps_rows_apart
 from hapo_lit.policy.deferred import is_deferred
 from hapo_lit.policy.loading import load_policy
 from hapo_lit.policy.sharding import shard
@@ -97,3 +98,13 @@ def test_models_that_change_their_logits_after_the_head_are_refused_without_thei
     path = saved(tmp_path, make_policy("gemma2", head_dim=16, final_logit_softcapping=30.0))
     with pytest.raises(ValueError, match="gemma2 models change their logits after the output head"):
         load_policy(path, strategy="fsdp")
+
+
+@pytest.mark.parametrize(("architecture", "sizes", "apart"), [("qwen2", {}, True), ("mamba", {"state_size": 4}, False)])
+def test_whether_rows_may_share_a_sequence_is_known_without_the_weights(
+    tmp_path, make_policy, architecture, sizes, apart
+):
+    path = saved(tmp_path, make_policy(architecture, **sizes))
+    policy = load_policy(path, attention="eager", strategy="fsdp")
+    assert is_deferred(policy)
+    assert keeps_rows_apart(policy) == apart
