@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
 def checkpoint_of(run: Path, which: str) -> Path:
     """The checkpoint of a run that was asked for, whose bytes have been checked."""
     if not (run / "config.yaml").is_file():
-        raise SetupError(f"{run} is not the folder of a run: it has no config.yaml")
+        raise SetupError(f"{run} is not the folder of a run (no config.yaml): name that, and --checkpoint")
     folder = CheckpointFolder(run / "checkpoints")
     newest = which == "newest"
     path = folder.newest()[0] if newest else folder.folder / "best.ckpt" if which == "best" else Path(which)

@@ -30,6 +30,9 @@ CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseEx
 RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError)
 """Errors during a run that are printed as one line."""
 
+VERB_OF = {"fabric": "fabric", "trainer": "train"}
+"""Key that not every verb has -> the verb that a run with it needs."""
+
 
 def in_one_line(error: BaseException, composed: Any = None) -> str:
     """The message of an error without its frames, with the nearest valid name where one was misspelt.
@@ -46,6 +49,8 @@ def in_one_line(error: BaseException, composed: Any = None) -> str:
         return f"a group was given a {match[1]}: name one of its options, or a field as group.field=value"
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
         near = nearest(match[1], _all_keys() - {match[1]})
+        if (match[2] or match[1]) in VERB_OF:
+            near = f": it belongs to `hapo {VERB_OF[match[1]]}`"
         return f"there is no key {match[2] or match[1]!r}{near}; `--cfg job` prints all keys"
     if match := re.search(r"Could not find 'hydra/(?:launcher|sweeper)/(\w+)'", text):
         return f"there is no launcher or sweeper {match[1]!r} here; pip install 'hapo_lit[sweep]' brings some"

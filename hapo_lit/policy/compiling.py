@@ -14,8 +14,9 @@ COMPILED = "compiled"
 
 def check_backend(compiled: bool | str) -> None:
     """Raise ``ValueError`` unless there is such a backend of ``torch.compile``."""
-    if not isinstance(compiled, bool) and compiled not in (known := torch.compiler.list_backends(exclude_tags=())):
-        raise ValueError(f"model.compile must be true, false or one of {', '.join(known)}, got {compiled!r}")
+    if not isinstance(compiled, bool) and compiled not in torch.compiler.list_backends(exclude_tags=()):
+        known = ", ".join(torch.compiler.list_backends())  # those for debugging are taken, and not listed
+        raise ValueError(f"model.compile must be true, false or a backend of torch.compile ({known}), got {compiled!r}")
 
 
 def compile_layers(policy: PreTrainedModel, compiled: bool | str) -> PreTrainedModel:

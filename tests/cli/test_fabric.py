@@ -283,7 +283,10 @@ def test_every_process_keeps_its_part_of_a_batch_that_is_not_finite(work):
 
 def test_an_export_says_what_is_wrong(work):
     for arguments, message in (
-        (["nowhere", "out"], "nowhere is not the folder of a run: it has no config.yaml"),
+        (
+            ["one/checkpoints/last.ckpt", "out"],
+            "one/checkpoints/last.ckpt is not the folder of a run (no config.yaml): name that, and --checkpoint",
+        ),
         (["one", "one"], "one is there already: choose another folder"),
         (["one", "out", "--checkpoint", "x"], "there is no checkpoint 'x' in one/checkpoints; there are steps [2, 4]"),
     ):

@@ -9,6 +9,7 @@ import pytest
     ("override", "message"),
     [
         ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
+        ("fabric.strategy=fsdp", "there is no key 'fabric': it belongs to `hapo fabric`"),
         ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
         ("gate._target_=hapo_lit.gates.NeverGate", "NeverGate has no settings, but gate holds some (gate was"),
         ("gate._target_=hapo_lit.gates.ScheduledGate", "(gate was chosen with them: add ~gate."),
