@@ -59,8 +59,9 @@ def even(limit: MicroBatchLimit, prompts: list[int], responses: list[int], ranks
     of those the ones whose largest has fewest tokens."""
     batches = limit.fill(prompts, responses)
     most = ceil(len(batches) / ranks) * ranks
-    high = max((limit.tokens_of(batch, prompts, responses) for batch in batches), default=0)
-    low = max((prompt + response for prompt, response in zip(prompts, responses, strict=True)), default=0)
+    largest = max((limit.tokens_of(batch, prompts, responses) for batch in batches), default=0)
+    longest = max((prompt + response for prompt, response in zip(prompts, responses, strict=True)), default=0)
+    low, high = (count if limit.tokens is None else min(count, limit.tokens) for count in (longest, largest))
     while low < high:
         middle = (low + high) // 2
         if len(limit._replace(tokens=middle).fill(prompts, responses)) <= most:

@@ -67,6 +67,12 @@ def test_one_batch_that_would_fit_a_single_pass_is_shared_by_all_ranks():
     assert [[sorted(batch) for batch in hand] for hand in hands] == [[[1, 2, 3, 4, 5]], [[0]]]  # 5 rows of 12, 1 of 32
 
 
+def test_a_row_beyond_the_limit_has_a_pass_of_its_own_and_widens_no_other():
+    limit, prompts, responses = MicroBatchLimit(64, 100), [10] * 11, [290] + [40] * 10
+    passes = [batch for hand in deal(limit, prompts, responses, 2) for batch in hand]
+    assert sorted(limit.tokens_of(batch, prompts, responses) for batch in passes) == [100] * 5 + [300]
+
+
 def test_batches_of_nothing_and_of_fewer_rows_than_ranks():
     limit = MicroBatchLimit(4)
     assert deal(limit, [], [], 2) == [[], []]
