@@ -29,7 +29,7 @@ from hapo_lit.planning.phase_plan import PhasePlan, phase_plans
 from hapo_lit.planning.remedies import remedies
 from hapo_lit.planning.run_memory import ONE_PROCESS, RunMemory, StrategyMemory, run_memory
 from hapo_lit.policy.adapters import has_adapter
-from hapo_lit.policy.attention import MASKED
+from hapo_lit.policy.attention import ATTENTIONS, MASKED, check_trains
 from hapo_lit.policy.loading import load_policy, meta_model
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
@@ -73,9 +73,8 @@ def main(config: DictConfig) -> None:
     lines = [*notices, *waiting(config, plan.chosen), *notes(module, plan.chosen.update)]
     lines += [*host_and_disk(config, memory, plan.processes, plan.checkpointer), NOT_COUNTED]
     if config.memory_gib is not None and plan.chosen.plan.peak <= config.memory_gib * GIB:
-        lines.append(
-            f"fits: at most {size(plan.chosen.plan.peak)} of {config.memory_gib:g}, with {settings(config, plan)}"
-        )
+        held, there_is = size(plan.chosen.plan.peak), size(config.memory_gib * GIB)
+        lines.append(f"fits: at most {held} of {there_is}, with {settings(config, plan)}")
     for line in lines:
         console.print(line, soft_wrap=True)
     warn(config.memory_gib, plan)
@@ -144,7 +143,11 @@ def without_contents(config: DictConfig) -> None:
     OmegaConf.set_struct(config, False)
     model.policy = {**settings, "_target_": f"{meta_model.__module__}.{meta_model.__name__}"}
     model.tokenizer = None
-    if settings.get("attention", "sdpa") not in MASKED:
+    attention = settings.get("attention", "sdpa")
+    if attention in ATTENTIONS:  # others are refused where the model is made
+        dtype, mixed = getattr(torch, settings.get("dtype", "float32")), config.fabric.precision == "bf16-mixed"
+        check_trains(attention, dtype, config.fabric.accelerator, mixed)
+    if attention not in MASKED:
         config.module.padding_free = (
             None  # the longest rows have no padding, and ``sdpa`` in its place would hold a mask
         )

@@ -45,19 +45,24 @@ def check_installed(attention: str) -> None:
 
 
 def check_runs(policy: PreTrainedModel, device: str, mixed: bool) -> None:
-    """Raise ``ValueError`` if the policy's attention does not train on such a device, in such a precision.
+    """:func:`check_trains` for a policy as it was loaded."""
+    check_trains(_attention_of(policy), policy.dtype, device, mixed)
+
+
+def check_trains(attention: str, dtype: torch.dtype, device: str, mixed: bool) -> None:
+    """Raise ``ValueError`` if an attention does not train on such a device, in such a precision.
 
     Args:
-        policy: as it was loaded.
+        attention: one of :data:`ATTENTIONS`.
+        dtype: of the policy's weights.
         device: its kind, such as ``cuda``.
         mixed: True = passes are in bfloat16.
     """
-    attention = _attention_of(policy)
     if attention in MASKED:
         return
     if device == "cpu":
         raise ValueError(f"model.attention={attention} does not train on a CPU: set model.attention=sdpa")
-    if "flash" in attention and not mixed and policy.dtype == torch.float32:
+    if "flash" in attention and not mixed and dtype == torch.float32:
         raise ValueError(f"model.attention={attention} does not compute in float32: set precision=bf16-mixed")
 
 

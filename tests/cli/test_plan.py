@@ -72,6 +72,7 @@ def test_the_plan_of_a_preset_in_print(plan):
 def test_the_default_is_planned_without_its_base_policy(plan):
     out, err = plan("memory_gib=1")
     assert err == ""  # no warning: it fits
+    assert "GiB of 1.00 GiB, with" in out
     assert "102,592 parameters" in out
     assert "600 steps" in out
     assert "one process" in out
@@ -121,6 +122,10 @@ def preset():
         (["processes=0"], "processes must be a whole number of at least 1, or null, got 0"),
         (["memory_gib=0"], "memory_gib must be a number above 0, or null, got 0"),
         (["precision=16-mixed"], "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
+        (
+            ["precision=32-true", "model.attention=flash_attention_2"],
+            "model.attention=flash_attention_2 does not compute in float32: set precision=bf16-mixed",
+        ),
         (["fabric.strategy=zero"], "fabric.strategy=zero is not supported: set auto, ddp or fsdp"),
         (
             ["processes=6", "fabric.strategy=fsdp", "fabric.replicas=4"],
