@@ -83,6 +83,7 @@ def quieten() -> None:
         ".*LeafSpec.*",
         "Experiment logs directory .* exists and is not empty",
         ".*does not have many workers.*",
+        r".*nn\.functional\.all_gather is deprecated",  # by torch; Lightning calls it
         ".*recommended to use `self.log.*sync_dist=True",  # they have been averaged
     ):
         warnings.filterwarnings("ignore", message=message)

@@ -106,7 +106,8 @@ def check_layout(strategy: str, processes: int, replicas: int, reshard_after_for
 
 def set_up(fabric: Fabric, module: HapoModule, data: RunData) -> _FabricModule:
     """The module under Fabric's wrapper, with its data and its optimiser, which is made of what the wrapper left."""
-    wrapped = fabric.setup_module(module)
+    is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)  # which brings the shards to the device itself
+    wrapped = fabric.setup_module(module, move_to_device=not is_sharded)
     wrapped.mark_forward_method("uncast_loss")
     module.data = data
     module.optimizer = cast(Optimizer, fabric.setup_optimizers(module.configure_optimizers()))
