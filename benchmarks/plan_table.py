@@ -10,6 +10,7 @@ the first of the settings below that fits.  No device is needed, and no weights.
 from __future__ import annotations
 
 import argparse
+from itertools import product
 from typing import NamedTuple
 
 from hydra import compose, initialize_config_dir
@@ -26,6 +27,10 @@ ENGINES = ["vllm", "hf", "vllm_server"]
 """In the order in which they are tried: servers need devices of their own."""
 ADAPTER = ["model.lora.rank=16", "+model.policy.dtype=bfloat16"]
 """Beside a bfloat16 base."""
+TOKENS = [16_384, 9_216]
+"""Of a pass: that of the preset, and one response of full length with its prompt."""
+AT_ONCE = 8
+"""Responses that are to be sampled at once, at least."""
 GIB = 2**30
 
 
@@ -36,21 +41,23 @@ class Cell(NamedTuple):
     strategy: str
     engine: str
     adapter: bool
+    tokens: int
 
     def __str__(self) -> str:
         plan, batch, sampling = self.memory.plan, self.memory.batch, self.memory.sampling
         words = ["LoRA, bf16 base"] if self.adapter else []
         words += [f"`{self.strategy}`"] if self.strategy != ONE_PROCESS else []
         words.append(f"`{self.engine}`")
+        words += [f"{self.tokens:,} tokens a pass"] if self.tokens != TOKENS[0] else []
         if sampling.held and batch is not None:
             words.append(f"{sampling.at_once:,} of {batch.sequences:,} at once")
         return f"{', '.join(words)}: {plan.peak / GIB:.0f} GiB {plan.peak_moment}"
 
 
-def planned(model: str, gpus: int, memory_gib: float, engine: str, adapter: bool) -> Plan:
+def planned(model: str, gpus: int, memory_gib: float, engine: str, adapter: bool, tokens: int) -> Plan:
     """`hapo plan` with some settings; of several GPUs with every strategy."""
     settings = [f"model={model}", f"processes={gpus}", f"memory_gib={memory_gib}", f"rollout={engine}"]
-    settings += ["fabric.accelerator=cuda", *(ADAPTER if adapter else [])]
+    settings += ["fabric.accelerator=cuda", f"module.micro_batch_tokens={tokens}", *(ADAPTER if adapter else [])]
     GlobalHydra.instance().clear()
     with initialize_config_dir(config_folder(), version_base="1.3"):
         config = compose("plan", ["experiment=qwen_math_numina", "paths.run=unused", *settings])
@@ -61,11 +68,11 @@ def planned(model: str, gpus: int, memory_gib: float, engine: str, adapter: bool
 
 def cell(model: str, gpus: int, memory_gib: float) -> Cell | None:
     """The first settings that fit, the simplest first; None = none do."""
-    for adapter in (False, True):
-        for engine in ENGINES:
-            for strategy, memory in planned(model, gpus, memory_gib, engine, adapter).memory.strategies.items():
-                if memory.plan.peak <= memory_gib * GIB:
-                    return Cell(memory, strategy, engine, adapter)
+    for adapter, engine, tokens in product((False, True), ENGINES, TOKENS):
+        for strategy, memory in planned(model, gpus, memory_gib, engine, adapter, tokens).memory.strategies.items():
+            most = 0 if memory.batch is None else memory.batch.sequences
+            if memory.plan.peak <= memory_gib * GIB and memory.sampling.at_once >= min(AT_ONCE, most):
+                return Cell(memory, strategy, engine, adapter, tokens)
     return None
 
 

@@ -145,8 +145,9 @@ def without_contents(config: DictConfig) -> None:
     model.tokenizer = None
     attention = settings.get("attention", "sdpa")
     if attention in ATTENTIONS:  # others are refused where the model is made
-        dtype, mixed = getattr(torch, settings.get("dtype", "float32")), config.fabric.precision == "bf16-mixed"
-        check_trains(attention, dtype, config.fabric.accelerator, mixed)
+        run = config.get("fabric", config)  # which `hapo train` and `hapo serve` do not have
+        dtype, mixed = getattr(torch, settings.get("dtype", "float32")), run.precision == "bf16-mixed"
+        check_trains(attention, dtype, run.accelerator, mixed)
     if attention not in MASKED:
         config.module.padding_free = (
             None  # the longest rows have no padding, and ``sdpa`` in its place would hold a mask
@@ -159,7 +160,8 @@ def settings(config: DictConfig, plan: Plan) -> str:
     module, limit = plan.module, plan.module.micro_batch_limit
     found = [] if plan.strategy == ONE_PROCESS else [f"fabric.strategy={plan.strategy}"]
     if plan.chosen.batch is not None:
-        found.append(f"{config.rollout._target_.rpartition('.')[2]}")
+        names = str(config.rollout._target_).split(".")
+        found.append(f"rollout={names[-2]}" if names[:2] == ["hapo_lit", "rollout"] else names[-1])
     found.append(f"module.micro_batch_{'size' if limit.tokens is None else 'tokens'}={limit.tokens or limit.rows}")
     found += ["model.gradient_checkpointing=true"] * module.policy.is_gradient_checkpointing
     found += ["an adapter"] * has_adapter(module.policy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from math import ceil
 from typing import NamedTuple
 
@@ -41,10 +42,8 @@ class ModelWeights:
     """Those of the policy that have gradients."""
     reference: list[Tensor]
     """Empty if there is no reference model."""
-    layer_bytes: list[int]
-    """Bytes of each decoder layer of the policy."""
-    largest_in_layer: int
-    """Bytes of the largest weight of a layer."""
+    layers: list[list[Tensor]]
+    """The policy's, by decoder layer."""
     embedding_bytes: int
     """Bytes of the policy's input embeddings; 0 where they are the head's."""
     checkpoint_bytes: int
@@ -61,10 +60,7 @@ class ModelWeights:
             policy=list(policy.parameters()),
             trained=[parameter for parameter in policy.parameters() if parameter.requires_grad],
             reference=[] if reference is None else list(reference.parameters()),
-            layer_bytes=[bytes_of(layer.parameters()) for layer in policy.get_decoder().layers],
-            largest_in_layer=max(
-                weight.nbytes for layer in policy.get_decoder().layers for weight in layer.parameters()
-            ),
+            layers=[list(layer.parameters()) for layer in policy.get_decoder().layers],
             embedding_bytes=0 if embeddings is policy.get_output_embeddings().weight else embeddings.nbytes,
             checkpoint_bytes=sum(tensor.nbytes for tensor in module.state_dict().values()),
             export_bytes=bytes_of(parameter for name, parameter in policy.named_parameters() if "lora_" not in name),
@@ -83,7 +79,13 @@ class ModelWeights:
     @property
     def root_bytes(self) -> int:
         """Bytes of the policy's last norm and head, which FSDP2 shards with the module."""
-        return bytes_of(self.policy) - sum(self.layer_bytes) - self.embedding_bytes
+        return bytes_of(self.policy) - bytes_of(chain(*self.layers)) - self.embedding_bytes
+
+    @property
+    def root_gradient_bytes(self) -> int:
+        """Bytes of their gradients; none where an adapter is trained."""
+        whole = len(self.trained) == len(self.policy)
+        return self.root_bytes if whole else 0
 
     @property
     def loading_bytes(self) -> int:
@@ -104,6 +106,10 @@ class Sharding(NamedTuple):
     """True = layers are gathered in bfloat16."""
     freed: bool = True
     """False = a layer stays gathered from its forward to its backward pass."""
+
+    def gathered(self, layer: Iterable[Tensor]) -> int:
+        """Bytes of a layer's weights when they are gathered, or of their gradients."""
+        return sum(weight.numel() * 2 if self.mixed else weight.nbytes for weight in layer)
 
 
 class TransientMemory(NamedTuple):
@@ -197,25 +203,26 @@ def gathered_in_sampling(weights: ModelWeights, sharding: Sharding, samples_itse
     """Bytes that are gathered while responses are sampled: the whole policy, or norm and head, which are gathered with
     the module, and for an engine one other weight at a time."""
     if samples_itself:
-        layers = sum(weights.layer_bytes) // (2 if sharding.mixed else 1)
-        return weights.root_bytes + weights.embedding_bytes + layers
-    return weights.root_bytes + max(weights.embedding_bytes, weights.largest_in_layer)
+        return weights.root_bytes + weights.embedding_bytes + sharding.gathered(chain(*weights.layers))
+    return weights.root_bytes + max(weights.embedding_bytes, *(weight.nbytes for weight in chain(*weights.layers)))
 
 
 def gathered_for_gradients(weights: ModelWeights, sharding: Sharding) -> int:
     """Bytes that are gathered in a backward pass.
 
     These are norm and head with their gradients, and of layers one, the next (which is the embeddings after the last),
-    the gradients of one, and its gradients on their way into the reduction, which is float32.  Layers that are not
-    freed after their forward pass are all there, and so are the embeddings then.
+    the gradients of one, and its gradients on their way into the reduction, which is float32 in mixed precision.
+    Layers that are not freed after their forward pass are all there, and so are the embeddings then.
     """
-    layer = max(weights.layer_bytes)
-    computed = layer // (2 if sharding.mixed else 1)
+    layer = max(weights.layers, key=bytes_of)
+    trained = [weight for weight in layer if weight.requires_grad]
+    computed = sharding.gathered(layer)
     if sharding.freed:
         whole = computed + max(computed, weights.embedding_bytes)
     else:
-        whole = sum(weights.layer_bytes) // (2 if sharding.mixed else 1) + weights.embedding_bytes
-    return 2 * weights.root_bytes + whole + computed + layer
+        whole = sharding.gathered(chain(*weights.layers)) + weights.embedding_bytes
+    reduced = sum(weight.numel() * 4 if sharding.mixed else weight.nbytes for weight in trained)
+    return weights.root_bytes + weights.root_gradient_bytes + whole + sharding.gathered(trained) + reduced
 
 
 def checkpoint_bytes(weights: ModelWeights, optimizer_state: Iterable[Tensor]) -> int:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -177,7 +178,10 @@ class HFEngine(Sampling):
             return self.max_num_seqs or max(1, sequences)
         batch = RolloutBatch(sequences, max(prompt, self.max_prompt_tokens or 0), self.max_new_tokens, group_size)
         if self._chosen is None or batch.sequences > self._chosen[0].sequences or batch.prompt > self._chosen[0].prompt:
-            self._chosen = batch, self.sequences_for(policy, batch, memory_of(device, self._to_come()))
+            chosen = self.sequences_for(policy, batch, memory_of(device, self._to_come()))
+            self._chosen = batch, chosen
+            if chosen < sequences and (not dist.is_initialized() or dist.get_rank() == 0):
+                print(f"chosen: rollout.max_num_seqs={chosen}, of {sequences} sequences, by what is free", flush=True)
         return self._chosen[1]
 
     def sequences_for(self, policy: PreTrainedModel, batch: RolloutBatch, device: DeviceMemory) -> int:

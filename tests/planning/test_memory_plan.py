@@ -10,7 +10,7 @@ import torch.distributed as dist
 from support.shapes import SHAPE, module_of, real_policy, shapes_of_policy
 from support.training import data
 
-from hapo_lit.device_memory import SamplingMemory
+from hapo_lit.device_memory import PLENTY, RolloutBatch, SamplingMemory
 from hapo_lit.planning.memory_dry_run import DryRun, blank_rows
 from hapo_lit.planning.memory_plan import (
     GRADIENT,
@@ -19,12 +19,16 @@ from hapo_lit.planning.memory_plan import (
     ModelWeights,
     Sharding,
     TransientMemory,
+    bytes_of,
     checkpoint_bytes,
     memory_plan,
 )
+from hapo_lit.policy.fakes import fake_copy, fake_mode
 from hapo_lit.policy.loading import meta_model
-from hapo_lit.policy.sharding import shard
+from hapo_lit.policy.sharding import shard, unsharded
+from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
+from hapo_lit.training.engines import _memory_to_come
 from hapo_lit.training.run_state import capture
 
 NOTHING = TransientMemory({}, 0)
@@ -100,6 +104,30 @@ def test_a_shard_is_as_large_as_fsdp2_makes_it(processes, tokenizer):
     assert memory.transient[STEP]["gradients"] == sizes[0]
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_for_shards_a_run_chooses_by_a_copy_of_the_whole_in_the_dtypes_that_they_compute_in(mixed, tokenizer):
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    sizes = {"vocab_size": len(tokenizer), "tie_word_embeddings": False}
+    module, whole = module_of(real_policy(**sizes), tokenizer), shapes_of_policy(**sizes)
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=2)
+    try:
+        shard(module, dist.device_mesh.init_device_mesh("cpu", (2,)), mixed=mixed)
+        to_come = _memory_to_come(module)
+        with unsharded(module.policy):
+            copied = fake_copy(module.policy, fake_mode())
+            assert HFEngine(8).sequences_for(module.policy, RolloutBatch(6, 5, 8, 2), PLENTY) == 6
+    finally:
+        dist.destroy_process_group()
+    found = {name: (weight.shape, weight.dtype) for name, weight in copied.named_parameters()}
+    for name, weight in whole.named_parameters():
+        computed = torch.bfloat16 if mixed and ".layers." in name else torch.float32
+        assert found[name] == (weight.shape, computed)
+    weights = ModelWeights.of(module_of(whole))
+    moments = 2 * bytes_of(weights.trained, 2)  # and an engine gets one weight gathered
+    assert to_come == moments + max(weight.nbytes for weight in weights.policy)
+
+
 def test_several_processes_hold_more_with_ddp_and_less_with_fsdp():
     weights = ModelWeights.of(module_of(shapes_of_policy()))
     transient = TransientMemory({"activations": 500}, 800)
@@ -133,6 +161,20 @@ def test_what_is_gathered_is_in_the_dtype_that_is_computed_in(tied):
         one = layers // 2
         assert freed == 2 * end + share * one + max(share * one, embeddings) + share * one + one
         assert kept == 2 * end + share * layers + embeddings + share * one + one
+
+
+def test_a_bfloat16_base_with_an_adapter_is_gathered_as_it_is_and_the_adapter_alone_has_gradients():
+    weights = ModelWeights.of(module_of(meta_model("none", SHAPE, dtype="bfloat16", lora={"rank": 3})))
+    sharding = Sharding(4, mixed=True)
+    served, itself = (
+        memory_plan(weights, [], NOTHING, 4, sharding, samples).transient[SAMPLING]["gathered weights"]
+        for samples in (False, True)
+    )
+    assert itself == 2 * weights.count  # layers in bfloat16, the adapter in them too
+    end, layer = 2 * (97 * 32 + 32), weights.count - (97 * 32 + 32)
+    assert served == end + max(weight.nbytes for weight in weights.policy[1:-1])
+    gathered = memory_plan(weights, [], NOTHING, 4, sharding).transient[GRADIENT]["gathered weights"]
+    assert gathered == end + 2 * 2 * layer // 2 + (2 + 4) * weights.trained_count // 2
 
 
 def test_what_an_engine_takes_is_held_while_it_samples_or_all_the_time():

@@ -169,7 +169,7 @@ def test_refusals(policy):
         HFEngine(4, temperature=-1)
 
 
-def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make_policy, monkeypatch):
+def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make_policy, monkeypatch, capsys):
     policy, free = make_policy().to("meta"), 10**9
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * 10**9))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no device called meta
@@ -183,6 +183,7 @@ def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make
     assert 1 < chosen < 0.5 * 32  # 0.45 of what all take is left
     free = 10**9
     assert made._at_once(policy, 32, 4, 6) == chosen  # once
+    assert capsys.readouterr().out == f"chosen: rollout.max_num_seqs={chosen}, of 32 sequences, by what is free\n"
     assert made._at_once(policy, 32, 4, 101) == 32  # and again for longer prompts
     assert engine(policy, max_num_seqs=5)._at_once(policy, 32, 4, 6) == 5
     assert engine(make_policy())._at_once(make_policy(), 32, 4, 6) == 32
