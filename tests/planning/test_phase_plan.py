@@ -36,6 +36,11 @@ def test_the_presets_have_the_sizes_of_the_public_models(preset):
     assert [optimizer.defaults[name] for name in ("betas", "weight_decay")] == [(0.9, 0.999), 0.01]
 
 
+def test_the_model_of_32_billion_parameters_has_the_size_of_the_public_one():
+    module, _ = planned("experiment=qwen_math_numina", "model=qwen_32b")
+    assert ModelWeights.of(module).count == 32_763_876_352
+
+
 @pytest.mark.parametrize(
     ("preset", "expected"),
     [  # of each phase: steps, rollouts, rows, teachers

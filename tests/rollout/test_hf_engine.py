@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hapo_lit.device_memory import PLENTY, RolloutBatch
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import RolloutEngine
+from hapo_lit.rollout.grouped_attention import decoding_attention
 from hapo_lit.rollout.hf import HFEngine
 
 
@@ -175,7 +176,8 @@ def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no device called meta
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
     made = engine(policy, max_prompt_tokens=100)
-    assert made._at_once(policy, 32, 4, 6) == 32  # all of a small model's
+    with decoding_attention(policy, on_cpu=False):  # in which a run asks
+        assert made._at_once(policy, 32, 4, 6) == 32  # all of a small model's
     need = made.memory(make_policy(), RolloutBatch(32, 100, 20, 4), PLENTY).total
     free, made = need, engine(policy, max_prompt_tokens=100)
     made.reserve_memory(lambda: need // 2)
