@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part
-from hapo_lit.numerics.masked import all_equal, masked_mean, masked_std
+from hapo_lit.numerics.masked import all_equal, divisor, masked_mean, masked_std
 from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
 
@@ -104,7 +104,7 @@ class BatchWhitened:
         counted = self.over(group)
         credit = centred(group, counted)
         tokens = torch.where(counted, group.mask.sum(2).to(credit), 0.0)
-        total = mean(tokens.sum()).clamp(min=1)
+        total = divisor(mean(tokens.sum()))
         centre = mean((credit * tokens).sum()) / total
         variance = mean(((credit - centre).square() * tokens).sum()) / total
         scale = torch.where(variance == 0, 1.0, (variance + self.eps).sqrt())

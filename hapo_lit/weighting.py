@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part, weighed
-from hapo_lit.numerics.masked import all_equal
+from hapo_lit.numerics.masked import all_equal, divisor
 from hapo_lit.protocols import HasEntropyWeights, Mean, TokenWeighting
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import RolloutGroup
@@ -26,7 +26,7 @@ class TokenMean:
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
-        return counted / mean(counted.sum()).clamp(min=1)
+        return counted / divisor(mean(counted.sum()))
 
 
 class SequenceMean:
@@ -35,7 +35,7 @@ class SequenceMean:
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
         rows = group.present.sum().to(counted)
-        return counted / counted.sum(2, keepdim=True).clamp(min=1) / mean(rows).clamp(min=1)
+        return counted / counted.sum(2, keepdim=True).clamp(min=1) / divisor(mean(rows))
 
 
 class ConstantLength:
@@ -49,7 +49,7 @@ class ConstantLength:
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
         rows = group.present.sum().to(counted)
-        return counted / (mean(rows).clamp(min=1) * self.max_length)
+        return counted / (divisor(mean(rows)) * self.max_length)
 
 
 class DropTruncated:
@@ -157,7 +157,7 @@ class DeviceSums:
     def entropy_weights(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         """``[P, G, T]``: the token means of a device's micro-batches, added."""
         counted = _counted(group)
-        return counted * self.micro_batches(group, mean) / mean(counted.sum()).clamp(min=1)
+        return counted * self.micro_batches(group, mean) / divisor(mean(counted.sum()))
 
     def micro_batches(self, group: RolloutGroup, mean: Mean) -> Tensor:
         """K, the micro-batches that hold the tokens of a device."""
@@ -179,7 +179,7 @@ class DeviceSumsAndMeans(DeviceSums):
         taught = _counted(group) * group.is_teacher[..., None]
         count = self.micro_batches(group, mean)
         teachers = mean((group.present & group.is_teacher).sum().to(taught)) * self.rows / _row_count(group, mean)
-        means = taught * self._holding(count, teachers) / mean(taught.sum()).clamp(min=1)
+        means = taught * self._holding(count, teachers) / divisor(mean(taught.sum()))
         return torch.where(group.is_teacher[..., None], means, super().__call__(group, mean, step))
 
     def _holding(self, count: Tensor, teachers: Tensor) -> Tensor:
@@ -209,7 +209,7 @@ def _entropy_weights(weighting: TokenWeighting, group: RolloutGroup, mean: Mean,
 
 def _row_count(group: RolloutGroup, mean: Mean) -> Tensor:
     """Rows that are present, of a rank on average."""
-    return mean(group.present.sum().to(group.rewards.dtype)).clamp(min=1)
+    return divisor(mean(group.present.sum().to(group.rewards.dtype)))
 
 
 def _counted(group: RolloutGroup) -> Tensor:

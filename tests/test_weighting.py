@@ -81,6 +81,13 @@ def test_two_ranks_average_to_the_global_batch(make):
     assert float(sum(parts) / 2) == pytest.approx(float(whole), rel=1e-6)
 
 
+@every_weighting
+def test_what_a_single_rank_of_several_has_counts_in_full(make):
+    """Two rows of one token on one rank of four: a mean over ranks of rows or tokens is below 1."""
+    group = make_group([[0, 1]], [[0, 1]], lengths=[[1, 1]])
+    torch.testing.assert_close(make()(group, lambda value: value / 4, 0), 4 * make()(group, alone, 0))
+
+
 def test_truncated_responses_do_not_count():
     group = make_group([[0, 1]], lengths=[[1, 3]])
     cut = replace(group, finished=torch.tensor([[True, False]]))

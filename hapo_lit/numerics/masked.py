@@ -16,11 +16,16 @@ def masked_mean(values: Tensor, mask: Tensor, dim: int) -> Tensor:
     return masked_sum(values, mask, dim) / mask.sum(dim, keepdim=True).clamp(min=1)
 
 
+def divisor(count: Tensor) -> Tensor:
+    """A count to divide by, or a mean of one over ranks, which is below 1 where few ranks have any; 1 in place of 0."""
+    return torch.where(count > 0, count, 1.0)
+
+
 def masked_std(values: Tensor, mask: Tensor, dim: int, ddof: int) -> Tensor:
     """Standard deviation along ``dim``, kept, with divisor ``count - ddof``; 0 where that is not positive."""
     deviations = torch.where(mask, values - masked_mean(values, mask, dim), 0.0)
-    divisor = (mask.sum(dim, keepdim=True) - ddof).clamp(min=1)
-    return (deviations.square().sum(dim, keepdim=True) / divisor).sqrt()
+    degrees = (mask.sum(dim, keepdim=True) - ddof).clamp(min=1)
+    return (deviations.square().sum(dim, keepdim=True) / degrees).sqrt()
 
 
 def all_equal(values: Tensor, mask: Tensor, dim: int) -> Tensor:
