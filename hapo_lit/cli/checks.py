@@ -43,6 +43,15 @@ def require_records(
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
 
 
+def check_weights_come(config: DictConfig, strategy: str) -> None:
+    """Refuse a policy that leaves its weights to shards where none are made."""
+    if config.model.policy.get("strategy") == "fsdp" and strategy != "fsdp":
+        raise SetupError(
+            "model.policy.strategy=fsdp leaves the weights to shards, and there are none: use `hapo fabric` with "
+            "fabric.strategy=fsdp, which it follows"
+        )
+
+
 def check_lengths(module: HapoModule, config: DictConfig) -> None:
     """Refuse prompts and responses that the model has no positions for."""
     with setting_up():

@@ -10,7 +10,14 @@ from lightning import Fabric
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import check_attention, check_lengths, check_tokens, checkpointer_in, require_records
+from hapo_lit.cli.checks import (
+    check_attention,
+    check_lengths,
+    check_tokens,
+    check_weights_come,
+    checkpointer_in,
+    require_records,
+)
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
@@ -27,6 +34,7 @@ def main(config: DictConfig) -> float:
 
 def run(config: DictConfig) -> float:
     """The job of one process."""
+    check_weights_come(config, config.fabric.strategy)
     fabric: Fabric = instantiate(config.fabric)
     with setting_up():
         session = RunSession(config, is_rank_0())  # what is wrong is said before other processes are started

@@ -30,6 +30,7 @@ from hapo_lit.planning.remedies import remedies
 from hapo_lit.planning.run_memory import ONE_PROCESS, RunMemory, StrategyMemory, run_memory
 from hapo_lit.policy.adapters import has_adapter
 from hapo_lit.policy.attention import ATTENTIONS, MASKED, check_trains
+from hapo_lit.policy.compiling import check_backend
 from hapo_lit.policy.loading import load_policy, meta_model
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
@@ -138,6 +139,7 @@ def without_contents(config: DictConfig) -> None:
         with torch.device("meta"):
             made = instantiate(compose("pretrain").model.policy if loaded else model.policy, _convert_="all")
         settings |= {"shape": made.config.to_dict(), "path": "a policy of our own making"}
+    check_backend(settings.get("compiled", False))
     for name in ("strategy", "compiled"):  # of no use to a model without contents
         settings.pop(name, None)
     OmegaConf.set_struct(config, False)

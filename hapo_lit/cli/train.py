@@ -5,7 +5,14 @@ from __future__ import annotations
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import check_attention, check_lengths, check_tokens, checkpointer_in, require_records
+from hapo_lit.cli.checks import (
+    check_attention,
+    check_lengths,
+    check_tokens,
+    check_weights_come,
+    checkpointer_in,
+    require_records,
+)
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
@@ -29,6 +36,7 @@ def run(config: DictConfig) -> float:
         session = RunSession(config, is_rank_0())
         session.choose_checkpoint()
     config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))
+    check_weights_come(config, "auto")
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)
     check_lengths(module, config)

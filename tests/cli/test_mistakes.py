@@ -94,6 +94,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
         ("fabric.async_checkpoints=true", "needs fabric.strategy=fsdp and sharded checkpoints"),
         ("fabric.replicas=2", "fabric.replicas=2 needs fabric.strategy=fsdp: with any other every process holds all"),
         ("fabric.reshard_after_forward=false", "fabric.reshard_after_forward=false needs fabric.strategy=fsdp"),
+        ("model.policy.strategy=fsdp", "leaves the weights to shards, and there are none"),
         ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
         ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist"),
@@ -110,6 +111,7 @@ def test_mistakes_in_settings_of_fabric(says, base, override, message):
         ("model.lora.dropout=0.1", "dropout"),
         ("model.lora.rnak=4", "there is no key 'model.lora.rnak'; did you mean 'rank'?"),
         ("model.attention=flash", "model.attention=flash is not known: set one of sdpa, eager, flash_attention_2"),
+        ("model.policy.strategy=fsdp", "leaves the weights to shards, and there are none: use `hapo fabric`"),
         ("model.attention=flex_attention", "does not train on a CPU: set model.attention=sdpa"),
     ],
 )

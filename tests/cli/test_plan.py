@@ -126,6 +126,7 @@ def preset():
             ["precision=32-true", "model.attention=flash_attention_2"],
             "model.attention=flash_attention_2 does not compute in float32: set precision=bf16-mixed",
         ),
+        (["model.compile=fast"], "model.compile must be true, false or a backend of"),
         (["fabric.strategy=zero"], "fabric.strategy=zero is not supported: set auto, ddp or fsdp"),
         (
             ["processes=6", "fabric.strategy=fsdp", "fabric.replicas=4"],
