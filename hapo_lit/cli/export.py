@@ -49,13 +49,17 @@ def checkpoint_of(run: Path, which: str) -> Path:
     if not (run / "config.yaml").is_file():
         raise SetupError(f"{run} is not the folder of a run (no config.yaml): name that, and --checkpoint")
     folder = CheckpointFolder(run / "checkpoints")
-    newest = which == "newest"
-    path = folder.newest()[0] if newest else folder.folder / "best.ckpt" if which == "best" else Path(which)
+    if which == "newest":
+        path, passed_over = folder.newest()
+        for line in passed_over:
+            print(f"warning: {line}", file=sys.stderr)
+    else:
+        path = folder.folder / "best.ckpt" if which == "best" else Path(which)
     if path is None or not path.exists():
         raise SetupError(
             f"there is no checkpoint {which!r} in {folder.folder}; there are steps {folder.steps() or 'none'}"
         )
     path = link_target(path)
-    if not newest:
+    if which != "newest":
         check(path)
     return path
