@@ -1,6 +1,6 @@
 """How far `hapo plan`'s memory of a backward pass is from what a process really takes, for models of three sizes.
 
-    python benchmarks/memory.py
+    python benchmarks/memory.py      # six minutes on one core
 
 ``planned``: the dry run, on tensors without contents.  ``tensors``: the same count on a real pass.  ``allocator``: the
 most that torch's allocator had given out during the pass, kernels' own buffers included, as torch.profiler saw it.
