@@ -47,6 +47,11 @@ class CheckpointFolder:
         found = (NAME.fullmatch(path.name) for path in self.folder.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
+    def best(self) -> int:
+        """The step of the checkpoint that is marked as the best; 0 = none is, or it is not there."""
+        path = self.folder / "best.ckpt"
+        return step_of(path) if path.exists() else 0
+
     def newest(self) -> tuple[Path | None, list[str]]:
         """The newest checkpoint that is not damaged, or None; and a line for each that was passed over.
 

@@ -61,7 +61,8 @@ class Checkpointer(RunCallback):
         self.best_value, self.best_step = state["best"]
         self._saved_step = state["run"]["step"]
         if is_rank_0:
-            if self.best_step in self.folder.steps():
+            # a finished run was evaluated after its last checkpoint, which cannot say that it is the best
+            if self.best_step in self.folder.steps() and self.folder.best() < self.best_step:
                 self.folder.mark_best(self.best_step)
             self.folder.prune()
 
