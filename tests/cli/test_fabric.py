@@ -256,6 +256,7 @@ def test_a_run_changes_its_strategy_and_its_number_of_processes(work):
         assert (work / f"into-{name}/checkpoints/step-4.ckpt").is_dir() == (name in ("shards", "replicas"))
 
 
+@pytest.mark.exhaustive
 def test_an_adapter_trains_on_two_shards_and_is_merged_into_the_export(work):
     adapter = [*ARGUMENTS, "model.lora.rank=4", "loss.kl_coefficient=0.1", "learning_rate.start=3e-4"]
     hapo(work, "train", *adapter, "hydra.run.dir=adapter")

@@ -64,8 +64,8 @@ ALL = [(case, way) for case in CASES for way in WAYS if not (case.startswith("mi
 ALL_OF_FOUR = [(case, way) for case, way in ALL if set(FOR_FOUR) <= set(CASES[case])]
 FEW = {
     2: [
-        *((case, "fsdp") for case in CASES if case != "four"),
-        *((case, way) for case in ("plain", "uneven", "mixed") for way in ("train", "fabric")),
+        *((case, "fsdp") for case in CASES if case not in ("plain", "four")),
+        *((case, way) for case in ("uneven", "mixed") for way in ("train", "fabric")),
         ("mixed", "hsdp"),
     ],
     4: [("four", "hsdp"), ("mixed_taught", "hsdp")],

@@ -30,7 +30,7 @@ POINTS = (
     "remove __1_0.distcp",
 )
 """In the order in which a run that goes on comes to them."""
-DEATHS = {"few": (5, [POINTS[2]]), "all": (10, POINTS)}
+DEATHS = {"few": (4, [POINTS[2]]), "all": (10, POINTS)}
 """Name -> steps of the run, and where it dies."""
 
 
