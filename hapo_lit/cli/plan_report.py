@@ -23,7 +23,7 @@ from hapo_lit.training.module import HapoModule
 GIB = 2**30
 RATES = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Success rates at which the gate's probability of opening is printed."""
-NOT_COUNTED = "not counted: the device's context, buffers of NCCL, what the allocator cannot use; keep a tenth free"
+NOT_COUNTED = "not counted: the device's context, buffers of NCCL, what the allocator cannot use: leave room for these"
 
 
 def size(count: float) -> str:
