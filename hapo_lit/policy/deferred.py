@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Shard
@@ -209,6 +210,8 @@ def sharded_like(own: Tensor, parameter: DTensor) -> DTensor:
 def held_rows(parameter: DTensor) -> tuple[int, int]:
     """Which rows of a parameter that is sharded along its first axis this process holds."""
     (dimension,) = (index for index, placement in enumerate(parameter.placements) if isinstance(placement, Shard))
+    # by its rank and not by the mesh's groups: torch may give back an equal mesh of an earlier run of this process
+    (place,) = (parameter.device_mesh.mesh == dist.get_rank()).nonzero().tolist()
     size = -(-parameter.shape[0] // parameter.device_mesh.size(dimension))
-    begin = min(parameter.device_mesh.get_local_rank(dimension) * size, parameter.shape[0])
+    begin = min(place[dimension] * size, parameter.shape[0])
     return begin, min(begin + size, parameter.shape[0])
