@@ -104,7 +104,12 @@ def _start() -> subprocess.Popen:
 
 
 def listen(name: str) -> None:
-    """Import everything, and fork for each that connects; until standard input ends."""
+    """Import everything, and fork for each that connects; until standard input ends.
+
+    It is an orphan: some tests count the children of the test process.
+    """
+    if os.fork():
+        os._exit(0)
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(f"\0{name}")
