@@ -53,7 +53,12 @@ def test_a_second_signal_ends_the_process_at_once(runs, work, verb):
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_run_asked_to_stop_before_its_first_step_says_so(runs, work, verb):
-    long = ["max_response_tokens=60", "+data.heldout_batch=1", "data.source.heldout_size=20"]  # the first evaluation
+    long = [
+        "max_response_tokens=60",
+        "+data.heldout_batch=1",
+        "data.source.heldout_size=20",
+        "data.source.levels.0.digits=2",
+    ]
     arguments = [verb, *RUN, f"hydra.run.dir=early-{verb}", *long]
     done = runs.run(work, *arguments, signal=SIGTERM, seen=f"early-{verb}/model/tokenizer.json", after=0.1)
     assert done.returncode == 0, done.stderr
