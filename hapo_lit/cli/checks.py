@@ -58,14 +58,26 @@ def check_lengths(module: HapoModule, config: DictConfig) -> None:
         model_config.check_lengths(module.policy.config, config.max_prompt_tokens, config.max_response_tokens)
 
 
-def check_attention(module: HapoModule, device: str, precision: str | int) -> None:
+def check_model(module: HapoModule, data: RunData, config: DictConfig, device: str, precision: str | int) -> None:
+    """Refuse a model that does not fit the run, and tell the data where responses stop; before their ``setup``.
+
+    Args:
+        module, data, config: of the run.
+        device, precision: of its passes.
+    """
+    check_lengths(module, config)
+    _check_attention(module, device, precision)
+    _check_tokens(module, data)
+
+
+def _check_attention(module: HapoModule, device: str, precision: str | int) -> None:
     """Refuse an attention that does not train on a kind of device, or not in a precision."""
     with setting_up():
         attention.check_runs(module.policy, device, precision == "bf16-mixed")
 
 
-def check_tokens(module: HapoModule, data: RunData) -> None:
-    """Refuse tokens that would go wrong without a word, and tell the data where responses stop; before its ``setup``.
+def _check_tokens(module: HapoModule, data: RunData) -> None:
+    """Refuse tokens that would go wrong without a word, and tell the data where responses stop.
 
     The data check their first prompts themselves.
     """

@@ -10,14 +10,7 @@ from lightning import Fabric
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import (
-    check_attention,
-    check_lengths,
-    check_tokens,
-    check_weights_come,
-    checkpointer_in,
-    require_records,
-)
+from hapo_lit.cli.checks import check_model, check_weights_come, checkpointer_in, require_records
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
@@ -44,9 +37,7 @@ def run(config: DictConfig) -> float:
         session.choose_checkpoint()
     data, module, loggers, callbacks = build(config, "data", "module", "logger", "callbacks")
     require_records(config, fabric.world_size, loggers, callbacks)
-    check_lengths(module, config)
-    check_attention(module, fabric.device.type, config.fabric.precision)
-    check_tokens(module, data)
+    check_model(module, data, config, fabric.device.type, config.fabric.precision)
     callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]  # which is the Trainer's
     checkpointer = checkpointer_in(callbacks)
     with setting_up():

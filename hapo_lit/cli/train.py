@@ -5,14 +5,7 @@ from __future__ import annotations
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import (
-    check_attention,
-    check_lengths,
-    check_tokens,
-    check_weights_come,
-    checkpointer_in,
-    require_records,
-)
+from hapo_lit.cli.checks import check_model, check_weights_come, checkpointer_in, require_records
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.errors import SetupError
@@ -39,9 +32,7 @@ def run(config: DictConfig) -> float:
     check_weights_come(config, "auto")
     data, module, trainer = build(config, "data", "module", "trainer")
     check(trainer, config)
-    check_lengths(module, config)
-    check_attention(module, trainer.strategy.root_device.type, config.trainer.precision)
-    check_tokens(module, data)
+    check_model(module, data, config, trainer.strategy.root_device.type, config.trainer.precision)
     checkpointer = checkpointer_in(trainer.callbacks)
     with setting_up():
         data.rank, data.world_size = trainer.global_rank, trainer.world_size
