@@ -6,11 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from hapo_lit.cli.bootstrap import one_line_errors
+from hapo_lit.cli.run_config import read_run_config
 from hapo_lit.cli.setup import quieten
-from hapo_lit.errors import ResumeError, SetupError
+from hapo_lit.errors import SetupError
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target
 from hapo_lit.training.checkpoint_format import check
 from hapo_lit.training.export import export, policy_weights
@@ -29,16 +28,24 @@ def main(arguments: list[str]) -> None:
         default="newest",
         help="newest (the default), best, or a file such as RUN/checkpoints/step-40.ckpt",
     )
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a module or class of your own that the run's config.yaml names; may be repeated",
+    )
     chosen = parser.parse_args(arguments)
     quieten()
-    with one_line_errors(SetupError, ResumeError, OSError):
+    with one_line_errors(SetupError, ValueError, OSError):
         path = checkpoint_of(chosen.run, chosen.checkpoint)
+        config = read_run_config(chosen.run, chosen.trust)
         if chosen.out.exists() and (not chosen.out.is_dir() or any(chosen.out.iterdir())):
             raise SetupError(f"{chosen.out} is there already: choose another folder")
-        config = OmegaConf.load(chosen.run / "config.yaml")
         chosen.out.parent.mkdir(parents=True, exist_ok=True)
-        lora = config.model.get("lora")  # type: ignore[union-attr]
-        otherwise = export(policy_weights(path), chosen.run / "model", lora, chosen.out)
+        otherwise = export(
+            policy_weights(path), chosen.run / "model", (config.get("model") or {}).get("lora"), chosen.out
+        )
     print(f"{chosen.out}: the policy of {path}")
     if otherwise:
         print(f"warning: {otherwise}", file=sys.stderr)

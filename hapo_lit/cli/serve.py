@@ -15,14 +15,14 @@ from urllib.parse import urlsplit
 from hydra import compose
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import PreTrainedConfig
 
 from hapo_lit.cli.plan import without_contents
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.device_memory import RolloutBatch
 from hapo_lit.errors import SetupError
 from hapo_lit.numerics.hashing import stable_hash
-from hapo_lit.policy.loading import load_policy
+from hapo_lit.policy.loading import config_of, load_policy
 from hapo_lit.policy.model_config import with_positions
 from hapo_lit.policy.vocabulary import ids_without_token, rows_left
 from hapo_lit.rollout.heads import served_config
@@ -62,7 +62,7 @@ def configuration(config: DictConfig) -> PreTrainedConfig:
     model = config.model
     named = get_object(model.policy._target_) is load_policy and model.path is not None
     if named and not Path(model.path).is_dir() and model.get("shape") is None:  # on a hub
-        found = AutoConfig.from_pretrained(model.path)
+        found = config_of(model.path)
         return with_positions(found, model.policy.positions, model.policy.rope_theta)
     without_contents(config)
     return instantiate(model.policy, _convert_="all").config  # type: ignore[no-any-return]

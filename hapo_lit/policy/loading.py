@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -30,6 +32,9 @@ from hapo_lit.policy.attention import MASKED, check_installed, check_known, mask
 from hapo_lit.policy.compiling import check_backend, compile_layers
 from hapo_lit.policy.deferred import SOURCE, WeightFiles, file_of, parameters_on_meta, places_of, without_memory
 from hapo_lit.policy.model_config import check_heads, with_positions
+
+NO_CODE = {"trust_remote_code": False}
+"""For transformers, which would run Python files of a model's folder if a user at the terminal says so."""
 
 
 def load_policy(
@@ -68,7 +73,7 @@ def load_policy(
     check_installed(attention)
     check_backend(compiled)
     _must_exist(path)
-    config = with_positions(AutoConfig.from_pretrained(path), positions, rope_theta)
+    config = with_positions(config_of(path), positions, rope_theta)
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
     if strategy == "fsdp":
         deferred, otherwise = _deferred(path, config, kind, adapter, gradient_checkpointing)
@@ -76,7 +81,8 @@ def load_policy(
             return compile_layers(deferred, compiled)
         if not dist.is_initialized() or dist.get_rank() == 0:
             print(f"every process loads all of {path} before it is sharded, since {otherwise}", file=sys.stderr)
-    model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind)
+    with _without_its_code(path):
+        model = AutoModelForCausalLM.from_pretrained(path, config=config, **kind, **NO_CODE)
     _check_head(model)
     return compile_layers(_trainable(model, adapter, gradient_checkpointing), compiled)
 
@@ -90,14 +96,14 @@ def _deferred(
 ) -> tuple[PreTrainedModel | None, str]:
     """The model of :func:`load_policy` without its weights, which it gets when it is sharded; or None, and why."""
     with no_init_weights(), parameters_on_meta():
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind, **NO_CODE)
     model.tie_weights()
     if model.state_dict().keys() - {name for name, _ in model.named_parameters(remove_duplicate=False)}:
         return None, "it has buffers with contents of their own"
     if file_of(path, GENERATION_CONFIG_NAME):
         model.generation_config = GenerationConfig.from_pretrained(path)
     with torch.device("meta"):
-        _check_head_of_shapes(AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind))
+        _check_head_of_shapes(AutoModelForCausalLM.from_config(copy.deepcopy(config), **kind, **NO_CODE))
     with without_memory(model):  # on the meta device peft would not make an adapter's weights
         model = _trainable(model, adapter, gradient_checkpointing)
     places, otherwise = places_of(model, path)
@@ -130,7 +136,7 @@ def meta_model(
     """
     adapter = adapter_settings(lora)
     if Path(path).expanduser().is_dir():
-        config = AutoConfig.from_pretrained(path)
+        config = config_of(path)
     elif shape is not None:
         config = AutoConfig.for_model(**shape)
     else:
@@ -145,7 +151,7 @@ def meta_model(
     fused = attention if attention in MASKED else "sdpa"
     kind = {"dtype": getattr(torch, dtype), "attn_implementation": fused}
     with torch.device("meta"):
-        return _trainable(AutoModelForCausalLM.from_config(config, **kind), adapter, gradient_checkpointing)
+        return _trainable(AutoModelForCausalLM.from_config(config, **kind, **NO_CODE), adapter, gradient_checkpointing)
 
 
 def _trainable(
@@ -177,7 +183,7 @@ def policy_like(folder: str, lora: Mapping[str, Any] | None = None) -> PreTraine
     adapter = adapter_settings(lora)
     _must_exist(folder)
     with no_init_weights():
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+        model = AutoModelForCausalLM.from_config(config_of(folder), **NO_CODE)
     model.tie_weights()
     if (Path(folder) / GENERATION_CONFIG_NAME).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -199,7 +205,8 @@ def load_tokenizer(path: str, eos_token: str | None = None) -> PreTrainedTokeniz
     """
     _must_exist(path)
     general = get_tokenizer_config(path).get("tokenizer_class") in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    tokenizer = (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(path)
+    with _without_its_code(path):
+        tokenizer = (PreTrainedTokenizerFast if general else AutoTokenizer).from_pretrained(path, **NO_CODE)
     if eos_token is not None:
         if eos_token not in tokenizer.get_vocab():
             raise ValueError(f"model.tokenizer.eos_token={eos_token!r} is no token of {path}")
@@ -282,6 +289,30 @@ def _without_dropout(model: PreTrainedModel) -> PreTrainedModel:
             if "drop" in name and isinstance(value, float):
                 setattr(holder, name, 0.0)
     return model
+
+
+def config_of(path: str) -> PreTrainedConfig:
+    """The configuration in a model's folder or hub id.
+
+    Raises:
+        ValueError: it needs code that comes with it.
+    """
+    with _without_its_code(path):
+        return AutoConfig.from_pretrained(path, **NO_CODE)
+
+
+@contextmanager
+def _without_its_code(path: str) -> Iterator[None]:
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ValueError(f"{path} holds weights that could run code: save them as safetensors") from error
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise ValueError(
+            f"{path} brings code of its own, which is never run: choose a model and a tokenizer that transformers has"
+        ) from error
 
 
 def _must_exist(path: str) -> None:

@@ -82,7 +82,7 @@ def convert_smollm2(file: Path, out: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
-    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
+    where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name, "trust_remote_code": False}
     unpack = getattr(transformers, "GgufConfig", None)  # 5.19 would keep the weights packed; older ones cannot
     packed = {} if unpack is None else {"quantization_config": unpack(dequantize=True)}
     with _read_once():

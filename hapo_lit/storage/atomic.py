@@ -64,6 +64,14 @@ def publish(draft: Path, path: Path, shared: bool = False, synced: bool = False)
         sync(path.parent)
 
 
+def make_private(path: Path) -> Path:
+    """An empty file that its owner alone may read and write, to be written next; the path itself."""
+    remove(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch(0o600)
+    return path
+
+
 def remove(path: Path) -> None:
     """Remove a file, a link or a folder with all that is in it, if it is there."""
     if path.is_dir() and not path.is_symlink():

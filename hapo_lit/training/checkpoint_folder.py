@@ -13,6 +13,7 @@ import torch
 from hapo_lit.errors import ResumeError
 from hapo_lit.storage import atomic
 from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.named_globals import require_readable
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import RunState
 
@@ -79,9 +80,10 @@ class CheckpointFolder:
     # -- writing
 
     def write(self, step: int, state: RunState, best: bool = False) -> Path:
-        """Write a run state as one file; ``best`` = keep it until a better one comes."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, self.draft(step))
+        """Write a run state as one file that others cannot read; ``best`` = keep it until a better one comes."""
+        draft = atomic.make_private(self.draft(step))
+        torch.save(state, draft)
+        require_readable(draft)
         return self.publish(step, best)
 
     def draft(self, step: int) -> Path:

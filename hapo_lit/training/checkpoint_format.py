@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
-import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +12,8 @@ import torch
 import torch.distributed as dist
 
 from hapo_lit.errors import ResumeError
+from hapo_lit.storage import atomic
+from hapo_lit.training.named_globals import SHARD, ShardReader, refusal, state_globals
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import FORMAT, RunState
 
@@ -21,8 +21,6 @@ MANIFEST = "manifest.json"
 """In the folder of a sharded checkpoint: the size and checksum of each of its files."""
 META = "meta.pt"
 """In the folder of a sharded checkpoint: everything that is in no shard."""
-SHARD = re.compile(r"__(\d+)_\d+\.distcp")
-"""Name of a rank's own file in the folder of a sharded checkpoint."""
 Checksum = tuple[int, int]
 """The size of a file in bytes, and its CRC-32."""
 
@@ -41,17 +39,23 @@ def check(path: Path) -> None:
 
 
 def load(path: Path) -> RunState:
-    """The run state in a checkpoint; of a sharded one everything but its shards.
+    """The run state in a checkpoint; of a sharded one everything but its shards, whose list is read too.
+
+    Nothing in it is run (:mod:`hapo_lit.training.named_globals`).
 
     Raises:
-        ResumeError: the file was not written by this version of hapo_lit.
+        ResumeError: the file was not written by this version of hapo_lit, or holds more than a run state.
     """
     try:
-        state = torch.load(path / META if path.is_dir() else path, map_location="cpu", weights_only=False, mmap=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, ImportError) as error:
-        raise ResumeError(f"{path} cannot be read ({error}): it was written by something else") from error
+        with state_globals():
+            file = path / META if path.is_dir() else path
+            state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # of a file that anybody may have written
+        raise ResumeError(f"{path} cannot be read ({refusal(error)}): it was written by something else") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ResumeError(f"{path} is no checkpoint of this version of hapo_lit (format {FORMAT})")
+    if path.is_dir():
+        ShardReader(path).read_metadata()
     return cast(RunState, state)
 
 
@@ -97,7 +101,7 @@ def reader_of(name: str, world: int) -> int:
 
 def write_manifest(folder: Path, checksums: dict[str, Checksum]) -> None:
     """List the files of a sharded checkpoint, with which :func:`damage` compares them."""
-    (folder / MANIFEST).write_text(json.dumps(checksums))
+    atomic.make_private(folder / MANIFEST).write_text(json.dumps(checksums))
 
 
 def checksum_of(path: Path) -> Checksum:

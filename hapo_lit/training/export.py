@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hapo_lit.errors import ResumeError, one_line
 from hapo_lit.policy.adapters import merged
-from hapo_lit.policy.loading import load_tokenizer, policy_like
+from hapo_lit.policy.loading import NO_CODE, load_tokenizer, policy_like
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.training.checkpoint_format import load
 from hapo_lit.training.shards import MODULE, tensors_in
@@ -70,7 +70,7 @@ def read_otherwise(folder: Path, tokenizer: PreTrainedTokenizerBase, texts: Sequ
 
     Texts that the tokenizer itself cannot express are not compared.
     """
-    plain = AutoTokenizer.from_pretrained(folder)
+    plain = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if tokenizer.decode(ids, clean_up_tokenization_spaces=False) != text:

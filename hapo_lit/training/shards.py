@@ -7,11 +7,14 @@ such as ``module.policy.lm_head.weight`` and ``optimizer.state.0.exp_avg``.  Eve
 from __future__ import annotations
 
 import io
+import os
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import timedelta
+from io import IOBase
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.filesystem import FileSystem, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.optim import Optimizer
@@ -29,6 +32,7 @@ from hapo_lit.errors import ResumeError
 from hapo_lit.storage import atomic
 from hapo_lit.training.checkpoint_format import META, Checksum, checksum_of, load, write_manifest
 from hapo_lit.training.interfaces import ResumableModule
+from hapo_lit.training.named_globals import ShardReader, require_readable
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import RunState, check_weights
 
@@ -52,6 +56,17 @@ class HostCopy(BlockingAsyncStager):
 
     def stage(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state_dict.items()}
+
+
+class OwnersFiles(FileSystem):
+    """Files that nobody else may read, as the weights of a policy."""
+
+    @contextmanager
+    def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[IOBase]:
+        if "w" in mode:
+            atomic.make_private(Path(path))
+        with super().create_stream(path, mode) as stream:
+            yield stream
 
 
 class ShardWriter:
@@ -91,6 +106,7 @@ class ShardWriter:
         if self.rank == 0:
             torch.save(state, meta)
         writer = FileSystemWriter(draft, per_thread_copy_ahead=0)  # all is on the host already
+        writer.fs = OwnersFiles()
         upload = state_dict_saver.async_save(
             tensors, storage_writer=writer, async_stager=HostCopy(), process_group=self.group
         )
@@ -132,7 +148,8 @@ class ShardWriter:
         """Of this rank's files; rank 0 has two more."""
         own = sorted(draft.glob(f"__{self.rank}_*"))
         if self.rank == 0:
-            (draft / META).write_bytes(meta)
+            require_readable(io.BytesIO(meta))
+            atomic.make_private(draft / META).write_bytes(meta)
             own += [draft / META, draft / ".metadata"]
         return {path.name: checksum_of(path) for path in own}
 
@@ -236,7 +253,7 @@ def tensors_in(path: Path, beginning: str = "") -> dict[str, Tensor]:
 
 def _stored(path: Path) -> dict[str, TensorStorageMetadata]:
     """What the shards hold, by name."""
-    return cast(dict[str, TensorStorageMetadata], FileSystemReader(path).read_metadata().state_dict_metadata)
+    return cast(dict[str, TensorStorageMetadata], ShardReader(path).read_metadata().state_dict_metadata)
 
 
 def _optimizer_in(state: RunState, path: Path) -> dict[str, Any]:
@@ -257,4 +274,4 @@ def _read(tensors: dict[str, Tensor], path: Path) -> None:
     """Fill tensors, or what this rank holds of them, from the shards."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no rank needs another for that
-        state_dict_loader.load(tensors, checkpoint_id=path, no_dist=True)
+        state_dict_loader.load(tensors, storage_reader=ShardReader(path), no_dist=True)

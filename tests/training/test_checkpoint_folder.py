@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
+import stat
+from pathlib import PurePosixPath
+
 import numpy as np
 import pytest
 import torch
+from torch.distributed.checkpoint.metadata import Metadata
 
-from hapo_lit.errors import ResumeError
+from hapo_lit.errors import ResumeError, SaveError
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, step_of
 from hapo_lit.training.checkpoint_format import MANIFEST, check, checksum_of, damage, load, write_manifest
 from hapo_lit.training.run_state import FORMAT
@@ -108,6 +113,7 @@ def test_a_sharded_checkpoint_is_checked_file_by_file(folder):
         unfinished.mkdir(parents=True)
         torch.save(STATE, unfinished / "meta.pt")
         (unfinished / "__0_0.distcp").write_bytes(b"shard" * 100)
+        (unfinished / ".metadata").write_bytes(pickle.dumps(Metadata({})))
         write_manifest(unfinished, {file.name: checksum_of(file) for file in unfinished.iterdir()})
         folder.publish(step)
     assert damage(folder.path(4)) is None
@@ -132,3 +138,18 @@ def test_no_checkpoint_is_no_checkpoint(tmp_path):
     assert CheckpointFolder(tmp_path / "nothing").newest() == (None, [])
     with pytest.raises(ResumeError, match="not named like a checkpoint"):
         step_of(tmp_path / "model.pt")
+
+
+def test_only_its_owner_can_read_a_checkpoint(folder):
+    path = folder.write(2, STATE)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    folder.draft(4).write_bytes(b"")  # what another version left there
+    assert stat.S_IMODE(folder.write(4, STATE).stat().st_mode) == 0o600
+
+
+def test_a_state_that_would_not_be_read_again_is_not_kept(folder):
+    folder.write(2, {**STATE, "gate": {"counts": np.arange(3), "share": np.float64(0.5), "seen": {1, 2}}})
+    assert load(folder.path(2))["gate"]["share"] == 0.5
+    with pytest.raises(SaveError, match=r"holds pathlib\.PurePosixPath, and no checkpoint with that is ever read"):
+        folder.write(4, {**STATE, "gate": PurePosixPath("a")})
+    assert folder.steps() == [2]

@@ -104,6 +104,8 @@ def test_training_goes_on_and_the_checkpoint_is_of_its_own_step(fabric, sharded,
     assert folder.steps() == [2, 4]
     for step in (2, 4):
         check(folder.path(step))
+        modes = {path.name: path.stat().st_mode & 0o777 for path in folder.path(step).iterdir()}
+        assert set(modes.values()) == {0o600}, modes
         state = load_whole(folder.path(step))
         assert_equal({part: state[part] for part in copies[step]}, copies[step], f"step {step}")
     assert not torch.equal(*(copies[step]["module"]["policy.model.norm.weight"] for step in (2, 3)))

@@ -150,6 +150,8 @@ class Checkpointer(RunCallback):
         except (OSError, RuntimeError) as error:
             if self.shards is None:
                 self.folder.drop_drafts()
+            if isinstance(error, SaveError):  # which says it all
+                raise
             raise SaveError(
                 f"the checkpoint of step {step} could not be written to {self.folder.folder} ({error}): make room "
                 f"there; to continue: resume=auto"
