@@ -138,7 +138,7 @@ def test_no_module_is_named_for_what_does_not_fit_elsewhere():
 def test_backward_passes_and_optimiser_steps_are_in_training_alone():
     for path in FILES:
         if name_of(path) != "training" and path.name != "memory_dry_run.py":  # its tensors have no contents
-            assert "backward(" not in path.read_text(), path
+            assert ".backward(" not in path.read_text(), path
             assert ".step()" not in path.read_text(), path
 
 

@@ -144,7 +144,7 @@ def notes(module: HapoModule, found: UpdateMemory) -> list[str]:
     """What else the dry runs have found."""
     is_on = module.policy.is_gradient_checkpointing
     return [
-        f"logits: at most {size(found.backward.peak_logits)} at a time, for one chunk of a micro-batch's tokens",
+        f"logits: at most {size(found.backward.peak_logits)} at a time, for one tile of a micro-batch's tokens",
         f"model.gradient_checkpointing={str(not is_on).lower()} would make "
         f"{size(found.other_checkpointing)} of the {size(found.backward.peak.total())} that a backward pass "
         f"holds beside weights and gradients",

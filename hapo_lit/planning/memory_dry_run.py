@@ -1,7 +1,7 @@
 """What a step holds in memory, counted by running the module's own code on tensors that have shapes and no contents.
 
 Such a dry run (PyTorch's ``FakeTensorMode``) takes seconds for a model of any size, and no memory.  It counts all that
-the code really keeps: activations or their checkpoints, chunks of logits, autocast's casts of the weights.  Where that
+the code really keeps: activations or their checkpoints, tiles of logits, autocast's casts of the weights.  Where that
 depends on values the worst is assumed: every position is a token, every row counts.  Attention is that of a fused
 kernel.
 """
@@ -23,15 +23,16 @@ from hapo_lit.device_memory import DeviceMemory, RolloutBatch, SamplingMemory
 from hapo_lit.planning.phase_plan import PhasePlan
 from hapo_lit.policy.fakes import compute_in_bfloat16, fake_mode, make_fake, over_layers
 from hapo_lit.policy.loading import set_checkpointing
-from hapo_lit.policy.memory_tracker import ACTIVATIONS, MemoryTracker, storage_bytes
-from hapo_lit.policy.scoring import LOGITS_PER_CHUNK, WIDER
+from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
+from hapo_lit.policy.output_head import tile_of, tiles_as_on
 from hapo_lit.protocols import RolloutEngine
 from hapo_lit.rows import Rows, Text
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.optimizer import trained_parameters
 
-CHUNKS = 8
-"""In how many chunks fake logits come, about: more take time and no more memory."""
+TILES = 32
+"""In how many tiles fake logits come, about: more take time and no more memory; with fewer, exponentials that are kept
+would count as a part of themselves."""
 
 
 class GradientMemory(NamedTuple):
@@ -107,10 +108,11 @@ class DryRun:
     Args:
         module: its models are changed in place.
         mixed: True = as under ``bf16-mixed``.
+        device_type: of the device that is counted for.
     """
 
-    def __init__(self, module: HapoModule, mixed: bool) -> None:
-        self.module, self.mixed = module, mixed
+    def __init__(self, module: HapoModule, mixed: bool, device_type: str = "cpu") -> None:
+        self.module, self.mixed, self.device_type = module, mixed, device_type
         self.fakes = fake_mode()
         self.vocabulary = module.policy.get_output_embeddings().weight.shape[0]
         sizes = [storage_bytes(module.policy.parameters())]
@@ -132,20 +134,19 @@ class DryRun:
             rows: of the micro-batch.
             prompt, response: tokens of each.
         """
-        size = max(1, LOGITS_PER_CHUNK // self.vocabulary)
-        wider, logits = ceil(rows * response / size / CHUNKS), 0
+        with tiles_as_on(self.device_type):
+            size = tile_of(self.vocabulary, self.device_type).rows
+        wider, logits = ceil(rows * response / size / TILES), 0
 
         def count() -> Counter[str]:
             nonlocal logits
-            with self.fakes:
+            with self.fakes, tiles_as_on(self.device_type, wider):
                 batch = blank_rows(self.module, rows, prompt, response)
                 tracker = track_gradient(self.module, batch, self.mixed, self.vocabulary, wider)
             logits = max(logits, tracker.peak_logits)
             return tracker.peak
 
         found = over_layers(self.module.policy, count)
-        # in a wider chunk's backward pass the gradients of fewer hidden states are there already
-        found[ACTIVATIONS] += 4 * size * (wider - 1) * self.module.policy.config.hidden_size
         return GradientMemory(Counter(found), logits)
 
     def optimizer(self) -> tuple[list[Tensor], int]:
@@ -177,21 +178,17 @@ def track_gradient(
 ) -> MemoryTracker:
     """Track a loss and its backward pass where every weight has a gradient already, on real or fake tensors.
 
-    ``wider``: fake logits come in chunks of so many times their size, and count as one.
+    ``wider``: fake logits come in tiles of so many times their size, and count as one.
     """
     trained = trained_parameters(module.policy)
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     others = [*module.policy.buffers(), *_gradients(trained)]
     tracker = MemoryTracker(module.policy.parameters(), others, vocabulary, wider)
-    token = WIDER.set(wider)
-    try:
-        with tracker, _autocast(mixed):
-            loss = module.loss(batch).loss
-            with _autocast(False):
-                loss.backward()
-    finally:
-        WIDER.reset(token)
+    with tracker, _autocast(mixed):
+        loss = module.loss(batch).loss
+        with _autocast(False):
+            loss.backward()
     return tracker
 
 

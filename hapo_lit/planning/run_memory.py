@@ -58,7 +58,7 @@ def run_memory(
         on_cpu: True = the run has no GPU, and engines keep within nothing.
     """
     weights = ModelWeights.of(module)
-    dry = DryRun(module, mixed)
+    dry = DryRun(module, mixed, "cpu" if on_cpu else "cuda")
     optimizer_state, step = dry.optimizer()
     itself = any(engine.is_trainer for engine in engines_of(module))
     found = {}

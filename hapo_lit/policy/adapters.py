@@ -18,7 +18,7 @@ LORA: Mapping[str, Any] = {"rank": None, "alpha": 32, "dropout": 0.0, "targets":
 
 ``rank`` None = no adapter, all weights are trained; ``alpha``: the adapter's product counts ``alpha / rank`` times;
 ``dropout`` must be 0; ``targets``: ``all-linear`` = every linear layer but the output head, or names of linear layers
-(``[q_proj, v_proj]``); ``seed``: of the initialisation.
+(``[q_proj, v_proj]``, and ``lm_head`` where it is not tied to the embeddings); ``seed``: of the initialisation.
 """
 
 
@@ -139,6 +139,8 @@ def _targets(model: PreTrainedModel, targets: Any) -> str | list[str]:
         return "all-linear"
     wanted = [targets] if isinstance(targets, str) else list(targets) if isinstance(targets, Sequence) else []
     linear = [name for name, module in model.get_decoder().named_modules() if isinstance(module, nn.Linear)]
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        linear += [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
     if not wanted or not all(any(f".{name}".endswith(f".{target}") for name in linear) for target in wanted):
         known = sorted({name.rpartition(".")[2] for name in linear})
         raise ValueError(f"model.lora.targets must be all-linear or some of [{', '.join(known)}], got {targets!r}")

@@ -2,8 +2,8 @@
 
 Each prompt is prefilled once and its cache of keys and values is repeated for the ``G`` samples.  Rows that have ended
 leave the batch when they are next looked at, which is when the host waits for the device.  The next token is drawn by
-inverting the cumulative distribution in float64, which is exact in the tails and many times cheaper than
-``torch.multinomial`` on a CPU with a large vocabulary.
+inverting the cumulative distribution, see :mod:`hapo_lit.numerics.categorical`: ``torch.multinomial`` takes many times
+as long on a CPU with a large vocabulary.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from hapo_lit.device_memory import USABLE, DeviceMemory, RolloutBatch, SamplingMemory, sequences_that_fit
+from hapo_lit.numerics.categorical import draw
 from hapo_lit.policy.compiling import as_written
 from hapo_lit.policy.fakes import fake_copy, fake_mode, over_layers
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
-from hapo_lit.policy.scoring import head_of, positions
+from hapo_lit.policy.output_head import head_of
+from hapo_lit.policy.scoring import positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.rollout.free_memory import memory_of
 from hapo_lit.rollout.grouped_attention import decoding_attention
@@ -276,13 +278,7 @@ class HFEngine(Sampling):
         if self.temperature == 0:
             best = logits.argmax(-1)
             return best, logits.float().log_softmax(-1).gather(-1, best[:, None]).squeeze(-1)
-        scaled = logits.double() / self.temperature
-        mass = (scaled - scaled.amax(-1, keepdim=True)).exp()
-        cumulative = mass.cumsum(-1)
-        total = cumulative[:, -1:]
-        drawn = torch.searchsorted(cumulative, uniforms[:, None] * total, right=True)
-        drawn = drawn.minimum((cumulative < total).sum(-1, keepdim=True))  # the last token that has a probability
-        return drawn.squeeze(-1), (mass.gather(-1, drawn) / total).log().squeeze(-1)
+        return draw(logits, uniforms, self.temperature)
 
     def _uniforms(self, prompt_ids: Sequence[int], group_size: int, step: int) -> np.ndarray:
         """``[N, T] float64`` in [0, 1): one generator per (seed, prompt, sample, step), so that a draw depends on

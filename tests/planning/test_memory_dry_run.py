@@ -44,16 +44,16 @@ def loss_module(make, checkpointing, entropy=0.0, kl=0.0, **sizes):
     ids=["qwen2", "llama", "entropy, kl", "6 layers"],
 )
 def test_a_dry_pass_holds_what_a_real_one_holds_to_the_byte(monkeypatch, sizes, checkpointing, mixed):
-    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 4096, False, False))  # chunks of 10 to 42 tokens
-    dry = DryRun(loss_module(shapes_of_policy, checkpointing, **sizes), mixed).gradient(3, 12, 30)
+    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, 2**15, False, False))  # tiles of 81 to 327 tokens
+    dry = DryRun(loss_module(shapes_of_policy, checkpointing, **sizes), mixed).gradient(3, 12, 120)
     real = loss_module(real_policy, checkpointing, **sizes)
-    batch = blank_rows(real, 3, 12, 30)
+    batch = blank_rows(real, 3, 12, 120)
     batch.text.prompt_mask[0, 0] = False  # without any padding no mask is made
     found = track_gradient(real, batch, mixed)
     assert dry.peak.total() == found.peak.total() > 0
 
 
-def test_more_than_a_chunk_of_logits_is_never_held():
+def test_more_than_two_tiles_of_logits_is_never_held():
     shapes = [DryRun(loss_module(shapes_of_policy, True, vocab_size=30_000), False) for _ in range(2)]
     few, many = shapes[0].gradient(1, 4, 700), shapes[1].gradient(4, 4, 2000)
     assert 0 < many.peak_logits <= 1.2 * few.peak_logits
@@ -147,10 +147,10 @@ def test_vllm_holds_its_own_weights_and_a_cache_in_blocks_and_a_server_nothing()
     assert VLLMServerEngine(["http://127.0.0.1:1"], 60).memory(policy, batch).total == 0
 
 
-def test_wider_chunks_of_logits_change_nothing_that_is_counted(monkeypatch):
+def test_wider_tiles_of_logits_change_nothing_that_is_counted(monkeypatch):
     found = []
-    for chunks in (8, 100):
-        monkeypatch.setattr(memory_dry_run, "CHUNKS", chunks)
+    for tiles in (8, 100):
+        monkeypatch.setattr(memory_dry_run, "TILES", tiles)
         found.append(DryRun(loss_module(shapes_of_policy, True, vocab_size=30_000), False).gradient(1, 8, 9000))
     wide, narrow = found
     assert wide.peak_logits == narrow.peak_logits

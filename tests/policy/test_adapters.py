@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.policy.adapters import has_adapter, merged, plain_weights, without_adapter
 from hapo_lit.policy.loading import load_policy, policy_like
-from hapo_lit.policy.scoring import token_logprobs
+from hapo_lit.policy.scoring import positions, token_logprobs
 
 both_kinds = pytest.mark.parametrize(
     ("architecture", "tied"), [(name, tied) for name in ("qwen2", "llama") for tied in (True, False)]
@@ -86,6 +86,25 @@ def test_named_layers_alone_are_adapted(base):
     names = adapter(adapted(base(), targets=["q_proj", "mlp.up_proj"]))
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in names} == {"q_proj", "up_proj"}
     assert len(names) == 2 * 2 * 2
+
+
+def test_an_adapted_head_scores_samples_and_learns_as_its_layer_does(base):
+    policy = learnt(adapted(base(tied=False), targets=["lm_head"])).double()
+    text = make_group([[0, 1], [1, 0]], lengths=[[2, 4], [3, 1]]).text()
+    ids, mask = torch.cat([text.prompt_tokens, text.tokens], 1), torch.cat([text.prompt_mask, text.mask], 1)
+    all_logits = policy(input_ids=ids, attention_mask=mask.long(), position_ids=positions(mask)).logits
+    logprobs = all_logits[:, -text.tokens.shape[1] - 1 : -1].log_softmax(-1).gather(-1, text.tokens[..., None])[..., 0]
+    ours = token_logprobs(policy, text)[0]
+    torch.testing.assert_close(ours[text.mask], logprobs[text.mask], atol=1e-12, rtol=0)
+    factors = list(adapter(policy).values())
+    here, there = (torch.autograd.grad(values[text.mask].sum(), factors) for values in (ours, logprobs))
+    for one, other in zip(here, there, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
+    group = engine(policy).generate(prompt_batch(2), 3, step=0)
+    sampled, scored = group.behaviour_logprobs.flatten(0, 1), token_logprobs(policy, group.text())[0].detach()
+    torch.testing.assert_close(sampled[group.text().mask].double(), scored[group.text().mask], atol=1e-5, rtol=0)
+    with without_adapter(policy):
+        assert not torch.allclose(token_logprobs(policy, text)[0], ours)
 
 
 def test_alpha_over_rank_scales_the_adapter(base):

@@ -6,7 +6,7 @@ import torch
 
 from hapo_lit.policy.adapters import with_adapter
 from hapo_lit.policy.fingerprint import on_any_rank, weights_fingerprint
-from hapo_lit.policy.scoring import head_of
+from hapo_lit.policy.output_head import head_of
 
 
 def changed(policy, change):

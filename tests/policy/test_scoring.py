@@ -32,11 +32,11 @@ def gradient(policy, value):
 
 @pytest.mark.parametrize("architecture", ["qwen2", "llama"])
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("chunk", [1, 24 * 3, 10**6])
-def test_chunks_equal_full_logits_with_gradients(make_policy, architecture, tied, chunk):
+@pytest.mark.parametrize("logits", [1, 24 * 3, 10**6])
+def test_tiles_equal_full_logits_with_gradients(make_policy, architecture, tied, logits):
     policy = make_policy(architecture, tie_word_embeddings=tied).double()
     text = make_group([[0, 1, 0], [1, 0, 0]]).text()
-    ours, entropy = token_logprobs(policy, text, 0.7, logits_per_chunk=chunk)
+    ours, entropy = token_logprobs(policy, text, 0.7, logits_per_tile=logits)
     plain, plain_entropy = by_full_logits(policy, text, 0.7)
     torch.testing.assert_close(ours, plain, atol=1e-12, rtol=0)
     torch.testing.assert_close(entropy, plain_entropy, atol=1e-12, rtol=0)
@@ -65,28 +65,6 @@ def test_padding_changes_nothing(policy):
     assert torch.equal(trimmed.prompt_mask, text.trimmed().prompt_mask)
 
 
-def test_many_chunks_keep_less_than_all_logits(make_policy):
-    """What autograd saves beyond the inputs stays far below one [M, V] float32 array."""
-    policy = make_policy()
-    text = make_group([[0] * 4] * 8, lengths=[[6] * 4] * 8).text()
-    vocabulary, tokens = policy.config.vocab_size, int(text.mask.sum())
-    held = {}
-
-    def pack(tensor):
-        if tensor.ndim == 2 and tensor.shape[-1] == vocabulary:
-            held[tensor.data_ptr()] = tensor.shape[0]
-        return tensor
-
-    for chunk, bound in ((10**6, None), (vocabulary * 8, 0)):
-        held.clear()
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            token_logprobs(policy, text, logits_per_chunk=chunk)
-        if bound is None:
-            assert max(held.values()) == tokens  # the plain way keeps them: the probe works
-        else:
-            assert sum(held.values()) == bound
-
-
 def of_large_logits(make_policy, dtype):
     """A policy whose logits reach 20 and more, where bfloat16 has steps of an eighth."""
     policy = make_policy(tie_word_embeddings=False)
@@ -113,13 +91,13 @@ def test_the_head_is_float32_in_every_precision(make_policy, dtype, mixed):
     text = make_group([[0] * 4] * 6, lengths=[[6, 5, 4, 6]] * 6).text()
     exact, weight = by_float64(policy, text, mixed)
     with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-        logprobs, entropy = token_logprobs(policy, text, logits_per_chunk=4 * policy.config.vocab_size)
+        logprobs, entropy = token_logprobs(policy, text, logits_per_tile=4 * policy.config.vocab_size)
     assert logprobs.dtype == entropy.dtype == torch.float32
     torch.testing.assert_close(logprobs.double(), exact, atol=2e-5, rtol=0)
     exact.mean().backward()
     logprobs.mean().backward()
     error = float((policy.lm_head.weight.grad.double() - weight.grad).norm() / weight.grad.norm())
-    assert error < (1e-5 if dtype == torch.float32 else 3e-3)  # of 32 chunks: rounded once, not with every chunk
+    assert error < (1e-5 if dtype == torch.float32 else 3e-3)  # of 32 tiles: rounded once, not with every tile
 
 
 @pytest.mark.parametrize(("dtype", "mixed"), [(torch.float32, True), (torch.bfloat16, False)])

@@ -217,9 +217,9 @@ class Kinds(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("chunk", [24 * 5, 10**6])
-def test_in_mixed_precision_the_head_is_float32_forwards_and_backwards(make_policy, tokenizer, monkeypatch, chunk):
-    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, chunk, False, False))
+@pytest.mark.parametrize("logits", [24 * 5, 10**6])
+def test_in_mixed_precision_the_head_is_float32_forwards_and_backwards(make_policy, tokenizer, monkeypatch, logits):
+    monkeypatch.setattr(token_logprobs, "__defaults__", (1.0, logits, False, False))
     policy = make_policy(tie_word_embeddings=False)
     built = module(policy, tokenizer, phase(hapo(AlwaysGate())), updates_per_batch=2)
     fabric, datamodule = open_fabric("cpu", 1, 1, "auto", "bf16-mixed", sharded_checkpoints=False), data(tokenizer)
