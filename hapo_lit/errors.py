@@ -30,9 +30,9 @@ class PartError(ValueError):
 
 
 class NotFiniteError(RuntimeError):
-    """Several updates in a row had a loss or gradient that is not finite; carries the last batch for inspection."""
+    """Weights are not finite, or losses or gradients of several updates in a row, whose last batch it then carries."""
 
-    def __init__(self, message: str, experience: Experience) -> None:
+    def __init__(self, message: str, experience: Experience | None = None) -> None:
         super().__init__(message)
         self.experience = experience
 

@@ -113,7 +113,7 @@ def test_code_in_a_hugging_face_folder(tmp_path, mark, known, monkeypatch):
     names = {"AutoConfig": "own.C", "AutoModelForCausalLM": "own.M", "AutoTokenizer": ["own.T", "own.T"]}
     (tmp_path / "own.py").write_text(f"import os\nos.mkdir({str(mark)!r})\nclass C: ...\nclass M: ...\nclass T: ...\n")
     for file, kind in (("config.json", "model_type"), ("tokenizer_config.json", "tokenizer_class")):
-        settings = json.loads((tmp_path / file).read_text()) | {"auto_map": names}
+        settings = json.loads((tmp_path / file).read_text()) | {"auto_map": names, "attn_implementation": "own/kernel"}
         (tmp_path / file).write_text(json.dumps(settings if known else settings | {kind: "own"}))
     for read in (load_policy, load_tokenizer, meta_model, policy_like):
         if known:

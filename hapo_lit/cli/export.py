@@ -10,8 +10,8 @@ from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.cli.run_config import read_run_config
 from hapo_lit.cli.setup import quieten
 from hapo_lit.errors import SetupError
+from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target
-from hapo_lit.training.checkpoint_format import check
 from hapo_lit.training.export import export, policy_weights
 
 

@@ -13,6 +13,7 @@ from hapo_lit.cli.setup import build
 from hapo_lit.data import arithmetic
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.storage.cache_key import cache_key
+from hapo_lit.training.finite import require_finite
 
 RECIPE = ("model", "data", "phases", "optim", "module", "precision", "steps", "seed", "threads")
 """The parts of the configuration on which the base policy's weights depend."""
@@ -49,6 +50,7 @@ def base_policy(config: DictConfig) -> Path:
     print(f"building the base policy (about a minute, once): {folder}", flush=True)
     data, module, trainer = build(config, "data", "module", "trainer")
     trainer.fit(module, datamodule=data)
+    require_finite(module, trained=False)
     with appearing(folder, shared=True) as draft:
         module.policy.save_pretrained(draft)
         module.tokenizer.save_pretrained(draft)

@@ -28,10 +28,12 @@ from hapo_lit.protocols import HasOpenProbability
 from hapo_lit.storage.atomic import appearing
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.stop_signals import Stopped
+from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
-from hapo_lit.training.checkpoint_format import check, load
+from hapo_lit.training.checkpoint_format import load
 from hapo_lit.training.engines import reserve_memory
 from hapo_lit.training.export import export
+from hapo_lit.training.finite import require_finite
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
@@ -200,6 +202,8 @@ class RunSession:
         except Stopped as stopped:
             self._exit(stopped, verb)
         except NotFiniteError as error:
+            if error.experience is None:
+                raise
             path = self.run / f"not_finite-{module.data.rank}.pt"
             with appearing(path) as draft:
                 torch.save({"experience": error.experience, "message": str(error)}, draft)
@@ -227,6 +231,7 @@ class RunSession:
 
         Collective: every rank must call it.
         """
+        require_finite(module, trained=False)
         weights = full_state_dict(module.policy.state_dict(), keep=self.is_rank_0)
         if not self.is_rank_0:
             return float("nan")

@@ -298,7 +298,9 @@ def config_of(path: str) -> PreTrainedConfig:
         ValueError: it needs code that comes with it.
     """
     with _without_its_code(path):
-        return AutoConfig.from_pretrained(path, **NO_CODE)
+        config = AutoConfig.from_pretrained(path, **NO_CODE)
+    config._attn_implementation = config._experts_implementation = None  # they may name kernels of the hub
+    return config
 
 
 @contextmanager

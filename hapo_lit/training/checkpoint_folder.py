@@ -12,7 +12,7 @@ import torch
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.storage import atomic
-from hapo_lit.training.checkpoint_format import damage, load
+from hapo_lit.training.checkpoint_faults import fault
 from hapo_lit.training.named_globals import require_readable
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import RunState
@@ -54,22 +54,16 @@ class CheckpointFolder:
         return step_of(path) if path.exists() else 0
 
     def newest(self) -> tuple[Path | None, list[str]]:
-        """The newest checkpoint that is not damaged, or None; and a line for each that was passed over.
+        """The newest checkpoint without a fault, or None; and a line for each that was passed over.
 
         Where there is a process group every rank must call it; each file is read by one of them.
         """
         passed_over: list[str] = []
         for step in reversed(of_all_ranks(self.steps())[0]):
             path = self.path(step)
-            fault = damage(path)
-            if fault is None:
-                try:
-                    load(path)
-                except ResumeError as error:
-                    fault = str(error)
-                else:
-                    return path, passed_over
-            passed_over.append(f"{path} is damaged and was passed over: {fault}")
+            if (found := fault(path)) is None:
+                return path, passed_over
+            passed_over.append(f"{path} is damaged and was passed over: {found}")
         return None, passed_over
 
     @property

@@ -25,19 +25,6 @@ Checksum = tuple[int, int]
 """The size of a file in bytes, and its CRC-32."""
 
 
-def check(path: Path) -> None:
-    """Raise ``ResumeError`` unless a path is a checkpoint whose bytes are as they were written.
-
-    Collective, as :func:`damage` is.
-    """
-    if path.is_dir() and not is_sharded(path):
-        raise ResumeError(
-            f"{path} is a folder and no checkpoint: name a checkpoint in it, such as RUN/checkpoints/last.ckpt"
-        )
-    if fault := damage(path):
-        raise ResumeError(f"{path} is damaged ({fault}): try an older checkpoint in {path.parent}, or resume=auto")
-
-
 def load(path: Path) -> RunState:
     """The run state in a checkpoint; of a sharded one everything but its shards, whose list is read too.
 

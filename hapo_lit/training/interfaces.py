@@ -139,6 +139,8 @@ class RunModule(ResumableModule, Protocol):
     """Metrics of the last step, over all ranks."""
     heldout: dict[str, float]
     """Results of the last evaluation, over all ranks."""
+    max_grad_norm: float
+    """The norm to which gradients are scaled down; infinity = none."""
     before_update_hooks: list[Callable[[Experience], None]]
     """Called in each step with its experience, at the weights that sampled it."""
 

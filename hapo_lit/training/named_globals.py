@@ -98,6 +98,7 @@ class ShardReader(FileSystemReader):
             raise ResumeError(f"{path} cannot be read: {refusal(error)}") from error
         if not _is_of_tensors(found):
             raise ResumeError(f"{path} cannot be read: it holds more than the places of tensors")
+        found.storage_data = found.storage_data or {}
         found.storage_meta = StorageMeta(load_id=self.load_id)
         return found  # type: ignore[no-any-return]
 

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torch.optim import Optimizer
 
-from hapo_lit.errors import ResumeError
+from hapo_lit.errors import ResumeError, one_line
 from hapo_lit.storage import atomic
 from hapo_lit.training.checkpoint_format import META, Checksum, checksum_of, load, write_manifest
 from hapo_lit.training.interfaces import ResumableModule
@@ -251,6 +251,20 @@ def tensors_in(path: Path, beginning: str = "") -> dict[str, Tensor]:
     return tensors
 
 
+def parts_in(path: Path, size: int, rank: int, world: int) -> Iterator[dict[str, Tensor]]:
+    """The tensors in the shards of a checkpoint that are one rank's to look at, about so many bytes at a time."""
+    part: dict[str, Tensor] = {}
+    for name, about in list(_stored(path).items())[rank::world]:
+        part[name] = _room(about)
+        if sum(tensor.nbytes for tensor in part.values()) >= size:
+            _read(part, path)
+            yield part
+            part = {}
+    if part:
+        _read(part, path)
+        yield part
+
+
 def _stored(path: Path) -> dict[str, TensorStorageMetadata]:
     """What the shards hold, by name."""
     return cast(dict[str, TensorStorageMetadata], ShardReader(path).read_metadata().state_dict_metadata)
@@ -274,4 +288,8 @@ def _read(tensors: dict[str, Tensor], path: Path) -> None:
     """Fill tensors, or what this rank holds of them, from the shards."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # no rank needs another for that
-        state_dict_loader.load(tensors, storage_reader=ShardReader(path), no_dist=True)
+        try:
+            state_dict_loader.load(tensors, storage_reader=ShardReader(path), no_dist=True)
+        except CheckpointException as error:  # which is no Exception
+            faults = {one_line(str(fault), 200) or type(fault).__name__ for fault, _ in error.failures.values()}
+            raise ResumeError(f"the shards in {path} cannot be read: {'; '.join(faults)}") from error

@@ -17,8 +17,9 @@ from hapo_lit.cli.session import isolated_job
 from hapo_lit.errors import ResumeError, SaveError
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.stop_signals import Stopped
+from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
-from hapo_lit.training.checkpoint_format import META, check, damage, load, reader_of
+from hapo_lit.training.checkpoint_format import META, damage, load, reader_of
 from hapo_lit.training.fabric_loop import FabricTrainerAdapter, train
 from hapo_lit.training.fabric_setup import open_fabric, set_up
 from hapo_lit.training.interfaces import RunCallback

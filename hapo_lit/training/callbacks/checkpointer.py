@@ -12,6 +12,7 @@ from typing import Any
 from hapo_lit.errors import SaveError
 from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
+from hapo_lit.training.finite import require_finite
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.training.run_state import RunState, capture
 from hapo_lit.training.shards import ShardWriter
@@ -79,6 +80,8 @@ class Checkpointer(RunCallback):
         evaluated_next = pl_module.step % self.evaluate_every == 0 and pl_module.data.has_heldout
         if not evaluated_next or trainer.limit_val_batches == 0:
             self._save_if_due(trainer, pl_module, better=False)
+        else:
+            require_finite(pl_module)  # before it is measured
 
     def on_validation_end(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         if not pl_module.step:  # before training there is nothing to keep
@@ -117,6 +120,7 @@ class Checkpointer(RunCallback):
         due = step % self.every == 0 or last or better or signum
         if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
             self.wait()
+            require_finite(module)
             with self._saving(step):
                 self._save(trainer, module, better)
         elif better:

@@ -11,8 +11,8 @@ import pytest
 from support.once import few_of
 from support.survival import RUN, assert_same_end, checkpoints
 
+from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
-from hapo_lit.training.checkpoint_format import check
 
 pytestmark = pytest.mark.slow
 SHARDS = ["fabric", *RUN, "eval_every=3", "fabric.strategy=fsdp", "fabric.devices=2"]
