@@ -22,7 +22,7 @@ from hapo_lit.training.run_state import FORMAT, capture
 
 ALONE = SimpleNamespace(loggers=[], is_global_zero=True, limit_val_batches=None)
 """The trainer of a run without logs."""
-RATES = ("start", "end")
+RATES = ["learning_rate.start=1e37", "learning_rate.end=1e37"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -107,7 +107,7 @@ def test_so_are_shards(tmp_path):
 def test_no_policy_is_exported_that_is_not_finite(base, tmp_path):
     settings = [f"model.path={base}", *SMALL, "gate=always", "teacher_check=trusted", "hydra.run.dir=run"]
     settings = [setting for setting in settings if "checkpointer" not in setting]
-    settings += ["callbacks.checkpointer=null", "optim.weight_decay=34", *(f"learning_rate.{end}=1e37" for end in RATES)]
+    settings += ["callbacks.checkpointer=null", "optim.weight_decay=34", *RATES]
     done = hapo(tmp_path, "train", *settings, check=False)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
