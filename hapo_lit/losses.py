@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hapo_lit.contracts import check_part, clipped, per_token
 from hapo_lit.numerics.masked import LOG_RATIO_BOUND, bounded_exp, masked_mean, masked_sum
-from hapo_lit.numerics.tallies import masked_tally
+from hapo_lit.numerics.tallies import masked_tally, share_tallies
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.rows import LossOutput, Rows
 
@@ -261,13 +261,15 @@ class Surrogate:
         surrogate, acted = clipped(self.clip, self.clip(ratio, rows.advantages[:, None], logprobs), logprobs)
         counted = on_policy & (weights != 0)  # a row that is only there to keep ranks in step has no weight
         taught = rows.text.mask & is_teacher & (weights != 0)
-        metrics = {
-            "loss/clipped_share": masked_tally(acted, counted),
-            "loss/clipped_low": masked_tally(acted & (ratio < 1), counted),
-            "loss/clipped_high": masked_tally(acted & (ratio > 1), counted),
+        flags = {
+            "loss/clipped_share": acted,
+            "loss/clipped_low": acted & (ratio < 1),
+            "loss/clipped_high": acted & (ratio > 1),
+            "loss/ratio_above_2": ratio > 2,
+            "loss/ratio_bounded": log_ratio.abs() > LOG_RATIO_BOUND,
+        }
+        metrics = share_tallies(flags, counted) | {
             "loss/ratio_mean": masked_tally(ratio, counted),
-            "loss/ratio_above_2": masked_tally(ratio > 2, counted),
-            "loss/ratio_bounded": masked_tally(log_ratio.abs() > LOG_RATIO_BOUND, counted),
             "loss/teacher_probability": masked_tally(logprobs.detach().exp(), taught),
             "loss/teacher_ratio_mean": masked_tally(ratio, taught),
         }

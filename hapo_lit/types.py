@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -39,12 +40,14 @@ class _Movable:
     """Gives a carrier ``.to(device)``, which Lightning needs to move a frozen dataclass."""
 
     def to(self: Carrier, device: torch.device | str, non_blocking: bool = False) -> Carrier:
+        held = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         moved = {
-            field.name: value.to(device, non_blocking=non_blocking)
-            for field in fields(self)  # type: ignore[arg-type]
-            if isinstance(value := getattr(self, field.name), (Tensor, _Movable))
+            name: there
+            for name, value in held.items()
+            if isinstance(value, (Tensor, _Movable))
+            and (there := value.to(device, non_blocking=non_blocking)) is not value
         }
-        return replace(self, **moved)  # type: ignore[type-var]
+        return replace(self, **moved) if moved else self  # type: ignore[type-var]
 
 
 def _check(owner: object, name: str, shape: tuple[int, ...], *dtypes: torch.dtype) -> None:
@@ -208,7 +211,7 @@ class RolloutGroup(_Movable):
         if self.behaviour_logprobs is not None:
             _check(self, "behaviour_logprobs", full, *_FLOATS)
 
-    @property
+    @cached_property
     def on_policy(self) -> Tensor:
         """``[P, G] bool``: rows that exist and that the policy wrote."""
         return self.present & ~self.is_teacher

@@ -55,6 +55,7 @@ def test_carriers_are_frozen_and_move_whole():
     assert moved.group.tokens.is_meta
     assert moved.decision.open.is_meta
     assert moved.behaviour_logprobs is None
+    assert value.to("cpu") is value  # which every step asks for
 
 
 def test_success_counts_leave_out_teachers_and_absent_rows():

@@ -26,20 +26,32 @@ def masked_tally(values: Tensor, mask: Tensor) -> Tensor:
     return tally(torch.where(mask, values.detach().to(torch.float64), 0.0).sum(), mask.sum())
 
 
-def count_tally(flags: Tensor) -> Tensor:
-    """A tally without a count: how many ``flags`` are True, added up and never divided."""
-    return tally(flags.sum(), torch.zeros((), device=flags.device))
+def tallies(named: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """:func:`tally` of several sums and counts, stacked at once."""
+    numbers = [value.detach().to(torch.float64) for pair in named.values() for value in pair]
+    return dict(zip(named, torch.stack(numbers).view(-1, 2).unbind(), strict=True))
 
 
-def plain_tally(total: float, count: float) -> Tensor:
-    """The tally of two plain numbers."""
-    return torch.tensor([total, count], dtype=torch.float64)
+def share_tallies(named: Mapping[str, Tensor], mask: Tensor | None = None) -> dict[str, Tensor]:
+    """The tallies of several flags of one shape, where ``mask`` is True or everywhere, in a few operations for all."""
+    flags = torch.stack(list(named.values()))
+    if mask is not None:
+        flags &= mask
+    sums = flags.flatten(1).sum(1, dtype=torch.float64)
+    count = sums.new_tensor(flags[0].numel()) if mask is None else mask.sum().to(sums)
+    return dict(zip(named, torch.stack([sums, count.expand_as(sums)], 1).unbind(), strict=True))
+
+
+def plain_tallies(named: Mapping[str, tuple[float, float]]) -> dict[str, Tensor]:
+    """The tallies of plain numbers."""
+    pairs = torch.tensor(list(named.values()), dtype=torch.float64).view(-1, 2)
+    return dict(zip(named, pairs.unbind(), strict=True))
 
 
 def accumulate(tallies: dict[str, Tensor], more: Mapping[str, Tensor]) -> None:
     """Add tallies to those of the same names; a new name begins at zero."""
     for name, added in more.items():
-        tallies[name] = tallies.get(name, 0) + added
+        tallies[name] = tallies[name] + added if name in tallies else added
 
 
 def number(total: float, count: float) -> float:

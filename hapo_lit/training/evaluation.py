@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part
-from hapo_lit.numerics.tallies import accumulate, plain_tally, tally_of
+from hapo_lit.numerics.tallies import accumulate, plain_tallies, tally_of
 from hapo_lit.policy.sharding import unsharded
 from hapo_lit.protocols import Decode, Ranks, RolloutEngine, Verifier
 from hapo_lit.training.metrics import over_ranks
@@ -88,4 +88,4 @@ class HeldOutEvaluation:
         self._unsharded.close()
         for evaluator in self.evaluators.values():
             evaluator.engine.sleep()
-        return over_ranks(self._tallies | {"time/evaluate": plain_tally(self._seconds, 1)}, ranks, device)
+        return over_ranks(self._tallies | plain_tallies({"time/evaluate": (self._seconds, 1.0)}), ranks, device)

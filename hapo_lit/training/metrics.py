@@ -13,9 +13,9 @@ from torch import Tensor
 from hapo_lit.errors import PartError
 from hapo_lit.numerics.hashing import stable_int
 from hapo_lit.numerics.masked import all_equal
-from hapo_lit.numerics.tallies import count_tally, number, plain_tally, tally, tally_of
+from hapo_lit.numerics.tallies import accumulate, number, plain_tallies, share_tallies, tallies, tally
 from hapo_lit.protocols import Ranks
-from hapo_lit.types import Experience, RolloutGroup
+from hapo_lit.types import Experience
 
 TOTALS = frozenset(["rollout/tokens", "rollout/tokens_per_second", "verify/kills"])
 """What parts report of this rank and adds up over ranks; everything else they report is averaged."""
@@ -40,32 +40,35 @@ def anneal_tallies(experience: Experience) -> dict[str, Tensor]:
     ``response/length``, ``response/truncated``     mean tokens; share that met the length limit
     """
     group = experience.group
-    has_teacher_P = (group.is_teacher & group.present).any(1)
+    taught_PG = group.is_teacher & group.present
+    has_teacher_P, teachers = taught_PG.any(1), taught_PG.sum()
     weight_PG = experience.token_weights.sum(2)
-    tallies = {
-        "teacher/use": tally_of(has_teacher_P),
-        "teacher/rows": count_tally(group.is_teacher & group.present),
-        "teacher/row_share": tally_of(group.is_teacher[group.present]),
-        "teacher/token_share": tally(weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
+    sums = {
+        "teacher/rows": (teachers, torch.zeros_like(teachers)),  # no mean: rows of micro-batches and ranks add up
+        "teacher/row_share": (teachers, group.present.sum()),
+        "teacher/token_share": (weight_PG[group.is_teacher].sum(), weight_PG.sum().clamp(min=1e-12)),
     }
+    shares = {"teacher/use": has_teacher_P}
     rollouts = experience.rollouts
-    if rollouts is None or experience.teacher_usable is None:
-        return tallies
-    successes_P, trials_P = rollouts.success_counts()
-    lengths_PG = rollouts.mask.sum(2)
-    return tallies | {
-        "reward/mean": tally(rollouts.rewards[rollouts.on_policy].sum(), trials_P.sum().clamp(min=1)),
-        "success/rate": tally(successes_P.sum(), trials_P.sum().clamp(min=1)),
-        "gate/open_rate": tally_of(experience.decision.open),
-        "teacher/refused": count_tally(experience.decision.open & ~experience.teacher_usable),
-        "teacher/beside_success": tally_of(has_teacher_P & (successes_P > 0)),
-        "signal/all_wrong": tally_of(successes_P == 0),
-        "signal/all_right": tally_of(successes_P == trials_P),
-        "signal/flat_before": _flat_share(rollouts),
-        "signal/flat": _flat_share(group),
-        "response/length": tally_of(lengths_PG[rollouts.on_policy]),
-        "response/truncated": tally_of(~rollouts.finished[rollouts.on_policy]),
-    }
+    if rollouts is not None and experience.teacher_usable is not None:
+        (successes_P, trials_P), on_policy_PG = rollouts.success_counts(), rollouts.on_policy
+        opened_P, trials = experience.decision.open, trials_P.sum()
+        sums |= {
+            "reward/mean": (rollouts.rewards[on_policy_PG].sum(), trials.clamp(min=1)),
+            "success/rate": (successes_P.sum(), trials.clamp(min=1)),
+            "teacher/refused": ((opened_P & ~experience.teacher_usable).sum(), torch.zeros_like(trials)),
+            "response/length": ((rollouts.mask & on_policy_PG[..., None]).sum(), trials),
+            "response/truncated": ((on_policy_PG & ~rollouts.finished).sum(), trials),
+        }
+        shares |= {
+            "gate/open_rate": opened_P,
+            "teacher/beside_success": has_teacher_P & (successes_P > 0),
+            "signal/all_wrong": successes_P == 0,
+            "signal/all_right": successes_P == trials_P,
+            "signal/flat_before": all_equal(rollouts.rewards, rollouts.present, 1)[:, 0],
+            "signal/flat": all_equal(group.rewards, group.present, 1)[:, 0],
+        }
+    return tallies(sums) | share_tallies(shares)
 
 
 def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: Sequence[str]) -> dict[str, Tensor]:
@@ -76,40 +79,43 @@ def reward_tallies(experience: Experience, difficulties: Sequence[str], labels: 
         difficulties: of its ``P`` prompts.
         labels: those to tell apart, the same on all ranks.
     """
-    if experience.rollouts is None or not difficulties:
+    if experience.rollouts is None or not difficulties or not labels:
         return {}
     on_policy_PG = experience.rollouts.on_policy
     earned_P = torch.where(on_policy_PG, experience.rollouts.rewards, 0.0).sum(1)
-    sums = torch.stack([earned_P, on_policy_PG.sum(1).to(earned_P)], 1)
-    return {
-        f"reward/{'_'.join(label.split())}": sums[
-            torch.tensor([difficulty == label for difficulty in difficulties], device=sums.device)
-        ].sum(0, dtype=torch.float64)
-        for label in labels
-    }
+    sums = torch.stack([earned_P, on_policy_PG.sum(1).to(earned_P)], 1).to(torch.float64)
+    has_label = torch.tensor([[difficulty == label for difficulty in difficulties] for label in labels]).to(sums)
+    return {f"reward/{'_'.join(label.split())}": pair for label, pair in zip(labels, has_label @ sums, strict=True)}
 
 
 def tallied(metrics: Mapping[str, float]) -> dict[str, Tensor]:
     """Plain numbers of this rank as tallies: :data:`TOTALS` add up, the others are averaged over ranks."""
-    return {name: plain_tally(value, 0.0 if name in TOTALS else 1.0) for name, value in metrics.items()}
+    return plain_tallies({name: (value, 0.0 if name in TOTALS else 1.0) for name, value in metrics.items()})
 
 
-def gradient_share(loss: Tensor, logprobs: Tensor, is_teacher: Tensor) -> Tensor:
-    """The tally of Σ |∂loss/∂log π| over the tokens of teacher rows, out of that over all; the model is not run.
+class GradientShare:
+    """Σ |∂loss/∂log π| over the tokens of teacher rows, out of that over all: what a backward pass finds on its way."""
 
-    Args:
-        loss: scalar.
-        logprobs: ``[N, T]``, which it was made from.
-        is_teacher: ``[N]``.
-    """
-    if not loss.requires_grad:
-        return torch.zeros(2, dtype=torch.float64, device=loss.device)
-    (slope_NT,) = torch.autograd.grad(loss, logprobs, retain_graph=True)
-    size_N = slope_NT.abs().sum(1, dtype=torch.float64)
-    return tally(size_N[is_teacher].sum(), size_N.sum())
+    def __init__(self) -> None:
+        self._seen: dict[str, Tensor] = {}
+
+    def watch(self, logprobs: Tensor, is_teacher: Tensor) -> None:
+        """Look at the slope on ``logprobs [N, T]`` when a backward pass comes by; ``is_teacher [N]``."""
+
+        def see(slope_NT: Tensor) -> None:
+            size_N = slope_NT.abs().sum(1, dtype=torch.float64)
+            accumulate(self._seen, {"teacher/gradient_share": tally(size_N[is_teacher].sum(), size_N.sum())})
+
+        if logprobs.requires_grad:
+            logprobs.register_hook(see)
+
+    def seen(self) -> dict[str, Tensor]:
+        """The tally of the backward passes since it was last asked; empty if there was none."""
+        seen, self._seen = self._seen, {}
+        return seen
 
 
-def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
+def over_ranks(measured: Mapping[str, Tensor], ranks: Ranks, device: torch.device) -> dict[str, float]:
     """Tallies of every rank as the numbers of the step: one exchange for all, and one of their names.
 
     What is :data:`MISSING` on every rank is left out.
@@ -117,9 +123,9 @@ def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device
     Raises:
         PartError: ranks have other names, as a verifier or gate of one's own may give them.
     """
-    if not tallies:
+    if not measured:
         return {}
-    names = sorted(tallies)
+    names = sorted(measured)
     if ranks.world > 1:
         here = torch.tensor([stable_int("\0".join(names)) >> 1], device=device)
         if len(set(ranks.gather(here).tolist())) > 1:
@@ -127,10 +133,10 @@ def over_ranks(tallies: Mapping[str, Tensor], ranks: Ranks, device: torch.device
                 f"processes have metrics of other names, which cannot be added up: a part's metrics() must give the "
                 f"same names on all of them; those of process {ranks.rank} are {', '.join(names)}"
             )
-    own = torch.stack([tallies[name].to(device, torch.float64) for name in names])
+    own = _stacked([measured[name] for name in names], device)
     of_all = ranks.gather(own).unflatten(0, (-1, len(own))).sum(0)
     added = dict(zip(names, of_all.tolist(), strict=True))
-    return {name: number(*added[name]) for name in tallies if added[name][1] or not name.startswith(MISSING)}
+    return {name: number(*added[name]) for name in measured if added[name][1] or not name.startswith(MISSING)}
 
 
 def for_progress_bar(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -139,5 +145,12 @@ def for_progress_bar(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: metrics[key] for name, key in shown.items() if key in metrics}
 
 
-def _flat_share(group: RolloutGroup) -> Tensor:
-    return tally_of(all_equal(group.rewards, group.present, 1))
+def _stacked(pairs: Sequence[Tensor], device: torch.device) -> Tensor:
+    """``[K, 2] float64`` on a device: what is on another one is brought there at once."""
+    there = [index for index, pair in enumerate(pairs) if pair.device != device]
+    if there and len(there) < len(pairs):
+        brought = torch.stack([pairs[index].to(torch.float64) for index in there]).to(device)
+        pairs = [*pairs]
+        for index, pair in zip(there, brought.unbind(), strict=True):
+            pairs[index] = pair
+    return torch.stack([pair.to(torch.float64) for pair in pairs]).to(device)

@@ -29,9 +29,9 @@ from hapo_lit.training.decoding import decode_responses
 from hapo_lit.training.evaluation import Evaluator, HeldOutEvaluation
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.metrics import (
+    GradientShare,
     anneal_tallies,
     for_progress_bar,
-    gradient_share,
     over_ranks,
     reward_tallies,
     tallied,
@@ -119,6 +119,7 @@ class HapoModule(StatefulModule):
         self.before_update_hooks: list[Callable[[Experience], None]] = []
         """Called in each step with its experience, at the weights that sampled it."""
         self._sync_seconds = 0.0
+        self._gradient_share = GradientShare()
 
     # -- one step ------------------------------------------------------------------------------------------------
 
@@ -127,18 +128,18 @@ class HapoModule(StatefulModule):
         started = time.perf_counter()
         with when_out_of_memory("sampling", lower="prompts_per_step, group_size or max_response_tokens"):
             self.experience = experience = self.collect(batch)
-        tallies = reward_tallies(experience, batch.difficulties, self.data.difficulties) | anneal_tallies(experience)
-        tallies |= tallied(self.phase.algorithm.metrics() | {"time/sync": self._sync_seconds})
+        measured = reward_tallies(experience, batch.difficulties, self.data.difficulties) | anneal_tallies(experience)
+        measured |= tallied(self.phase.algorithm.metrics() | {"time/sync": self._sync_seconds})
         for hook in self.before_update_hooks:
             hook(experience)
         with when_out_of_memory(
             "updating", lower="module.micro_batch_size or micro_batch_tokens, then max_response_tokens"
         ):
-            tallies |= self.optimise(experience, loss, no_sync)
+            measured |= self.optimise(experience, loss, no_sync)
         self.step += 1
         self.data.advance(batch, self.step)
-        tallies |= tallied({"time/step": time.perf_counter() - started, "time/data": self.data.waited})
-        self.metrics = over_ranks(tallies, self.ranks, self.device)
+        measured |= tallied({"time/step": time.perf_counter() - started, "time/data": self.data.waited})
+        self.metrics = over_ranks(measured, self.ranks, self.device)
 
     def collect(self, batch: PromptBatch) -> Experience:
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
@@ -173,7 +174,7 @@ class HapoModule(StatefulModule):
             self.micro_batches(part, policy_moves=updates > 1)
             for part in split_by_prompts(experience, count, self.phase.algorithm.weighting, self.ranks)
         ]
-        started, tallies = time.perf_counter(), dict[str, Tensor]()
+        started, measured = time.perf_counter(), dict[str, Tensor]()
         total, norms, skipped = torch.zeros(()), torch.zeros(()), 0
         for batches, _ in parts * self.updates_per_batch:
             update, norm = torch.zeros(()), torch.zeros(())
@@ -182,7 +183,8 @@ class HapoModule(StatefulModule):
                     output = loss(rows)
                     self.backward_pass(output.loss)
                 update = update + output.loss.detach()
-                accumulate(tallies, {name: metric.detach() for name, metric in output.metrics.items()})
+                accumulate(measured, {name: metric.detach() for name, metric in output.metrics.items()})
+            accumulate(measured, self._gradient_share.seen())
             if batches:
                 norm = total_norm(trained_parameters(self.policy), self.max_grad_norm)
             total, norms = total + update / updates, norms + norm / updates
@@ -195,16 +197,16 @@ class HapoModule(StatefulModule):
             optimizer.zero_grad(set_to_none=True)  # at once, since sampling follows
             self.skips.update_made()
             torch.clear_autocast_cache()  # it holds casts of the weights as they were
+        for name, value in {"loss/total": total, "update/gradient_norm": norms}.items():
+            measured[name] = tally(value, torch.ones_like(value))
         numbers = {
-            "loss/total": float(total),
-            "update/gradient_norm": float(norms),
             "update/learning_rate": self.phases.learning_rate(self.step),
             "update/row_share": sum(share for _, share in parts),
             "update/skipped": float(skipped),
             "time/score": started - began,
             "time/update": time.perf_counter() - started,
         }
-        return tallies | tallied(numbers)
+        return measured | tallied(numbers)
 
     def backward_pass(self, loss: Tensor) -> None:
         """Add up gradients, without autocast: it would compute those of the float32 head in bfloat16."""
@@ -216,12 +218,10 @@ class HapoModule(StatefulModule):
         policy_loss = self.phase.loss
         logprobs, entropy = self.logprobs(self.policy, rows.text, policy_loss.needs_entropy)
         output = policy_loss(logprobs, entropy, rows)
+        self._gradient_share.watch(logprobs, rows.is_teacher)
         counted = rows.text.mask & (rows.token_weights != 0)
-        measured = {
-            "loss/entropy": tally(entropy.detach()[counted].sum(), counted.sum()),
-            "teacher/gradient_share": gradient_share(output.loss, logprobs, rows.is_teacher),
-        }
-        return LossOutput(output.loss, {**output.metrics, **measured})
+        mean_entropy = tally(entropy.detach()[counted].sum(), counted.sum())
+        return LossOutput(output.loss, {**output.metrics, "loss/entropy": mean_entropy})
 
     def logprobs(self, model: PreTrainedModel, text: Text, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
         """Log-probabilities of a micro-batch's response tokens under a model, and the entropies, both ``[N, T]``."""
@@ -292,6 +292,7 @@ class HapoModule(StatefulModule):
             parameter.grad = None
         for rows in self.micro_batches(experience, policy_moves=False)[0]:
             self.backward_pass(self.loss(rows).loss)
+        self._gradient_share.seen()  # which is no part of an update
         found = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in parameters]
         for parameter, gradient in zip(parameters, held, strict=True):
             parameter.grad = gradient
@@ -305,8 +306,9 @@ class HapoModule(StatefulModule):
     def training_step(self, batch: PromptBatch, batch_index: int) -> None:
         self.run_step(batch, self.loss, getattr(self.trainer.strategy, "block_backward_sync", nullcontext))
         # For callbacks of Lightning's own, which look here; log_dict would take as long as the update of a small model.
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
-        self.log_dict(for_progress_bar(self.metrics), prog_bar=True, logger=False)
+        numbers = torch.tensor(list(self.metrics.values())).unbind()
+        self.trainer.callback_metrics.update(zip(self.metrics, numbers, strict=True))
+        self.trainer.progress_bar_metrics.update(for_progress_bar(self.metrics))
 
     def on_validation_epoch_start(self) -> None:
         self.evaluation.begin(self.policy)

@@ -67,7 +67,7 @@ def micro_batches(
         balance: True = rows are dealt to ranks by their tokens; False = each keeps those of its own prompts.
     """
     rows = experience.rows()
-    contributing = rows.select(loss.contributes(rows))
+    contributing = rows.select(loss.contributes(rows).nonzero().squeeze(1))  # found once, and not for each tensor
     own = dealt(contributing, limit, ranks) if balance and ranks.world > 1 else list(contributing.split(limit))
     if missing := ranks.max(len(own)) - len(own):
         shortest = rows.text.mask.sum(1).argmin()[None]

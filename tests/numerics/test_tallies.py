@@ -1,6 +1,15 @@
 import torch
 
-from hapo_lit.numerics.tallies import accumulate, count_tally, masked_tally, number, plain_tally, tally, tally_of
+from hapo_lit.numerics.tallies import (
+    accumulate,
+    masked_tally,
+    number,
+    plain_tallies,
+    share_tallies,
+    tallies,
+    tally,
+    tally_of,
+)
 
 
 def test_a_tally_is_a_sum_and_a_count_in_float64_without_a_gradient():
@@ -11,7 +20,10 @@ def test_a_tally_is_a_sum_and_a_count_in_float64_without_a_gradient():
         (tally_of(values.detach() > 1), [2, 3]),
         (masked_tally(values, torch.tensor([True, False, True])), [5, 2]),
         (masked_tally(values > 1, torch.tensor([True, False, True])), [1, 2]),
-        (count_tally(values > 1), [2, 0]),
+        (tallies({"a": (values.sum(), torch.tensor(3))})["a"], [7, 3]),
+        (share_tallies({"a": values > 1})["a"], [2, 3]),
+        (share_tallies({"a": values > 1}, torch.tensor([True, False, True]))["a"], [1, 2]),
+        (plain_tallies({"a": (7, 3.0)})["a"], [7, 3]),
     ):
         assert found.tolist() == expected
         assert found.dtype == torch.float64
@@ -31,6 +43,21 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole():
 
 
 def test_tallies_accumulate_and_become_means_or_sums():
-    tallies = {"a": plain_tally(1.0, 2.0)}
-    accumulate(tallies, {"a": plain_tally(5.0, 1.0), "b": plain_tally(7.0, 0.0)})
-    assert {name: number(*value.tolist()) for name, value in tallies.items()} == {"a": 2.0, "b": 7.0}
+    measured = plain_tallies({"a": (1.0, 2.0)})
+    accumulate(measured, plain_tallies({"a": (5.0, 1.0), "b": (7.0, 0.0)}))
+    assert {name: number(*value.tolist()) for name, value in measured.items()} == {"a": 2.0, "b": 7.0}
+    assert plain_tallies({}) == {}
+
+
+def test_many_tallies_at_once_are_each_its_own():
+    flags = {"a": torch.tensor([[True, False], [True, True]]), "b": torch.tensor([[False, False], [False, True]])}
+    mask = torch.tensor([[True, True], [False, True]])
+    for mine in (None, mask):
+        found = share_tallies(flags, mine)
+        assert list(found) == ["a", "b"]
+        for name, values in flags.items():
+            assert torch.equal(found[name], tally_of(values) if mine is None else masked_tally(values, mine))
+    pairs = {name: (values.sum(), values.float().mean()) for name, values in flags.items()}
+    found = tallies(pairs)
+    assert all(torch.equal(found[name], tally(*pairs[name])) for name in flags)
+    assert flags["a"].tolist() == [[True, False], [True, True]]  # what was given is as it was

@@ -8,7 +8,7 @@ from hapo_lit.errors import PartError
 from hapo_lit.gates import FailureGate
 from hapo_lit.injectors import ReplaceWorst
 from hapo_lit.protocols import ALONE
-from hapo_lit.training.metrics import anneal_tallies, gradient_share, over_ranks, reward_tallies, tallied
+from hapo_lit.training.metrics import GradientShare, anneal_tallies, over_ranks, reward_tallies, tallied
 from hapo_lit.weighting import TokenMean
 
 
@@ -118,10 +118,15 @@ def test_a_supervised_step_has_no_reward_by_difficulty():
 
 
 def test_gradient_share_by_hand():
-    """∂loss/∂log π = 2, −1 on the policy's row and 3, 0 on the teacher's: 3 of 6."""
+    """∂loss/∂log π = 2, −1 on the policy's row and 3, 0 on the teacher's: 3 of 6; a second micro-batch adds its own."""
     logprobs = torch.zeros(2, 2, dtype=torch.float64, requires_grad=True)
-    loss = (logprobs * torch.tensor([[2.0, -1.0], [3.0, 0.0]])).sum()
-    assert gradient_share(loss, logprobs, torch.tensor([False, True])).tolist() == [3, 6]
-    loss.backward()  # the graph is still there
+    share = GradientShare()
+    share.watch(logprobs, torch.tensor([False, True]))
+    assert share.seen() == {}  # before a backward pass
+    (logprobs * torch.tensor([[2.0, -1.0], [3.0, 0.0]])).sum().backward()
     assert logprobs.grad.tolist() == [[2, -1], [3, 0]]
-    assert gradient_share(loss.detach(), logprobs, torch.tensor([False, True])).tolist() == [0, 0]
+    share.watch(other := torch.zeros(1, 2, requires_grad=True), torch.tensor([True]))
+    (4 * other).sum().backward()
+    assert share.seen()["teacher/gradient_share"].tolist() == [3 + 8, 6 + 8]
+    assert share.seen() == {}  # told once
+    share.watch(logprobs.detach(), torch.tensor([False, True]))  # as where the policy is only scored

@@ -6,14 +6,17 @@ import html
 import json
 
 import pytest
+import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from support.training import STEPS, data, fit, hapo, module, phase
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 
 from hapo_lit.gates import AlwaysGate
 from hapo_lit.training.callbacks.completions import Completions, completions_table
 from hapo_lit.training.callbacks.posterior import Posterior
+from hapo_lit.training.tensorboard import StepwiseTensorBoardLogger
 
 
 def response(text, by, reward, advantage):
@@ -112,6 +115,24 @@ def test_a_gate_without_an_estimate_has_no_posterior(make_policy, tokenizer, tmp
     events = EventAccumulator(str(tmp_path))
     events.Reload()
     assert events.Tags()["histograms"] == []
+
+
+def test_the_numbers_of_a_step_are_one_event_with_lightnings_tags_and_values(tmp_path):
+    numbers = [{"a/b": 0.1, "c": 3, "d": float("nan")}, {"a/b": torch.tensor(0.5), "c": 4.0}]
+    events, kept = [], []
+    for kind in (TensorBoardLogger, StepwiseTensorBoardLogger):
+        logger = kind(tmp_path / kind.__name__, name="", version="")
+        for step, metrics in enumerate(numbers, 1):
+            logger.log_metrics(metrics, step)
+            logger.finalize("success")  # as Lightning does after each of its loops: the next number opens a new file
+        files = sorted((tmp_path / kind.__name__).glob("events*"))
+        events.append([len(event.summary.value) for file in files for event in EventFileLoader(str(file)).Load()])
+        read = EventAccumulator(str(tmp_path / kind.__name__))
+        read.Reload()
+        kept.append({tag: repr([(it.step, it.value) for it in read.Scalars(tag)]) for tag in read.Tags()["scalars"]})
+    assert [sum(count > 0 for count in counts) for counts in events] == [5, 3]  # a tensor goes Lightning's way
+    assert max(events[1]) == 3
+    assert kept[0] == kept[1]
 
 
 def test_every_must_be_a_step():

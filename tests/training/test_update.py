@@ -19,6 +19,7 @@ from hapo_lit.protocols import ALONE
 from hapo_lit.rows import MicroBatchLimit, UncastRows
 from hapo_lit.teacher import NegativeLogLikelihood
 from hapo_lit.training.fabric_setup import open_fabric, set_up
+from hapo_lit.training.metrics import GradientShare
 from hapo_lit.training.update import split_by_prompts
 from hapo_lit.weighting import TokenMean
 
@@ -239,8 +240,26 @@ def test_measuring_the_gradient_share_changes_no_gradient(make_policy, tokenizer
         return gradients(built, experience_of(built, tokenizer).rows().split(MicroBatchLimit(5)))
 
     measured = step()
-    monkeypatch.setattr("hapo_lit.training.module.gradient_share", lambda *args: torch.zeros(2, dtype=torch.float64))
+    monkeypatch.setattr(GradientShare, "watch", lambda *args: None)
     assert torch.equal(measured, step())
+
+
+def test_the_gradient_share_is_that_of_the_updates_own_backward_passes(make_policy, tokenizer):
+    """Found by hand on the same micro-batches; a gradient that somebody asked for before does not count."""
+    built = module(make_policy(), tokenizer, phase(hapo(AlwaysGate())), micro_batch_size=5)
+    experience = experience_of(built, tokenizer)
+    slopes = []
+    for rows in built.micro_batches(experience, False)[0]:
+        logprobs, entropy = built.logprobs(built.policy, rows.text)
+        (slope,) = torch.autograd.grad(built.phase.loss(logprobs, entropy, rows).loss, logprobs)
+        sizes = slope.abs().sum(1, dtype=torch.float64)
+        slopes.append(torch.stack([sizes[rows.is_teacher].sum(), sizes.sum()]))
+    assert len(slopes) > 1
+    built.manual_backward = torch.Tensor.backward  # without a trainer
+    built.optimizer = built.configure_optimizers()
+    built.gradient(experience)
+    measured = built.optimise(experience, built.loss)
+    assert torch.equal(measured["teacher/gradient_share"], sum(slopes[1:], slopes[0]))
 
 
 def test_global_generators_are_not_drawn_from(make_policy, tokenizer):
@@ -260,6 +279,7 @@ def test_a_step_says_what_share_is_the_teachers_and_where_time_goes(make_policy,
     trainer = fit(built, data(tokenizer), steps=1)
     metrics = built.metrics
     assert trainer.callback_metrics["reward/mean"] == metrics["reward/mean"]  # for Lightning's own callbacks
+    assert trainer.progress_bar_metrics == {"reward": metrics["reward/mean"], "gate": 1.0}
     assert 0 < metrics["teacher/gradient_share"] < 1
     assert metrics["teacher/row_share"] == metrics["teacher/rows"] / 16
     assert 0 < metrics["loss/teacher_probability"] < 1

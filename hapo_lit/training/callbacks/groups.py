@@ -27,11 +27,12 @@ class Groups(RunCallback):
             return
         successes, trials = experience.rollouts.success_counts()
         taught = (experience.group.is_teacher & experience.group.present).any(1)
-        columns = (experience.group.prompt_ids, successes, trials, experience.decision.open, taught)
-        rows = pl_module.ranks.gather(torch.stack([column.long() for column in columns], 1))
+        flags = torch.stack([experience.decision.open, taught]).long()
+        rows = pl_module.ranks.gather(torch.stack([experience.group.prompt_ids, successes, trials, *flags], 1))
         if not trainer.is_global_zero:
             return
         lines = [",".join(map(str, (pl_module.step, *row))) for row in rows.tolist()]
-        begun = self.path.exists() and self.path.stat().st_size
         with self.path.open("a") as file:
-            file.write(("" if begun else "step,prompt,successes,trials,open,teacher\n") + "\n".join(lines) + "\n")
+            if not file.tell():
+                lines.insert(0, "step,prompt,successes,trials,open,teacher")
+            file.write("\n".join(lines) + "\n")
