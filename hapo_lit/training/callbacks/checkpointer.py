@@ -21,10 +21,11 @@ from hapo_lit.training.shards import ShardWriter
 class Checkpointer(RunCallback):
     """Saves the run state when it is due, where held-out accuracy is best, and when a signal asks the run to stop.
 
-    While ``signals`` are caught, SIGTERM and SIGINT let the step finish, save and raise :class:`Stopped` on every rank;
-    a second one ends the process at once.  A checkpoint that is due at a step with an evaluation is written after it,
-    so that what comes before a checkpoint stands in the logs.  Sharded checkpoints are written while training goes on;
-    the next one, the end of the run and a signal wait for that.
+    While ``signals`` are caught, SIGTERM, SIGINT, SIGHUP and SIGUSR1 let the step finish, save and raise
+    :class:`Stopped` on every rank; a second SIGTERM or SIGINT ends the process at once. A checkpoint that is due at
+    a step with an evaluation is written after it, so that what comes before a checkpoint stands in the logs.
+    Sharded checkpoints are written while training goes on; the next one, the end of the run and a signal wait for
+    that.
 
     Args:
         folder: where checkpoints are; see :class:`hapo_lit.training.checkpoint_folder.CheckpointFolder`.

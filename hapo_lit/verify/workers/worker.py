@@ -22,7 +22,12 @@ HEADROOM_MIB = 64
 
 def serve(handle: int) -> None:
     """Run the fork server: it starts and ends workers on request, until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for asking in (
+        signal.SIGINT,
+        signal.SIGHUP,
+        signal.SIGUSR1,
+    ):  # the parent to stop, which needs its workers until then
+        signal.signal(asking, signal.SIG_IGN)
     preload, cpu_seconds, memory_mib = pickle.load(sys.stdin.buffer)
     comparer: Comparer | Exception
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from signal import SIGINT, SIGTERM
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1
 
 import pytest
 from support.once import few_of
@@ -11,11 +11,11 @@ from support.processes import soon
 from support.survival import RUN, STEPS, VERBS, assert_same_end, checkpoints
 
 pytestmark = pytest.mark.slow
-STATUS = {SIGTERM: 0, SIGINT: 130}
+STATUS = {SIGTERM: 0, SIGINT: 130, SIGHUP: 0, SIGUSR1: 0}
 ASKED = [(verb, signal) for verb in VERBS for signal in STATUS]
 
 
-@pytest.mark.parametrize(("verb", "signal"), few_of(ASKED, [("train", SIGTERM), ("fabric", SIGINT)]))
+@pytest.mark.parametrize(("verb", "signal"), few_of(ASKED, [("train", SIGHUP), ("fabric", SIGINT)]))
 def test_a_signal_lets_the_step_finish_and_saves(runs, work, verb, signal):
     run, sparse = f"{verb}-{signal.name}", "save_every=100"
     arguments = [*RUN, sparse, f"hydra.run.dir={run}"]
