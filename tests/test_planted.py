@@ -25,8 +25,9 @@ from hapo_lit.data.teachers import CachedTeachers, TrustedTeachers
 from hapo_lit.data.templates import ChatTemplate
 from hapo_lit.errors import ResumeError, SetupError
 from hapo_lit.policy.loading import load_policy, load_tokenizer, meta_model, policy_like
+from hapo_lit.storage.checksums import checksum_of
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
-from hapo_lit.training.checkpoint_format import META, checksum_of, load, write_manifest
+from hapo_lit.training.checkpoint_format import META, load, write_manifest
 from hapo_lit.training.run_state import FORMAT
 from hapo_lit.training.shards import load_whole, tensors_in
 

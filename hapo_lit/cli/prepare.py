@@ -13,7 +13,8 @@ from typing import Any
 from hapo_lit.cli.bootstrap import one_line_errors
 from hapo_lit.errors import SetupError
 from hapo_lit.policy.pretrained import SMOLLM2, needed, smollm2_file
-from hapo_lit.storage.atomic import appearing
+from hapo_lit.storage.atomic import appearing, remove
+from hapo_lit.storage.checksums import damage, list_files
 
 RECIPE = "recipe.json"
 """In each folder: the settings that it was made from."""
@@ -93,12 +94,17 @@ def _make_once(folder: Path, recipe: Mapping[str, Any], what: str, make: Callabl
         if not file.is_file() or json.loads(file.read_text()) != recipe:
             other = file.read_text().strip() if file.is_file() else "something else"
             raise SetupError(f"{folder} was made from {other}, not from {json.dumps(recipe)}: name another --folder")
-        print(f"{folder}: there already")
-        return
+        if not (fault := damage(folder)):
+            print(f"{folder}: there already")
+            return
+        print(f"{folder} is damaged ({fault}) and is made again")
     print(f"making {what}: {folder}", flush=True)
     started = time.perf_counter()
     with appearing(folder, shared=True) as draft:
         draft.mkdir()
         summary = make(draft)
         (draft / RECIPE).write_text(json.dumps(recipe) + "\n")
+        list_files(draft)
+        if damage(folder):  # else another process was first, and its folder stays
+            remove(folder)
     print(f"{summary} ({time.perf_counter() - started:.0f} s)")

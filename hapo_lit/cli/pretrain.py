@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit.cli.setup import build
 from hapo_lit.data import arithmetic
-from hapo_lit.storage.atomic import appearing
+from hapo_lit.storage.atomic import appearing, remove
 from hapo_lit.storage.cache_key import cache_key
+from hapo_lit.storage.checksums import damage, list_files
 from hapo_lit.training.finite import require_finite
 
 RECIPE = ("model", "data", "phases", "optim", "module", "precision", "steps", "seed", "threads")
@@ -46,7 +48,9 @@ def base_policy(config: DictConfig) -> Path:
         folder = Path(tempfile.mkdtemp(prefix="hapo-")) / folder.name
         print(f"the base policy is not kept: {unknown} has no source file to hash")
     if folder.is_dir():
-        return folder
+        if not (fault := damage(folder)):
+            return folder
+        print(f"warning: {folder} is damaged ({fault}) and is made again", file=sys.stderr)
     print(f"building the base policy (about a minute, once): {folder}", flush=True)
     data, module, trainer = build(config, "data", "module", "trainer")
     trainer.fit(module, datamodule=data)
@@ -55,4 +59,7 @@ def base_policy(config: DictConfig) -> Path:
         module.policy.save_pretrained(draft)
         module.tokenizer.save_pretrained(draft)
         (draft / "recipe.yaml").write_text(OmegaConf.to_yaml(recipe))
+        list_files(draft)
+        if damage(folder):  # else another process was first, and its folder stays
+            remove(folder)
     return folder

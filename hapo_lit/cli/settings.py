@@ -22,6 +22,7 @@ MAY_CHANGE = {
         "logger",
         "evaluators",
         "model.path",
+        *("data.path", "data.heldout_path", "data.evaluation_path"),  # their contents are compared
         "model.shape",
         "model.policy.strategy",
         "model.policy.compiled",

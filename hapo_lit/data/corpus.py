@@ -17,12 +17,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hapo_lit.contracts import check_part, made
-from hapo_lit.data import held_out
+from hapo_lit.data import held_out, prepared_files
 from hapo_lit.data.filters import Filter, OverlapsEvaluation, fingerprint64, normalised
+from hapo_lit.data.fingerprints import BY_CONTENT
 from hapo_lit.data.held_out import HeldOut
 from hapo_lit.data.outcomes import BAD_ROW, DUPLICATE, HELD_OUT, KEPT, nothing_left, tally_line
 from hapo_lit.data.problems import Problem, problem_of
-from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
+from hapo_lit.data.reader import LocalFiles, Origin, Position, RawRow, Reader, Unreadable
 from hapo_lit.data.schemas import BadRow, Candidate, NoColumn, Plain, Schema
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.storage.atomic import appearing
@@ -206,7 +207,8 @@ class Corpus:
 
     def fingerprint(self) -> str:
         """Changes when rows, mapping, filters or the held-out share do, and stays when a library is upgraded."""
-        return self._identity
+        of_files = any(isinstance(reader, LocalFiles) for reader in (self.reader, self.heldout_reader))
+        return f"{BY_CONTENT if of_files else ''}{self._identity}"
 
 
 class CachedCorpus:
@@ -250,19 +252,18 @@ class CachedCorpus:
         return _ArrowProblems(self._prepared()[0])
 
     def _prepared(self) -> tuple[Path, dict[str, Any]]:
-        """The Arrow file, written if it is not there, and the facts on it."""
+        """The Arrow file, written if it is not there or damaged, and the facts on it."""
         key, unknown = self.corpus.cache_key
         if unknown and self._own is None:
             self._own = TemporaryDirectory(prefix="hapo-")
         path = (Path(self._own.name) if self._own else self.cache) / f"{key}.arrow"
-        facts = path.with_suffix(".json")
-        if not self._facts and not (facts.is_file() and path.is_file()):
+        self._facts = self._facts or prepared_files.kept(path) or {}
+        if not self._facts:
             with appearing(path, shared=True) as draft:
                 made = self._write(draft)
                 made |= {"heldout": list(map(asdict, self.corpus.heldout())), "notes": self._notes(made)}
-            with appearing(facts, shared=True) as draft:  # the last to appear: without it the set is read again
-                draft.write_text(json.dumps(made))
-        self._facts = self._facts or json.loads(facts.read_text())
+            prepared_files.keep(path, made)
+            self._facts = json.loads(json.dumps(made))  # as it is read
         return path, self._facts
 
     def _notes(self, made: Mapping[str, Any]) -> list[str]:

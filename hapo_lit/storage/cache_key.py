@@ -36,7 +36,9 @@ _SILENT = (object, Generic, Protocol, Enum, *_PLAIN, *_CONTAINERS)
 _PACKAGE = Path(__file__).resolve().parent.parent
 _INSTALLED = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 _ENDS = 2**16
-"""Bytes at either end of a file that are read for its stamp."""
+"""Bytes at either end of a large file that are read for its stamp."""
+_LARGE = 2**30
+"""Bytes from which a file is not read as a whole: weights of a judge, of many GB."""
 
 
 class CacheKey(NamedTuple):
@@ -78,14 +80,23 @@ def identity(parts: Mapping[str, Any]) -> str:
     return _hash(repr((text, files)))
 
 
+def content_hash(file: Path) -> str:
+    """A hash of all that is in a file; its name, its place and its time do not count."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()[:32]
+
+
 def file_stamp(file: Path) -> tuple[object, ...]:
-    """Name, size, time of change, and a hash of both ends: what distinguishes a file without reading all of it."""
+    """What distinguishes a file that a setting names: its content, or, where that is larger than :data:`_LARGE`, size,
+    time of change, and a hash of both ends."""
     facts = file.stat()
+    if facts.st_size <= _LARGE:
+        return (content_hash(file),)
     with file.open("rb") as content:
         head = content.read(_ENDS)
         content.seek(max(0, facts.st_size - _ENDS))
         ends = head + content.read()
-    return file.name, facts.st_size, facts.st_mtime_ns, _hash(ends)
+    return facts.st_size, facts.st_mtime_ns, _hash(ends)
 
 
 class _Description:
@@ -116,9 +127,9 @@ class _Description:
         try:
             file = Path(value).expanduser()
             if file.is_dir() and re.search(r"\w", value):  # a mere "/" or "." is a text
-                stamps = [file_stamp(inside) for inside in sorted(file.iterdir()) if inside.is_file()]
+                stamps = [(inside.name, *file_stamp(inside)) for inside in sorted(file.iterdir()) if inside.is_file()]
                 return repr(stamps) if stamps else ""
-            return repr(file_stamp(file)[1:]) if file.is_file() else ""
+            return repr(file_stamp(file)) if file.is_file() else ""
         except (OSError, RuntimeError):  # no such user, or a name that no file can have
             return ""
 

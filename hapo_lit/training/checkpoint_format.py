@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from hapo_lit.errors import ResumeError
 from hapo_lit.storage import atomic
+from hapo_lit.storage.checksums import Checksum, checksum_of
 from hapo_lit.training.named_globals import SHARD, ShardReader, refusal, state_globals
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.run_state import FORMAT, RunState
@@ -21,8 +22,6 @@ MANIFEST = "manifest.json"
 """In the folder of a sharded checkpoint: the size and checksum of each of its files."""
 META = "meta.pt"
 """In the folder of a sharded checkpoint: everything that is in no shard."""
-Checksum = tuple[int, int]
-"""The size of a file in bytes, and its CRC-32."""
 
 
 def load(path: Path) -> RunState:
@@ -89,12 +88,3 @@ def reader_of(name: str, world: int) -> int:
 def write_manifest(folder: Path, checksums: dict[str, Checksum]) -> None:
     """List the files of a sharded checkpoint, with which :func:`damage` compares them."""
     atomic.make_private(folder / MANIFEST).write_text(json.dumps(checksums))
-
-
-def checksum_of(path: Path) -> Checksum:
-    """Size and checksum of a file, which is read."""
-    size, total = 0, 0
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            size, total = size + len(block), zlib.crc32(block, total)
-    return size, total

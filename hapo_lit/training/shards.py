@@ -30,7 +30,8 @@ from torch.optim import Optimizer
 
 from hapo_lit.errors import ResumeError, one_line
 from hapo_lit.storage import atomic
-from hapo_lit.training.checkpoint_format import META, Checksum, checksum_of, load, write_manifest
+from hapo_lit.storage.checksums import Checksum, checksum_of
+from hapo_lit.training.checkpoint_format import META, load, write_manifest
 from hapo_lit.training.interfaces import ResumableModule
 from hapo_lit.training.named_globals import ShardReader, require_readable
 from hapo_lit.training.ranks import of_all_ranks

@@ -210,6 +210,12 @@ def test_a_base_policy_is_built_once_and_named_by_its_recipe(tmp_path, capsys, m
         for a, b in zip(load_policy(str(first)).parameters(), load_policy(str(again)).parameters(), strict=True)
     )
 
+    weights = (again / "model.safetensors").read_bytes()
+    (again / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    assert pretrain.base_policy(little(tmp_path / "elsewhere")) == again
+    assert f"{again} is damaged (checksum of model.safetensors) and is made again" in capsys.readouterr().err
+    assert (again / "model.safetensors").read_bytes() == weights
+
 
 def test_a_base_policy_that_fails_leaves_nothing_under_its_name(tmp_path, monkeypatch):
     from lightning import Trainer

@@ -9,7 +9,9 @@ import pytest
 from omegaconf import OmegaConf
 from support.configs import CONF, ELSEWHERE, composed, rows_of, targets, train, wrong_names
 
+from hapo_lit.cli.settings import lasting_settings
 from hapo_lit.cli.setup import PRESET_GROUPS, build, known_keys
+from hapo_lit.training.run_state import changed
 
 GROUPS = sorted(
     path.name for path in CONF.iterdir() if path.is_dir() and path.name not in (*PRESET_GROUPS, "fabric", "hydra")
@@ -121,3 +123,12 @@ def test_every_data_set_reaches_the_policy_from_local_files(base, tmp_path, shap
         assert "marked_invalid" in data.dropped()
     if shape == "openr1":  # the longer of two right solutions
         assert data.sample()[1].count("twice") == 1
+
+
+def test_the_same_data_may_lie_elsewhere_when_a_run_resumes():
+    """Their contents are compared, and not their paths."""
+    here, there = (
+        composed("train", "data=files", f"data.path={folder}/a.jsonl", f"data.heldout_path={folder}/b.jsonl")
+        for folder in ("here", "there")
+    )
+    assert not changed(lasting_settings(here), lasting_settings(there))

@@ -57,8 +57,20 @@ def test_a_fingerprint_changes_with_files_filters_and_columns(tmp_path):
     assert (
         Corpus(LocalFiles(files), Plain(solution="answer"), [NoAnswer(), Proof()], None, 3, 0.1).fingerprint() != base
     )
-    os.utime(tmp_path / "a.jsonl", ns=(1, 1))
+    one = tmp_path / "a.jsonl"
+    one.write_text(one.read_text().replace("7", "8", 1))  # as many bytes
     assert corpus(files).fingerprint() != base
+
+
+def test_a_fingerprint_is_that_of_the_contents_wherever_they_are(tmp_path):
+    (tmp_path / "here").mkdir()
+    base = corpus(write_three(tmp_path / "here", LINES)).fingerprint()
+    key = corpus(write_three(tmp_path / "here", LINES)).cache_key
+    os.utime(tmp_path / "here" / "a.jsonl", ns=(1, 1))
+    (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "there" / "a.jsonl").rename(tmp_path / "there" / "aa.jsonl")
+    assert corpus(str(tmp_path / "there" / "*.*")).fingerprint() == base
+    assert corpus(str(tmp_path / "there" / "*.*")).cache_key == key
 
 
 @pytest.mark.parametrize(
@@ -142,6 +154,31 @@ def test_a_cached_corpus_that_was_not_finished_is_written_again(files, tmp_path)
     next(cache.glob("*.json")).unlink()
     next(cache.glob("*.arrow")).write_bytes(b"torn")
     assert list(CachedCorpus(corpus(files), str(cache), progress=False).train()) == problems
+
+
+def flip(file, place):
+    content = bytearray(file.read_bytes())
+    content[place] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("suffix", ["arrow", "json"])
+def test_prepared_files_in_which_a_byte_changed_are_named_and_made_again(files, tmp_path, suffix, capsys):
+    cache = tmp_path / "cache"
+    whole = CachedCorpus(corpus(files), str(cache), progress=False)
+    problems, held, said = list(whole.train()), whole.heldout(), whole.fingerprint()
+    (file,) = cache.glob(f"*.{suffix}")
+    content = file.read_bytes()
+    for place in range(0, len(content), len(content) // 15):
+        flip(file, place)
+        again = CachedCorpus(corpus(files), str(cache), progress=False)
+        assert (list(again.train()), again.heldout(), again.fingerprint()) == (problems, held, said)
+        line = capsys.readouterr().err
+        assert line.startswith(f"warning: {file} is damaged (")
+        assert line.endswith(": its problems are prepared again\n")
+        assert file.read_bytes() == content
+    CachedCorpus(corpus(files), str(cache), progress=False).heldout()
+    assert capsys.readouterr().err == ""
 
 
 class HasNoReason:

@@ -88,5 +88,17 @@ def test_changed_data_are_refused(tokenizer, tmp_path):
         with pytest.raises(ResumeError, match=name):
             other.load_state_dict(state)
     os.utime(tmp_path / "a.jsonl", ns=(1, 1))
+    stream().load_state_dict(state)
+    one = tmp_path / "a.jsonl"
+    one.write_text(one.read_text().replace("7", "8", 1))
     with pytest.raises(ResumeError, match="the training data changed"):
         stream().load_state_dict(state)
+
+
+def test_the_data_of_a_checkpoint_that_knows_files_by_their_time_are_not_compared(tokenizer, tmp_path, capsys):
+    data = datamodule(corpus(write_three(tmp_path, LINES)), tokenizer)
+    state = {**data.state_dict(), "fingerprint": "0" * 32}
+    data.load_state_dict(state)
+    assert "knows its data files by their time: not compared" in capsys.readouterr().err
+    with pytest.raises(ResumeError, match="seed 0 then, 1 now"):
+        datamodule(corpus(str(tmp_path / "*.*")), tokenizer, seed=1).load_state_dict(state)

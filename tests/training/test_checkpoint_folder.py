@@ -12,9 +12,10 @@ import torch
 from torch.distributed.checkpoint.metadata import Metadata
 
 from hapo_lit.errors import ResumeError, SaveError
+from hapo_lit.storage.checksums import checksum_of
 from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, step_of
-from hapo_lit.training.checkpoint_format import MANIFEST, checksum_of, damage, load, write_manifest
+from hapo_lit.training.checkpoint_format import MANIFEST, damage, load, write_manifest
 from hapo_lit.training.run_state import FORMAT
 
 STATE = {"format": FORMAT, "numbers": torch.arange(1000.0)}

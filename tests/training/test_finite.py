@@ -13,10 +13,11 @@ from support.training import hapo as algorithm
 from torch.distributed.checkpoint import state_dict_saver
 
 from hapo_lit.errors import NotFiniteError, ResumeError
+from hapo_lit.storage.checksums import checksum_of
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.checkpoint_faults import check, fault
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
-from hapo_lit.training.checkpoint_format import META, checksum_of, write_manifest
+from hapo_lit.training.checkpoint_format import META, write_manifest
 from hapo_lit.training.finite import not_finite
 from hapo_lit.training.run_state import FORMAT, capture
 
