@@ -1,17 +1,25 @@
 """The examples of CONTRIBUTING are written into a copy of the project, and its command is run there."""
 
-import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from support.forked_runs import forked_runs
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+COMMAND = """
+import sys
+
+for name in [name for name in sys.modules if name.partition(".")[0] == "hapo_lit"]:
+    del sys.modules[name]  # the copy beside this file is imported in its place
+from hapo_lit.cli import main
+
+assert main.__code__.co_filename.startswith(sys.path[0])
+main(sys.argv[1:])
+"""
 
 
 @pytest.mark.slow
@@ -32,13 +40,8 @@ def test_a_new_part_is_one_class_and_one_file(tmp_path, policy, tokenizer):
     tokenizer.save_pretrained(tmp_path / "base")
     small = ["model.path=base", "steps=3", "eval_every=3", "data.source.train_size=40", "data.source.heldout_size=4"]
     small += ["data.source.levels.0.digits=1", "data.source.levels.1.digits=2", "max_response_tokens=24"]
-    done = subprocess.run(
-        [sys.executable, "-m", "hapo_lit", *command, *small, "hydra.run.dir=run", "teacher_errors=none"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-    )
+    (tmp_path / "command.py").write_text(COMMAND)
+    done = forked_runs().run(tmp_path, "command.py", *command, *small, "hydra.run.dir=run", "teacher_errors=none")
     assert done.returncode == 0, done.stderr
     metrics = pd.read_csv(tmp_path / "run" / "metrics.csv").groupby("step").first()
     assert 0.2 < metrics["gate/open_rate"].iloc[1:].mean() < 0.8  # half of the prompts

@@ -128,7 +128,8 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, capsys, name, error):
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """The report of one run of each kind: finished, unfinished, damaged, failed, empty, without a configuration."""
+    """The report of one run of each kind: finished, unfinished, damaged, failed, empty, without a configuration, pruned
+    by a sweep."""
     folder = tmp_path_factory.mktemp("broken")
     write_run(folder / "0_gate.prior_beta=1,seed=0")
     write_run(folder / "1_gate.prior_beta=1,seed=1", seed=1, until=30)
@@ -140,13 +141,15 @@ def broken(tmp_path_factory):
     (folder / "4_gate.prior_beta=8,seed=0").mkdir()
     unreadable = write_run(folder / "5_gate.prior_beta=8,seed=1")
     (unreadable / "config.yaml").write_text("a: [1")
+    pruned = write_run(folder / "6_gate.prior_beta=8,seed=2", seed=2, until=30)
+    (pruned / "pruned.txt").write_text("pruned after step 30 of 60: heldout/sampled was 0.100\n")
     return write_report(folder, folder.parent / "report_of_broken")
 
 
 def test_no_run_is_dropped_and_the_page_says_why_each_did_not_finish(broken):
     states = dict(zip(broken.runs["run"], broken.runs["state"], strict=True))
     notes = dict(zip(broken.runs["run"], broken.runs["note"], strict=True))
-    assert list(states.values()) == ["finished", "unfinished", "damaged", "failed", "damaged", "damaged"]
+    assert list(states.values()) == ["finished", "unfinished", "damaged", "failed", "damaged", "damaged", "pruned"]
     assert list(notes.values())[:4] == [
         "",
         "30 of 60 steps, no summary.json",
@@ -155,12 +158,13 @@ def test_no_run_is_dropped_and_the_page_says_why_each_did_not_finish(broken):
     ]
     assert "there is no config.yaml; there is no metrics.csv" in notes["4_gate.prior_beta=8,seed=0"]
     assert "config.yaml cannot be read" in notes["5_gate.prior_beta=8,seed=1"]
+    assert notes["6_gate.prior_beta=8,seed=2"] == "pruned after step 30 of 60: heldout/sampled was 0.100"
     page = Page(broken.page.read_text())
     for run, note in notes.items():
         assert run in page.text
         assert note in page.text
     assert "Traceback" not in page.text
-    assert "6 runs, 3 settings: 1 finished, 1 unfinished, 3 damaged, 1 failed." in page.text
+    assert "7 runs, 3 settings: 1 finished, 1 pruned, 1 unfinished, 3 damaged, 1 failed." in page.text
 
 
 def test_names_and_notes_are_text_and_never_markup(broken):

@@ -37,6 +37,7 @@ SMALL = [
     f"steps={STEPS}",
     f"eval_every={STEPS}",
     "~evaluators.greedy",
+    "evaluators.sampled.engine={_target_:hapo_lit.rollout.hf.HFEngine,max_new_tokens:4}",
     "group_size=2",
     "gate.threshold=0.3",
     "prompts_per_step=1",

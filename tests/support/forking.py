@@ -30,6 +30,7 @@ MODULES = (
     *("hydra._internal.hydra", "hydra.experimental.callback", "hydra._internal.logging_config", "scipy.stats"),
     *("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "pandas.io.formats.csvs", "pyarrow.pandas_compat"),
     *("PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
+    *("tabulate", "transformers.models.qwen2.modeling_qwen2", "rich._emoji_codes", "torch.profiler", "peft"),
 )
 """What a run imports on its way, besides this package."""
 ELSEWHERE = (
@@ -129,14 +130,19 @@ def listen(name: str) -> None:
 
 
 def import_everything() -> None:
-    """What a run imports."""
-    from hydra.core.plugins import Plugins
+    """What a run imports, and what the libraries keep of a first configuration and a first model."""
+    from hydra import compose, initialize_config_dir
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+    from hapo_lit.cli.bootstrap import config_folder
 
     (found,) = importlib.util.find_spec("hapo_lit").submodule_search_locations  # type: ignore[union-attr, misc]
     sys.argv = [str(Path(found) / "__main__.py")]  # as under `python -m hapo_lit`
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        compose("train")
+    get_checkpoint_conversion_mapping("qwen2")
     ours = (module.name for module in pkgutil.walk_packages([found], "hapo_lit."))
     _import(*MODULES, *(name for name in ours if not name.startswith(ELSEWHERE)))
-    Plugins.instance()  # Hydra's imports all of its own
 
 
 def _import(*modules: str) -> None:

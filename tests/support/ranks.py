@@ -39,6 +39,7 @@ SMALL = [
     "prompts_per_step=6",
     "max_response_tokens=16",
     "callbacks=bare",
+    "~evaluators.greedy",
 ]
 GENTLE = ["learning_rate.start=3e-4"]
 """An adapter begins at zero, and Adam makes full steps of its first, tiny gradients and of their rounding."""
@@ -46,12 +47,12 @@ UPDATES = ["module.micro_batch_size=3", "module.updates_per_batch=2", "loss.kl_c
 FOR_FOUR = ["steps=2", "prompts_per_step=8", "data.source.heldout_size=5"]
 """Which four processes can share."""
 PAPER = ["experiment=hapo_paper", "group_size=4", "gate.threshold=0.6"]
+RECOMPUTED = ["model.gradient_checkpointing=true", "module.padding_free=true"]
 CASES = {
     "plain": [],
     "updates_and_reference": UPDATES,
     "adapter": ["model.lora.rank=4", "loss.kl_coefficient=0.05", *GENTLE],
-    "recomputed": ["model.gradient_checkpointing=true", "module.micro_batch_size=5", "module.padding_free=true"],
-    "sequence_mean": [*PAPER, "weighting=sequence_mean", "module.micro_batch_tokens=90"],
+    "recomputed": [*PAPER, *RECOMPUTED, "weighting=sequence_mean", "module.micro_batch_tokens=90"],
     "uneven": ["module.micro_batch_size=1", "module.minibatches=4", "module.balance_tokens=false"],
     "mixed": ["module.updates_per_batch=2", "module.micro_batch_size=7"],
     "four": [*UPDATES, *FOR_FOUR],
@@ -71,6 +72,8 @@ FEW = {
     4: [("four", "hsdp"), ("mixed_taught", "hsdp")],
 }
 """Processes -> what runs on them unless ``--all`` asks for all: sharding everywhere, and what may differ without it."""
+READ_BACK = [("adapter", "fsdp"), ("mixed", "hsdp"), ("four", "hsdp")]
+"""Whose sharded checkpoint is looked at."""
 
 
 class Recorder(Callback):
@@ -117,7 +120,7 @@ def run(case: str, way: str, base: str, shards: Path | None = None) -> dict[str,
     Args:
         case, way: what is run, and how.
         base: the folder of its base policy.
-        shards: a folder for a sharded checkpoint of a sharded policy, whose contents are added.
+        shards: a folder for a sharded checkpoint, whose contents are added.
     """
     precision = "bf16-mixed" if case.startswith("mixed") or way.endswith("16") else "32-true"
     world = int(os.environ.get("WORLD_SIZE", 1))
@@ -158,7 +161,7 @@ def run(case: str, way: str, base: str, shards: Path | None = None) -> dict[str,
         "log": [_timeless(metrics) for metrics in recorder.logged],
         "left_over": recorder.left_over,
     }
-    if shards is not None and WAYS[way][0] == "fsdp":
+    if shards is not None:
         result |= _through_shards(module, shards)
     return result
 
@@ -185,7 +188,8 @@ def main(out: str, base: str, *chosen: str) -> None:
     """The chosen cases, each written ``case-way``; rank 0 writes the results."""
     torch.set_num_threads(1)
     for name in chosen:
-        result = run(*name.split("-"), base, Path(out) / f"{name}.ckpt")
+        case, way = name.split("-")
+        result = run(case, way, base, Path(out) / f"{name}.ckpt" if (case, way) in READ_BACK else None)
         if int(os.environ["RANK"]) == 0:
             torch.save(result, Path(out) / f"{name}.pt")
     print(json.dumps({"done": True}))

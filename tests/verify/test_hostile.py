@@ -32,8 +32,8 @@ EXPENSIVE = ("expand_bomb", "trig_log", "hard_calculus", "radical_sum")
 @pytest.mark.slow
 def test_expensive_rows_are_answered_soon_although_other_processes_keep_the_cores_busy():
     """On two cores that two other processes keep busy: each in less than 2.5 s."""
-    rows = [row for row in HOSTILE if row["category"] in EXPENSIVE][::2]
-    assert len(rows) > 50
+    rows = [row for row in HOSTILE if row["category"] in EXPENSIVE][::4]
+    assert len(rows) > 25
     checker = Checker(workers=1)
     checker(["x+1"], [BOX % "1+x"])  # starts the worker
     burn = "import os\nparent = os.getppid()\nwhile os.getppid() == parent: sum(range(100000))"

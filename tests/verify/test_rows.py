@@ -31,7 +31,14 @@ def test_labelled_rows_without_a_false_positive(checker, rows):
     assert reasons["timeout"] == reasons["worker_died"] == checker.kills - kills == 0
 
 
-@pytest.mark.parametrize("rows", SHARES)
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(ROWS, marks=[pytest.mark.slow, pytest.mark.exhaustive], id="all"),
+        pytest.param(ROWS[::3], marks=pytest.mark.slow, id="a third"),
+        SHARES[1],
+    ],
+)
 def test_equality_is_symmetric_for_bare_answers(checker, rows):
     """But for what the guard refuses of an answer and not of a reference: limits are for what a model wrote."""
     pairs = [(row["gold"], v.extracted) for row, v in zip(rows, verdicts_on(checker, rows), strict=True) if v.extracted]

@@ -37,8 +37,8 @@ def test_a_signal_lets_the_step_finish_and_saves(runs, work, verb, signal):
     assert_same_end(work / run, work / verb)
 
 
-LONG = "group_size=1000"
-"""Steps of seconds."""
+LONG = "group_size=600"
+"""Steps of about a second."""
 
 
 @pytest.mark.parametrize("verb", VERBS)
