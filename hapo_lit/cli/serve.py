@@ -26,6 +26,8 @@ from hapo_lit.policy.loading import config_of, load_policy
 from hapo_lit.policy.model_config import with_positions
 from hapo_lit.policy.vocabulary import ids_without_token, rows_left
 from hapo_lit.rollout.heads import served_config
+from hapo_lit.rollout.server_guard import GUARD, TOKENS_VARIABLE
+from hapo_lit.rollout.server_token import VARIABLE, made_token
 from hapo_lit.rollout.vllm import LOGPROBS, MAX_SEQUENCES, cache_bytes
 from hapo_lit.rollout.vllm_process import ENVIRONMENT, INSTALL
 from hapo_lit.rollout.vllm_server import SAMPLES, VLLMServerEngine
@@ -51,7 +53,9 @@ def main(config: DictConfig) -> None:
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
     os.environ["VLLM_SERVER_DEV_MODE"] = "1"  # the routes for weights are there only then
-    print(f"serving {source} at {engine.servers[0].url}", flush=True)
+    token, where = made_token()
+    os.environ |= {VARIABLE: token, TOKENS_VARIABLE: str(served.vocab_size)}
+    print(f"serving {source} at {engine.servers[0].url} to those who have the token in {where}", flush=True)
     for other in engine.servers[1:]:
         print(f"{other.url} is another server's: start it with rollout.urls=[{other.url}]", flush=True)
     os.execv(sys.executable, command)
@@ -91,6 +95,7 @@ def arguments(config: DictConfig, engine: VLLMServerEngine, model: PreTrainedCon
         "generation-config": "vllm",
         "weight-transfer-config": f'{{"backend": "hapo_{engine.transfer}"}}',
         "uvicorn-log-level": "warning",
+        "middleware": GUARD,
     }
     flags = ["tokens-only", "disable-log-stats"]
     if not torch.cuda.is_available():

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from hapo_lit.errors import EngineError, cut
+from hapo_lit.rollout.server_token import VARIABLE, known_token, token_file
 
 
 class Refused(EngineError):
@@ -76,11 +77,19 @@ class Server:
 
     def _call(self, route: str, body: bytes | None) -> dict[str, Any]:
         headers = {"Content-Type": "application/json"}
+        if token := known_token():
+            headers["Authorization"] = f"Bearer {token}"
         call = urllib.request.Request(self.url + route, body, headers)
         try:
             with self._opener.open(call, timeout=self.timeout) as answer:
                 text = answer.read()
         except urllib.error.HTTPError as error:
+            if error.code == 401:
+                has = "has another token than this run" if token else "needs a token, and this run has none"
+                raise EngineError(
+                    f"the rollout engine vllm_server at {self.url} {has}: set {VARIABLE} for both, or start it with "
+                    f"`hapo serve` as the same user, where both read {token_file()}; to continue: resume=auto"
+                ) from error
             reason = cut(" ".join(error.read().decode(errors="replace").split()), 300)
             raise Refused(
                 f"the rollout engine vllm_server at {self.url} answered {error.code} to {route} "

@@ -54,7 +54,7 @@ class VLLMServerEngine(Sampling):
 
     Args:
         urls: of the servers, ``http://host:port``.
-        anywhere: True = they may be on other machines; anyone who reaches such a server can use and change it.
+        anywhere: True = they may be on other machines; all ask for a token (:mod:`hapo_lit.rollout.server_token`).
         precision: of the run; what the policy computes in.
         dtype: of the server's weights, which they are cast to before they travel in files; None = bfloat16 with
             ``precision=bf16-mixed``, else the policy's.

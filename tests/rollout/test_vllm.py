@@ -19,6 +19,7 @@ from hapo_lit.rollout.buckets import written_buckets
 from hapo_lit.rollout.heads import served_weights
 from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.sampling import prompt_lists
+from hapo_lit.rollout.server_token import VARIABLE
 
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
@@ -46,6 +47,26 @@ def test_a_request_that_a_server_refuses_is_one_error_that_says_so(make):
     engine.max_new_tokens = 10 * LIMIT
     with pytest.raises(EngineError, match=r"cut off after \d+ tokens, before max_response_tokens=200"):
         engine.generate(prompt_batch(16, width=PROMPT), 2, 0)
+
+
+@pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)
+def test_a_server_asks_for_its_token_and_outlives_an_id_that_is_none(make, monkeypatch):
+    policy, prompts = policy_of(), prompt_batch(4, width=PROMPT)
+    engine = synced(make(policy), policy)
+    server = engine.servers[0]
+    settings = {"max_tokens": 2, "min_tokens": 1}
+    for body in (
+        {"token_ids": [5, 10**9], "sampling_params": settings},
+        {"token_ids": [5], "sampling_params": {**settings, "stop_token_ids": [10**9]}},
+    ):
+        with pytest.raises(EngineError, match=r"answered 400 .*token id 1000000000 is none of the model's"):
+            server.post("/inference/v1/generate", body)
+    with monkeypatch.context() as patch:
+        patch.setenv(VARIABLE, "another")
+        for route in ("/pause", "/update_weights", "/inference/v1/generate"):
+            with pytest.raises(EngineError, match="has another token than this run"):
+                server.post(route, {})
+    engine.generate(prompts, 2, 0)
 
 
 @pytest.mark.parametrize("make", [pytest.param("vllm_server", marks=NEEDS_VLLM)], indirect=True)

@@ -22,7 +22,10 @@ import pytest
 from support.forked_runs import VLLM, Running, forked_runs
 from support.processes import soon
 
+from hapo_lit.rollout.server_token import VARIABLE
+
 Test = TypeVar("Test")
+os.environ.setdefault(VARIABLE, "of these tests")  # else they would make one in the home of whoever runs them
 
 LIMIT = 240.0
 """Seconds to start."""

@@ -26,6 +26,8 @@ class WeightServer:
         """Weights of each file of the last update."""
         self.beside: list[int] = []
         """How many files were there when one was loaded."""
+        self.token = ""
+        """What a request must bring; empty = nothing."""
         self.full = False
         """True = it fails to load."""
 
@@ -65,7 +67,10 @@ def weight_server() -> Iterator[tuple[str, WeightServer]]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, answer = state.answer(urlsplit(self.path).path, json.loads(body or "{}"))
+            if state.token and self.headers["Authorization"] != f"Bearer {state.token}":
+                status, answer = 401, {}
+            else:
+                status, answer = state.answer(urlsplit(self.path).path, json.loads(body or "{}"))
             text = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(text)))
