@@ -19,6 +19,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from benchmarks import results
 from benchmarks.measuring import Case, Row, failed_row, measured, rounds_of, row
@@ -26,6 +27,8 @@ from benchmarks.processes_apart import ROOT
 from benchmarks.rows import CASES
 
 RESULTS, ROUNDS = ROOT / "benchmarks/RESULTS.md", 3
+SHOWN = ("row", "goal", "ours", "peer", "median (least to most)", "verdict")
+"""Columns in the terminal."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -110,13 +113,14 @@ def beside(case: Case) -> str:
 
 
 def show(rows: Sequence[Row]) -> None:
-    """The table in the terminal."""
-    table = Table()
-    for name in results.HEADER[:-1]:
+    """The table in the terminal, without what stands in the file alone."""
+    table, shown = Table(), [results.HEADER.index(name) for name in SHOWN]
+    for name in SHOWN:
         table.add_column(name, overflow="fold")
     for found in rows:
-        table.add_row(*(text.replace("**", "") for text in results.cells(found)[:-1]))
-    Console().print(table, markup=False)
+        cells = results.cells(found)
+        table.add_row(*(Text(cells[index].replace("**", "")) for index in shown))
+    Console().print(table)
 
 
 def listed() -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 HAPO = (sys.executable, "-m", "hapo_lit")
+GIVES_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Variables of a process that gives freed memory back at once, so that its resident memory is what it holds."""
 LAST_LINES = 15
 """Of a failed process's output, in the message."""
 
@@ -38,19 +40,21 @@ def whole(command: Sequence[str], variables: Mapping[str, str] | None = None) ->
     return _run(command, variables or {})[0]
 
 
-def apart(function: Callable[..., Numbers], *arguments: object) -> Numbers:
+def apart(function: Callable[..., Numbers], *arguments: object, variables: Mapping[str, str] | None = None) -> Numbers:
     """Call a function of this package in a process of its own.
 
     Args:
         function: at the top of its module.
         arguments: what JSON can write.
+        variables: of its environment.
 
     Returns:
-        its numbers, and those of :func:`whole` where it has none of that name.
+        its numbers and its process's ``peak``; where it has no ``cpu``, also that of the process, and ``wall``.
     """
     call = [f"{function.__module__}:{function.__qualname__}", json.dumps(arguments)]
-    used, output = _run([sys.executable, "-m", "benchmarks.processes_apart", *call], {})
-    return {**used, **json.loads(output.strip().splitlines()[-1])}
+    used, output = _run([sys.executable, "-m", "benchmarks.processes_apart", *call], variables or {})
+    found: Numbers = json.loads(output.strip().splitlines()[-1])
+    return {"peak": used["peak"], **found} if "cpu" in found else {**used, **found}
 
 
 def _run(command: Sequence[str], variables: Mapping[str, str]) -> tuple[Numbers, str]:

@@ -62,7 +62,7 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def cells(row: Row, machine: str = "") -> list[str]:
     """A row as text."""
-    peer = row.beside if row.beside == "none" else f"{row.beside}: {row.theirs}"
+    peer = "none" if row.theirs in ("", "-") else f"{row.beside}: {row.theirs}"
     if row.number is None or row.least is None or row.most is None:
         number, verdict = "-", f"**failed**: {row.error}"
     else:

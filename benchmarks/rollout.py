@@ -144,7 +144,7 @@ def update(model, prompts, tokens) -> None:
     model.eval()
 
 
-def ours(engine, model, prompts, stops):
+def ours(engine, model, prompts, stops, samples=SAMPLES, limit=LIMIT):
     """An engine of this package; the reference needs no sync."""
     import torch
 
@@ -152,32 +152,32 @@ def ours(engine, model, prompts, stops):
     from hapo_lit.types import PromptBatch
 
     if engine == "hf":
-        made = HFEngine(LIMIT, stop_ids=stops)
+        made = HFEngine(limit, stop_ids=stops)
     else:
         from hapo_lit.rollout.vllm import VLLMEngine
 
-        made = VLLMEngine(LIMIT, PROMPT, PROMPTS, SAMPLES, stop_ids=stops)
+        made = VLLMEngine(limit, PROMPT, PROMPTS, samples, stop_ids=stops)
     made.sync(model)
-    none = torch.zeros(PROMPTS, 1)
+    none = torch.zeros(len(prompts), 1)
     batch = PromptBatch(
-        prompt_ids=torch.arange(PROMPTS),
+        prompt_ids=torch.arange(len(prompts)),
         tokens=prompts,
         mask=torch.ones_like(prompts, dtype=torch.bool),
-        answers=("",) * PROMPTS,
+        answers=("",) * len(prompts),
         teacher_tokens=none.long(),
         teacher_mask=none.bool(),
         teacher_rewards=none[:, 0],
     )
 
     def sample(step):
-        group = made.generate(batch, SAMPLES, step)
+        group = made.generate(batch, samples, step)
         rows = zip(group.tokens.flatten(0, 1), group.mask.flatten(0, 1), strict=True)
         return [tokens[mask].tolist() for tokens, mask in rows]
 
     return sample, (None if engine == "hf" else lambda: made.sync(model))
 
 
-def generate(model, prompts, stops):
+def generate(model, prompts, stops, samples=SAMPLES, limit=LIMIT):
     """Transformers' own loop, which reports no log-probabilities here."""
     import torch
 
@@ -188,11 +188,11 @@ def generate(model, prompts, stops):
             attention_mask=torch.ones_like(prompts),
             do_sample=True,
             top_k=0,
-            num_return_sequences=SAMPLES,
-            max_new_tokens=LIMIT,
+            num_return_sequences=samples,
+            max_new_tokens=limit,
             eos_token_id=stops,
             pad_token_id=0,
-        )[:, PROMPT:].tolist()
+        )[:, prompts.shape[1] :].tolist()
         ended = [next((i + 1 for i, token in enumerate(row) if token in stops), len(row)) for row in out]
         return [row[:end] for row, end in zip(out, ended, strict=True)]
 
