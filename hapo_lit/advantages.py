@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hapo_lit.contracts import check_part
 from hapo_lit.numerics.masked import all_equal, divisor, masked_mean, masked_std
+from hapo_lit.numerics.ranges import SettingError, check_count, check_not_negative, check_share
 from hapo_lit.protocols import AdvantageEstimator, Mean, check_function
 from hapo_lit.types import RolloutGroup
 
@@ -46,7 +47,8 @@ class GroupNormalised:
     """
 
     def __init__(self, ddof: int = 1, eps: float = 1e-6, over: RowMask = whole_group) -> None:
-        self.ddof, self.eps, self.over = ddof, eps, _checked(over)
+        self.ddof, self.eps = check_count("ddof", ddof, least=0, most=1), check_not_negative("eps", eps)
+        self.over = _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -98,7 +100,7 @@ class BatchWhitened:
     """
 
     def __init__(self, eps: float = 1e-8, over: RowMask = whole_group) -> None:
-        self.eps, self.over = eps, _checked(over)
+        self.eps, self.over = check_not_negative("eps", eps), _checked(over)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         counted = self.over(group)
@@ -147,12 +149,11 @@ class SoftOverlong:
     def __init__(
         self, estimator: AdvantageEstimator, max_length: int, buffer_share: float = 0.2, penalty: float = 0.5
     ) -> None:
-        if not 0 < buffer_share <= 1:
-            raise ValueError(f"advantage.buffer_share must be in (0, 1], got {buffer_share}")
-        if penalty < 0:
-            raise ValueError(f"advantage.penalty must not be negative, got {penalty}")
-        self.estimator, self.max_length = estimator, max_length
-        self.buffer, self.penalty = buffer_share * max_length, penalty
+        check_part("advantage.estimator", estimator, AdvantageEstimator)
+        if not check_share("buffer_share", buffer_share) > 0:
+            raise SettingError("buffer_share", f"must be in (0, 1], got {buffer_share}")
+        self.estimator, self.max_length = estimator, check_count("max_length", max_length)
+        self.buffer, self.penalty = buffer_share * max_length, check_not_negative("penalty", penalty)
 
     def __call__(self, group: RolloutGroup, mean: Mean) -> Tensor:
         excess_PG = (group.mask.sum(2).to(group.rewards) - (self.max_length - self.buffer)) / self.buffer

@@ -19,6 +19,7 @@ import torch
 
 from hapo_lit.contracts import answer, check_part, credited, decided, injected, reported, sampled, sampled_rows
 from hapo_lit.errors import ResumeError
+from hapo_lit.numerics.ranges import MOST, check_count
 from hapo_lit.protocols import (
     AdvantageEstimator,
     Decode,
@@ -53,8 +54,7 @@ class Hapo:
         weighting: TokenWeighting,
     ) -> None:
         check_part("injector", injector, Injector)
-        if type(group_size) is not int:
-            raise ValueError(f"group_size must be a whole number of at least 2, got {group_size!r}")
+        check_count("group_size", group_size, most=MOST)
         if group_size < 2 or sampled_rows(injector, injector.rollouts(group_size)) < 1:
             raise ValueError(
                 f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from hapo_lit.numerics.draws import uniform
+from hapo_lit.numerics.ranges import check_seed
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 
@@ -98,7 +99,7 @@ class DrawnTied:
     """
 
     def __init__(self, seed: int = 0) -> None:
-        self.seed = seed
+        self.seed = check_seed(seed)
 
     def __call__(self, group: RolloutGroup, tied: Tensor, step: int) -> Tensor:
         drawn = torch.from_numpy(uniform("injector", self.seed, group.prompt_ids.cpu().numpy(), step)).to(tied.device)

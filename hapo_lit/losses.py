@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hapo_lit.contracts import check_part, clipped, per_token
 from hapo_lit.numerics.masked import LOG_RATIO_BOUND, bounded_exp, masked_mean, masked_sum
+from hapo_lit.numerics.ranges import SettingError, check_not_negative, check_positive
 from hapo_lit.numerics.tallies import masked_tally, share_tallies
 from hapo_lit.protocols import TeacherTerm, check_function
 from hapo_lit.rows import LossOutput, Rows
@@ -58,7 +59,7 @@ class Clipped:
     """``min(ρ Â, clip(ρ, 1−low, 1+high) Â)``: PPO; DAPO (arXiv 2503.14476) sets ``high`` above ``low``."""
 
     def __init__(self, low: float = 0.2, high: float = 0.2) -> None:
-        self.low, self.high = _not_negative("low", low), _not_negative("high", high)
+        self.low, self.high = _bound("low", low), _bound("high", high)
 
     def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         plain, clipped = ratio * advantages, ratio.clamp(1 - self.low, 1 + self.high) * advantages
@@ -76,8 +77,8 @@ class DualClipped(Clipped):
 
     def __init__(self, low: float = 0.2, high: float = 0.2, floor: float = 3.0) -> None:
         super().__init__(low, high)
-        if floor <= 1:
-            raise ValueError(f"loss.clip.floor must be above 1, got {floor}")
+        if check_positive("floor", floor, finite=False) <= 1:
+            raise SettingError("floor", f"must be above 1, got {floor}")
         self.floor = floor
 
     def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,7 +107,7 @@ class Cispo:
     """
 
     def __init__(self, low: float = 1.0, high: float = 4.0) -> None:
-        self.low, self.high = _not_negative("low", low), _not_negative("high", high)
+        self.low, self.high = _bound("low", low), _bound("high", high)
 
     def __call__(self, ratio: Tensor, advantages: Tensor, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         weight = ratio.detach().clamp(1 - self.low, 1 + self.high)
@@ -130,9 +131,8 @@ class Truncated:
     """
 
     def __init__(self, cap: float = 2.0, ratio: Ratio = token_ratio) -> None:
-        if cap <= 0:
-            raise ValueError(f"loss.correction.cap must be positive, got {cap}")
-        self.cap, self.ratio = cap, ratio
+        check_function(ratio, 2, "loss.correction.ratio")
+        self.cap, self.ratio = check_positive("cap", cap, finite=False), ratio
 
     def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
         return bounded_exp(self.ratio(log_ratio.detach(), mask)).clamp(max=self.cap)
@@ -147,8 +147,9 @@ class Masked:
     """
 
     def __init__(self, low: float = 0.5, high: float = 5.0, ratio: Ratio = token_ratio) -> None:
-        if not 0 <= low < high:
-            raise ValueError(f"loss.correction needs 0 <= low < high, got {low} and {high}")
+        check_function(ratio, 2, "loss.correction.ratio")
+        if not check_not_negative("low", low) < check_positive("high", high, finite=False):
+            raise SettingError("low", f"must be below high, got {low} and {high}")
         self.low, self.high, self.ratio = low, high, ratio
 
     def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
@@ -226,8 +227,8 @@ class Surrogate:
         check_part("loss.clip", self.clip, Clip)
         if correction is not None:
             check_part("loss.correction", correction, Correction)
-        self.kl_coefficient, self.kl = kl_coefficient, kl
-        self.entropy_coefficient = entropy_coefficient
+        self.kl_coefficient, self.kl = check_not_negative("kl_coefficient", kl_coefficient), kl
+        self.entropy_coefficient = check_not_negative("entropy_coefficient", entropy_coefficient)
 
     @property
     def needs_reference(self) -> bool:
@@ -295,7 +296,6 @@ class Surrogate:
         return LossOutput(loss, metrics)
 
 
-def _not_negative(name: str, value: float) -> float:
-    if not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"loss.clip.{name} must be a number and not negative, got {value!r}")
-    return value
+def _bound(name: str, value: float) -> float:
+    """How far a ratio may go; infinity = any."""
+    return check_not_negative(name, value, finite=False)

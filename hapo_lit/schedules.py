@@ -9,6 +9,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
+from hapo_lit.numerics.ranges import SettingError, check_finite, check_optional_count, check_positive, check_share
+
 
 class Schedule(Protocol):
     def __call__(self, progress: float) -> float:
@@ -19,7 +21,7 @@ class Constant:
     """``value`` throughout."""
 
     def __init__(self, value: float) -> None:
-        self.value = value
+        self.value = check_finite("value", value)
 
     def __call__(self, progress: float) -> float:
         return self.value
@@ -29,7 +31,7 @@ class Linear:
     """A straight line from ``start`` to ``end``."""
 
     def __init__(self, start: float, end: float) -> None:
-        self.start, self.end = start, end
+        self.start, self.end = check_finite("start", start), check_finite("end", end)
 
     def __call__(self, progress: float) -> float:
         return self.start + (self.end - self.start) * _clamped(progress)
@@ -39,7 +41,7 @@ class Cosine:
     """Half a cosine wave from ``start`` to ``end``: flat at both ends."""
 
     def __init__(self, start: float, end: float) -> None:
-        self.start, self.end = start, end
+        self.start, self.end = check_finite("start", start), check_finite("end", end)
 
     def __call__(self, progress: float) -> float:
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * _clamped(progress))) / 2
@@ -56,7 +58,7 @@ class WarmupLinear(Linear):
 
     def __init__(self, start: float, end: float = 0.0, warmup: float = 0.05) -> None:
         super().__init__(start, end)
-        self.warmup = _share(warmup)
+        self.warmup = _warmup(warmup)
 
     def __call__(self, progress: float) -> float:
         return _with_warmup(super().__call__, self.warmup, progress)
@@ -67,7 +69,7 @@ class WarmupCosine(Cosine):
 
     def __init__(self, start: float, end: float = 0.0, warmup: float = 0.05) -> None:
         super().__init__(start, end)
-        self.warmup = _share(warmup)
+        self.warmup = _warmup(warmup)
 
     def __call__(self, progress: float) -> float:
         return _with_warmup(super().__call__, self.warmup, progress)
@@ -77,7 +79,8 @@ class Step:
     """``start`` until ``at``, a share of the way, and ``end`` from there on."""
 
     def __init__(self, start: float, end: float, at: float = 0.5) -> None:
-        self.start, self.end, self.at = start, end, at
+        self.start, self.end = check_finite("start", start), check_finite("end", end)
+        self.at = check_share("at", at)
 
     def __call__(self, progress: float) -> float:
         return self.start if progress < self.at else self.end
@@ -87,9 +90,8 @@ class Sigmoid:
     """``end + (start − end) / (1 + exp(steepness · (progress − middle)))``: a smooth step, at no time quite ``end``."""
 
     def __init__(self, start: float, end: float, middle: float = 0.5, steepness: float = 10.0) -> None:
-        if steepness <= 0:
-            raise ValueError(f"the steepness of a sigmoid must be positive, got {steepness}")
-        self.start, self.end, self.middle, self.steepness = start, end, middle, steepness
+        self.start, self.end = check_finite("start", start), check_finite("end", end)
+        self.middle, self.steepness = check_finite("middle", middle), check_positive("steepness", steepness)
 
     def __call__(self, progress: float) -> float:
         share = (1 + math.tanh(self.steepness * (_clamped(progress) - self.middle) / 2)) / 2
@@ -123,8 +125,9 @@ class StepSchedule:
     def __init__(self, value: float | Schedule, horizon: int | None, name: str) -> None:
         if not callable(value) and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"{name} must be a number or a schedule, got {value!r}")
-        if callable(value) and (not isinstance(horizon, int) or horizon < 1):
+        if callable(value) and (type(horizon) is not int or horizon < 1):
             raise ValueError(f"{name} is a schedule and needs a horizon of at least 1 step (${{steps}}), got {horizon}")
+        check_optional_count("horizon", horizon)
         self.name = name
         self.schedule: Schedule = value if callable(value) else Constant(value)
         self.horizon = horizon if callable(value) and horizon else 1
@@ -136,8 +139,8 @@ class StepSchedule:
     def values(self) -> tuple[float, ...]:
         """Its values in order: at every step, or at a thousand of them and the last."""
         found = tuple(map(self, some_steps(self.horizon)))
-        if wrong := [value for value in found if not isinstance(value, int | float)]:
-            raise ValueError(f"{self.name}: its schedule must give numbers, and gives {wrong[0]!r}")
+        if wrong := [value for value in found if not isinstance(value, int | float) or not math.isfinite(value)]:
+            raise ValueError(f"{self.name} must be a finite number at every step, and is {wrong[0]!r}")
         return found
 
     def check_within(self, low: float, high: float, name: str) -> None:
@@ -145,7 +148,8 @@ class StepSchedule:
         lowest, highest = min(self.values()), max(self.values())
         if not low <= lowest <= highest <= high:
             span = f"{lowest:g}" if lowest == highest else f"{lowest:g} to {highest:g}"
-            raise ValueError(f"{name} must stay in [{low:g}, {high:g}], and is {span}")
+            allowed = "not be negative" if math.isinf(high) else f"stay in [{low:g}, {high:g}]"
+            raise ValueError(f"{name} must {allowed}, and is {span}")
 
 
 def step_schedules(parts: Iterable[object]) -> Iterator[StepSchedule]:
@@ -167,10 +171,10 @@ def step_schedules(parts: Iterable[object]) -> Iterator[StepSchedule]:
             waiting.extend(getattr(part, "__dict__", {}).values())
 
 
-def _share(warmup: float) -> float:
-    if not 0 <= warmup < 1:
-        raise ValueError(f"learning_rate.warmup is a share of the way in [0, 1), got {warmup}")
-    return warmup
+def _warmup(share: float) -> float:
+    if check_share("warmup", share) == 1:
+        raise SettingError("warmup", "must be a share of the way in [0, 1), got 1")
+    return share
 
 
 def _with_warmup(schedule: Schedule, warmup: float, progress: float) -> float:

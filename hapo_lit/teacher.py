@@ -7,11 +7,14 @@ them.  ``π`` is the current policy's probability of the token, ``π_old`` that 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part
 from hapo_lit.numerics.masked import bounded_exp
+from hapo_lit.numerics.ranges import check_not_negative, check_positive
 from hapo_lit.protocols import TeacherTerm
 from hapo_lit.rows import Rows
 from hapo_lit.schedules import Schedule, StepSchedule
@@ -40,7 +43,7 @@ class ShapedRatio:
     needs_advantage, needs_confidence = True, False
 
     def __init__(self, shape: float = 0.1) -> None:
-        self.shape = _positive(shape)
+        self.shape = check_positive("shape", shape)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         probability = logprobs.exp()
@@ -57,7 +60,7 @@ class Literal:
     needs_advantage, needs_confidence = False, False
 
     def __init__(self, shape: float = 0.1) -> None:
-        self.shape = _positive(shape)
+        self.shape = check_positive("shape", shape)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         probability = logprobs.exp()
@@ -89,7 +92,8 @@ class ClippedRatio:
     needs_advantage, needs_confidence = True, False
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2) -> None:
-        self.clip_low, self.clip_high = clip_low, clip_high
+        self.clip_low = check_not_negative("clip_low", clip_low, finite=False)
+        self.clip_high = check_not_negative("clip_high", clip_high, finite=False)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         ratio = bounded_exp(logprobs - rows.old(logprobs))
@@ -109,6 +113,7 @@ class NegativeLogLikelihood:
 
     def __init__(self, coefficient: float | Schedule = 1.0, horizon: int | None = None) -> None:
         self.coefficient = StepSchedule(coefficient, horizon, "teacher.coefficient")
+        self.coefficient.check_within(0, math.inf, "teacher.coefficient")
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         return self.coefficient(rows.step) * logprobs
@@ -149,18 +154,10 @@ class MixedPolicyRatio:
     needs_advantage, needs_confidence = True, False
 
     def __init__(self, exploration: float = 0.5) -> None:
-        if exploration < 0:
-            raise ValueError(f"exploration must not be negative, got {exploration}")
-        self.exploration = exploration
+        self.exploration = check_not_negative("exploration", exploration)
 
     def __call__(self, logprobs: Tensor, rows: Rows) -> Tensor:
         probability, old = logprobs.exp(), rows.old(logprobs).exp()
         ratio = 2 * probability / (old + (old + 1) / 2)
         unlikely = (1 - probability.detach()).clamp(min=0) ** self.exploration
         return rows.advantages[:, None] * unlikely * ratio
-
-
-def _positive(shape: float) -> float:
-    if shape <= 0:
-        raise ValueError(f"shape must be positive, got {shape}")
-    return shape

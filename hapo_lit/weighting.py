@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hapo_lit.contracts import check_part, weighed
 from hapo_lit.numerics.masked import all_equal, divisor
+from hapo_lit.numerics.ranges import SettingError, check_count, check_positive
 from hapo_lit.protocols import HasEntropyWeights, Mean, TokenWeighting
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import RolloutGroup
@@ -42,9 +43,7 @@ class ConstantLength:
     """``1 / (N · max_length)``: a divisor that does not depend on sampled lengths (Dr. GRPO, arXiv 2503.20783)."""
 
     def __init__(self, max_length: int) -> None:
-        if max_length < 1:
-            raise ValueError(f"max_length must be at least 1, got {max_length}")
-        self.max_length = max_length
+        self.max_length = check_count("max_length", max_length)
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)
@@ -123,6 +122,10 @@ class SeparateMeans:
         self.policy, self.teacher = policy, teacher
         self.policy_share = StepSchedule(policy_share, horizon, "weighting.policy_share")
         self.teacher_share = StepSchedule(teacher_share, horizon, "weighting.teacher_share")
+        for share in (self.policy_share, self.teacher_share):
+            share.check_within(0, math.inf, share.name)
+        if not any((*self.policy_share.values(), *self.teacher_share.values())):
+            raise ValueError("weighting.policy_share and weighting.teacher_share are both 0, so that nothing is learnt")
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         sampled = self.policy(replace(group, present=group.on_policy), mean, step)
@@ -145,10 +148,10 @@ class DeviceSums:
     """
 
     def __init__(self, max_length: int, rows: int = 64, micro_batch_lengths: float = 4.0) -> None:
-        for name, value in (("max_length", max_length), ("rows", rows), ("micro_batch_lengths", micro_batch_lengths)):
-            if value < 1:
-                raise ValueError(f"weighting.{name} must be at least 1, got {value}")
-        self.max_length, self.rows, self.micro_batch_lengths = max_length, rows, micro_batch_lengths
+        self.max_length, self.rows = check_count("max_length", max_length), check_count("rows", rows)
+        if check_positive("micro_batch_lengths", micro_batch_lengths) < 1:
+            raise SettingError("micro_batch_lengths", f"must be at least 1, got {micro_batch_lengths}")
+        self.micro_batch_lengths = micro_batch_lengths
 
     def __call__(self, group: RolloutGroup, mean: Mean, step: int) -> Tensor:
         counted = _counted(group)

@@ -121,7 +121,7 @@ def test_what_a_part_lacks_is_said_in_one_line(build, message):
 
 @pytest.mark.parametrize("size", ["abc", 4.0, None, True])
 def test_a_group_size_is_a_whole_number(size):
-    with pytest.raises(ValueError, match="group_size must be a whole number of at least 2, got"):
+    with pytest.raises(ValueError, match="group_size must be a whole number from 1 to 4,096, got"):
         Hapo(size, None, None, NeverGate(), ReplaceWorst(), GroupNormalised(), TokenMean())
 
 

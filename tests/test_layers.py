@@ -19,7 +19,8 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 LAYERS = [  # a file or folder at the top of the package may import what is in a line above it, and itself
-    {"numerics", "storage", "schedules", "rows", "device_memory"},
+    {"numerics"},
+    {"storage", "schedules", "rows", "device_memory"},
     {"types"},
     {"errors"},
     {"protocols", "injection_law", "contracts"},

@@ -1,4 +1,4 @@
-from math import exp, log
+from math import exp, inf, log, nan
 
 import pytest
 import torch
@@ -236,11 +236,16 @@ def test_clip_share_counts_tokens_where_the_clip_acts():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Clipped(low=-0.1), "clip.low must be a number and not negative"),
-        (lambda: Cispo(high=-1), "clip.high must be a number and not negative"),
+        (lambda: Clipped(low=-0.1), "low must be a number and not negative"),
+        (lambda: Cispo(high=-1), "high must be a number and not negative"),
         (lambda: DualClipped(floor=1.0), "floor must be above 1"),
-        (lambda: Truncated(0), "cap must be positive"),
-        (lambda: Masked(2.0, 1.0), "0 <= low < high"),
+        (lambda: Truncated(0), "cap must be a number above 0"),
+        (lambda: Masked(2.0, 1.0), "low must be below high"),
+        (lambda: Truncated(nan), "cap must be a number above 0"),
+        (lambda: Masked(nan), "low must be"),
+        (lambda: DualClipped(floor=nan), "floor must be"),
+        (lambda: Surrogate(UnitRatio(), kl_coefficient=-1.0), "kl_coefficient must be a number and not negative"),
+        (lambda: Surrogate(UnitRatio(), entropy_coefficient=inf), "entropy_coefficient must be .* finite"),
         (lambda: Clipped(low="abc"), "must be a number"),
         (lambda: Surrogate(UnitRatio(), ratio=k3), "loss.ratio must be a function of 2 tensors, and 'k3' is not"),
         (lambda: Surrogate(UnitRatio(), kl=token_ratio), "loss.kl must be a function of 3 tensors"),

@@ -43,8 +43,10 @@ def test_a_course_is_a_number_or_a_schedule_read_at_steps():
     for horizon in (None, 0, -5):
         with pytest.raises(ValueError, match="x is a schedule and needs a horizon of at least 1 step"):
             StepSchedule(Linear(1, 0), horizon, "x")
-    with pytest.raises(ValueError, match="x: its schedule must give numbers, and gives 'low'"):
+    with pytest.raises(ValueError, match="x must be a finite number at every step, and is 'low'"):
         StepSchedule(lambda progress: "low", 4, "x").check_within(0, 1, "x")
+    with pytest.raises(ValueError, match="horizon must be a whole number of at least 1"):
+        StepSchedule(1.0, 0, "x")
     for value in ("high", None, True):
         with pytest.raises(ValueError, match="x must be a number or a schedule"):
             StepSchedule(value, 4, "x")
@@ -68,5 +70,5 @@ def test_a_warm_up_rises_from_0_and_then_the_schedule_falls(schedule, middle):
 
 @pytest.mark.parametrize("warmup", [-0.1, 1])
 def test_a_warm_up_that_is_no_share_is_refused(warmup):
-    with pytest.raises(ValueError, match=r"learning_rate.warmup is a share of the way"):
+    with pytest.raises(ValueError, match=r"warmup must be (in|a share of the way in) \[0, 1"):
         WarmupLinear(1.0, warmup=warmup)

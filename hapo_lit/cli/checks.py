@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch.loggers import CSVLogger
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit.cli.session import is_rank_0
 from hapo_lit.cli.setup import setting_up
@@ -17,6 +17,7 @@ from hapo_lit.training.callbacks.log_metrics import LogMetrics
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.stops import stop_ids
+from hapo_lit.training.trial import try_out
 
 
 def checkpointer_in(callbacks: Sequence[object]) -> Checkpointer | None:
@@ -41,6 +42,62 @@ def require_records(
         )
     if config.consistency_every is not None and world_size > 1:
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
+
+
+FIXED_BY_RUN = {
+    "max_steps": -1,
+    "min_steps": None,
+    "max_time": None,
+    "min_epochs": None,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "fast_dev_run": False,
+    "overfit_batches": 0.0,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "gradient_clip_algorithm": None,
+    "enable_checkpointing": False,
+    "use_distributed_sampler": False,
+    "reload_dataloaders_every_n_epochs": 0,
+    "barebones": False,
+    "inference_mode": True,
+}
+"""Settings of the Trainer that would end, evaluate or update a run otherwise than its own say -> what they must be."""
+SAME = {
+    "trainer.val_check_interval": "eval_every",
+    "trainer.precision": "precision",
+    "fabric.precision": "precision",
+    "callbacks.checkpointer.evaluate_every": "eval_every",
+    "algorithm.group_size": "group_size",
+    "rollout.group_size": "group_size",
+    "rollout.prompts_per_step": "prompts_per_step",
+    "rollout.max_prompt_tokens": "max_prompt_tokens",
+    "data.prompts_per_step": "prompts_per_step",
+    "data.max_prompt_tokens": "max_prompt_tokens",
+    "data.max_response_tokens": "max_response_tokens",
+    "module.temperature": "rollout.temperature",
+    "phases.steps": "steps",
+}
+"""Settings that say the same thing as another one, which a run goes by."""
+
+
+def check_settings_agree(config: DictConfig) -> None:
+    """Refuse settings that contradict the run's own, before anything is built."""
+    for name, value in FIXED_BY_RUN.items():
+        if name in config.get("trainer", {}) and config.trainer[name] != value:
+            raise SetupError(
+                f"trainer.{name}={config.trainer[name]} contradicts the run's own settings (steps, eval_every, "
+                f"save_every, module.max_grad_norm): leave it out"
+            )
+    for key, own in SAME.items():
+        said, meant = (OmegaConf.select(config, name) for name in (key, own))
+        if said is not None and said != meant:
+            raise SetupError(f"{key}={said} contradicts {own}={meant}: leave it alone, and set {own}")
+    longest = OmegaConf.select(config, "rollout.max_new_tokens")
+    if isinstance(longest, int) and longest > config.max_response_tokens:
+        raise SetupError(
+            f"rollout.max_new_tokens={longest} is more than max_response_tokens={config.max_response_tokens}: set that"
+        )
 
 
 def check_weights_come(config: DictConfig, strategy: str) -> None:
@@ -68,6 +125,8 @@ def check_model(module: HapoModule, data: RunData, config: DictConfig, device: s
     check_lengths(module, config)
     _check_attention(module, device, precision)
     _check_tokens(module, data)
+    with setting_up():
+        try_out(module)
 
 
 def _check_attention(module: HapoModule, device: str, precision: str | int) -> None:

@@ -18,7 +18,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit.cli.bootstrap import config_folder, stop_with
 from hapo_lit.cli.chosen_options import leave_out_settings_of_others
-from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line
+from hapo_lit.cli.kinds_of_values import check_values
+from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line, naming
 from hapo_lit.cli.sweeps import FailedJobs, forget_outcome, jobs_that_compose, note_failure, note_pruned, sweeping
 from hapo_lit.errors import Pruned
 
@@ -54,11 +55,11 @@ class Invocation:
             try:
                 with command_line(f"hapo {' '.join(self.words)}", *settings):
                     compose(self)()
-            except (*CONFIGURATION_ERRORS, ValueError, OSError) as error:
+            except Exception as error:  # Hydra's, or what it stumbles over in these settings
                 failed_jobs.report()
                 if self.job_began and not isinstance(error, CONFIGURATION_ERRORS):
                     raise
-                stop_with(error, in_one_line(error))
+                stop_with(error, naming(in_one_line(error), settings))
             failed_jobs.report()
 
     def __call__(self, config: DictConfig) -> object:
@@ -97,6 +98,7 @@ def run_job(main: Callable[[DictConfig], Result], config: DictConfig) -> Result 
     try:
         if HydraConfig.initialized():
             leave_out_settings_of_others(config, HydraConfig.get().overrides.task)
+        check_values(config)
         return main(config)
     except Pruned as pruned:
         if sweeping():
@@ -109,5 +111,6 @@ def run_job(main: Callable[[DictConfig], Result], config: DictConfig) -> Result 
             note_failure(line, error)
             return None
         if known:
-            stop_with(error, line)
+            about_settings = isinstance(error, CONFIGURATION_ERRORS) and HydraConfig.initialized()
+            stop_with(error, naming(line, HydraConfig.get().overrides.task) if about_settings else line)
         raise

@@ -13,6 +13,7 @@ from hydra.utils import get_object
 from omegaconf.errors import OmegaConfBaseException
 
 from hapo_lit.cli.bootstrap import config_folder, unwrapped
+from hapo_lit.cli.own_key import at, own_key
 from hapo_lit.errors import (
     EngineError,
     MemoryShortError,
@@ -22,8 +23,10 @@ from hapo_lit.errors import (
     SaveError,
     SetupError,
     VerifierError,
+    cut,
     nearest,
 )
+from hapo_lit.numerics.ranges import SettingError
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
 """Errors in a configuration."""
@@ -44,7 +47,11 @@ def in_one_line(error: BaseException, composed: Any = None) -> str:
     """
     if isinstance(error, (SetupError, ResumeError, *RUN_ERRORS)):
         return unwrapped(str(error))
-    text = unwrapped(str(first_cause(error)))
+    cause = first_cause(error)
+    text = unwrapped(str(cause))
+    if isinstance(cause, SettingError):
+        place = re.search(r"full_key: (\S+)", str(error))
+        return f"{own_key(composed, f'{place[1]}.{cause.parameter}')} {cause.reason}" if place else text
     if match := re.search(r"Config group override must be a string or a list. Got (\w+)", text):
         return f"a group was given a {match[1]}: name one of its options, or a field as group.field=value"
     if match := re.search(r"Key '([^']+)' is not in struct(?: full_key: (\S+))?", text):
@@ -77,15 +84,40 @@ def in_one_line(error: BaseException, composed: Any = None) -> str:
             f"folder on PYTHONPATH; install any other"
         )
     if where := re.search(r"full_key: (\S+)", str(error)):
-        return f"{text} (in {where[1]})" if where[1] not in text else text
+        key = own_key(composed, where[1])
+        return f"{text} (in {key})" if key not in text else text
     return text
 
 
 def first_cause(error: BaseException) -> BaseException:
-    """The error that was raised first, of those that led to this one."""
-    while error.__cause__ is not None:
+    """What Hydra, or a search for a module, has wrapped; what a part has wrapped itself stays so."""
+    while error.__cause__ is not None and isinstance(error, (HydraException, OmegaConfBaseException, ImportError)):
         error = error.__cause__
     return error
+
+
+def naming(line: str, settings: Sequence[str]) -> str:
+    """A message with those settings of the command line that it may be about, if it names none in full.
+
+    Args:
+        line: the message.
+        settings: ``key=value``, of the command line.
+    """
+    keys = {setting: re.split(r"[=@]", setting.lstrip("+~"))[0] for setting in settings}
+    keys = {setting: key for setting, key in keys.items() if key not in ("experiment", "model.path", "resume")}
+    if any(re.search(_in_full(key), line) for key in keys.values()):
+        return line
+    words = set(re.findall(r"\w+", line))
+    groups = [setting for setting, key in keys.items() if (Path(config_folder()) / key).is_dir()]
+    near = [setting for setting, key in keys.items() if words & set(re.split(r"[./]", key))]
+    shown = groups if "a group was given" in line else near or list(keys)
+    return f"{line} (set here: {cut(' '.join(shown), 300)})" if shown else line
+
+
+def _in_full(key: str) -> str:
+    """What finds a key in a message: a word alone, such as ``steps``, is the key at the beginning or before ``=``."""
+    found = rf"(?<![\w.]){re.escape(key)}(?!\w)"
+    return found if "." in key else rf"^{found}|{found}=|key '{re.escape(key)}"
 
 
 def _way_out(error: str, composed: Any, known: Sequence[str] = (), unknown: str | None = None) -> str:
@@ -99,8 +131,9 @@ def _way_out(error: str, composed: Any, known: Sequence[str] = (), unknown: str 
     """
     if not (where := re.search(r"full_key: (\S+)", error)):
         return ""
-    key, node = where[1].rpartition(".")[2], {unknown: None} if unknown else {}
-    key, node = _own_key(composed, where[1]) or (key, node)
+    key, node = own_key(composed, where[1]), at(composed, where[1])
+    if not isinstance(node, dict):
+        key, node = where[1].rpartition(".")[2], {unknown: None} if unknown else {}
     unwanted = [f"~{key}.{name}" for name in node if name not in known and not name.startswith("_")]
     if not unwanted:
         return ""
@@ -109,19 +142,6 @@ def _way_out(error: str, composed: Any, known: Sequence[str] = (), unknown: str 
     ours = any(f"_target_: {node.get('_target_')}\n" in text for text in options.values())
     other = f"{key}={empty[0]}, which has no settings, or " if empty and not ours else ""
     return f" ({key} was chosen with them: add {other}{' '.join(unwanted)})"
-
-
-def _own_key(settings: Any, full_key: str) -> tuple[str, dict[str, Any]] | None:
-    """The key that a user sets for what is at ``full_key``, where ``${...}`` points elsewhere, and what it holds."""
-    keys: list[str] = []
-    node = settings
-    for part in full_key.split("."):
-        if not isinstance(node, dict) or part not in node:
-            return None
-        keys, node = [*keys, part], node[part]
-        if isinstance(node, str) and (pointer := re.fullmatch(r"\$\{([\w.]+)\}", node)):
-            return _own_key(settings, ".".join([pointer[1], *full_key.split(".")[len(keys) :]]))
-    return (".".join(keys), node) if isinstance(node, dict) else None
 
 
 def _all_keys() -> set[str]:

@@ -11,7 +11,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from rich.console import Console
 
-from hapo_lit.cli.checks import check_lengths, checkpointer_in, require_records
+from hapo_lit.cli.checks import check_lengths, check_settings_agree, checkpointer_in, require_records
 from hapo_lit.cli.plan_report import (
     GIB,
     NOT_COUNTED,
@@ -37,6 +37,7 @@ from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.fabric_setup import check_layout, check_settings
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.rates import rate_warning, training_line
+from hapo_lit.training.trial import try_out
 from hapo_lit.training.update_notices import update_notices
 
 
@@ -59,7 +60,8 @@ class Plan(NamedTuple):
 
 def main(config: DictConfig) -> None:
     """Compose, check, count, print."""
-    plan = plan_of(config)
+    with setting_up():
+        plan = plan_of(config)
     console = Console(highlight=False)
     console.width = max(console.width, 110)
     module, memory = plan.module, plan.memory
@@ -85,18 +87,17 @@ def main(config: DictConfig) -> None:
 
 def plan_of(config: DictConfig) -> Plan:
     """Build what a configuration names, without contents, check it, and count."""
-    with setting_up():
-        processes = processes_of(config)
-        fabric = config.fabric
-        check_settings(fabric.strategy, fabric.precision, fabric.sharded_checkpoints, fabric.async_checkpoints)
-        check_layout(fabric.strategy, processes, fabric.replicas, fabric.reshard_after_forward)
-        without_contents(config)
+    check_settings_agree(config)
+    processes, fabric = processes_of(config), config.fabric
+    check_settings(fabric.strategy, fabric.precision, fabric.sharded_checkpoints, fabric.async_checkpoints)
+    check_layout(fabric.strategy, processes, fabric.replicas, fabric.reshard_after_forward)
+    without_contents(config)
     module, data, loggers, callbacks = build(config, "module", "data", "logger", "callbacks")
     require_records(config, processes, loggers, callbacks)
     check_lengths(module, config)
-    with setting_up():
-        lengths = (config.max_prompt_tokens, config.max_response_tokens)
-        phases = phase_plans(module, data.prompts_per_step, processes, *lengths)
+    try_out(module)
+    lengths = (config.max_prompt_tokens, config.max_response_tokens)
+    phases = phase_plans(module, data.prompts_per_step, processes, *lengths)
     total = None if config.memory_gib is None else int(config.memory_gib * GIB)
     mixed, on_cpu = fabric.precision == "bf16-mixed", fabric.accelerator == "cpu"
     sharding = Sharding(processes // fabric.replicas, mixed, fabric.reshard_after_forward)

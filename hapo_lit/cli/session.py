@@ -56,6 +56,8 @@ class RunSession:
     def __init__(self, config: DictConfig, is_rank_0: bool) -> None:
         self.config, self.is_rank_0 = config, is_rank_0
         self.settings = lasting_settings(config)
+        if not isinstance(config.paths.run, str):
+            raise SetupError(f"paths.run must name the run's folder, got {config.paths.run}: leave it alone")
         if not isinstance(config.resume, str | None):
             raise SetupError(f"resume={config.resume} is no checkpoint: set resume=auto or RUN/checkpoints/last.ckpt")
         choice = json.loads(os.environ.get(RUN_CHOICE_VARIABLE, "null"))

@@ -12,27 +12,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from transformers.utils import logging as transformers_logging
 
 from hapo_lit.cli.bootstrap import config_folder
-from hapo_lit.cli.kinds_of_values import check_kinds, check_whole_numbers
-from hapo_lit.cli.messages import first_cause
+from hapo_lit.cli.kinds_of_values import LARGEST
+from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS
 from hapo_lit.errors import SetupError, nearest
 
 PRESET_GROUPS = ("experiment", "debug", "sweep")
 """Groups whose options set other keys, and which are no key themselves."""
+RANGES = {
+    "threads": (1, 1024),
+    "seed": (0, LARGEST),
+    "steps": (1, LARGEST),
+    "eval_every": (1, LARGEST),
+    "save_every": (1, LARGEST),
+    "prompts_per_step": (1, LARGEST),
+    "max_prompt_tokens": (1, LARGEST),
+    "max_response_tokens": (1, LARGEST),
+}
+"""Keys at the top -> what they may be."""
 
 
 @contextmanager
 def setting_up() -> Iterator[None]:
-    """A ``ValueError`` or ``OSError`` in here is about the settings or the machine, and becomes a ``SetupError``."""
+    """Whatever goes wrong in here is about the settings or the machine, and becomes a ``SetupError``."""
     try:
         yield
+    except (*CONFIGURATION_ERRORS, *RUN_ERRORS):
+        raise
     except (ValueError, OSError) as error:
         raise SetupError(str(error)) from error
+    except Exception as error:
+        raise SetupError(f"{type(error).__name__}: {error} (HAPO_TRACEBACK=1 shows where)") from error
 
 
 def build(config: DictConfig, *parts: str) -> list[Any]:
@@ -41,23 +55,16 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
     if unknown := {str(key) for key in config} - known_keys():
         name = min(unknown)
         raise SetupError(f"nothing reads the key {name!r}{nearest(name, known_keys())}")
-    check_whole_numbers(config)
-    for key, least in {"threads": 1, "seed": 0, "eval_every": 1, "save_every": 1, "max_response_tokens": 1}.items():
-        if not isinstance(config[key], int) or config[key] < least:
-            raise SetupError(f"{key} must be a whole number of at least {least}, got {config[key]!r}")
+    for key, (least, most) in RANGES.items():
+        if not least <= config[key] <= most:
+            at_most = "" if most == LARGEST else f" and at most {most:,}"
+            raise SetupError(f"{key} must be a whole number of at least {least}{at_most}, got {config[key]!r}")
     if "lr" in config.optim:
         raise SetupError("optim.lr would be overwritten at every step: set learning_rate.start and learning_rate.end")
     torch.set_num_threads(config.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # of processes that this one starts for other devices
     quieten()
-    try:
-        built = [instantiate(config[part], _convert_="all") for part in parts]
-    except InstantiationException as error:
-        if isinstance(first_cause(error), TypeError):  # a part has computed with what is no number
-            check_kinds(config)
-        raise
-    check_kinds(config)
-    return built
+    return [instantiate(config[part], _convert_="all") for part in parts]
 
 
 @cache

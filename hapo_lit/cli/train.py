@@ -5,20 +5,25 @@ from __future__ import annotations
 from lightning import Trainer
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import check_model, check_weights_come, checkpointer_in, require_records
+from hapo_lit.cli.checks import (
+    check_model,
+    check_settings_agree,
+    check_weights_come,
+    checkpointer_in,
+    require_records,
+)
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
+from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.errors import SetupError
+from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
+from hapo_lit.training.module import HapoModule
 from hapo_lit.training.precision import check_precision
 
 
 def main(config: DictConfig) -> float:
     """Train, evaluate before and after, write the run's folder, print its summary; returns sampled accuracy."""
-    if str(config.trainer.strategy) not in ("auto", "ddp"):
-        raise SetupError(
-            f"trainer.strategy={config.trainer.strategy} is not supported: set auto or ddp, or use `hapo fabric`"
-        )
     with isolated_job():
         return run(config)
 
@@ -26,18 +31,7 @@ def main(config: DictConfig) -> float:
 def run(config: DictConfig) -> float:
     """The job of one process."""
     with setting_up():
-        session = RunSession(config, is_rank_0())
-        session.choose_checkpoint()
-    config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))
-    check_weights_come(config, "auto")
-    data, module, trainer = build(config, "data", "module", "trainer")
-    check(trainer, config)
-    check_model(module, data, config, trainer.strategy.root_device.type, config.trainer.precision)
-    checkpointer = checkpointer_in(trainer.callbacks)
-    with setting_up():
-        data.rank, data.world_size = trainer.global_rank, trainer.world_size
-        data.setup()
-        session.restore(module, data, checkpointer)
+        session, module, data, trainer, checkpointer = set_up(config)
         facts = session.begin(module, data, trainer.strategy.root_device.type)
     done, steps = module.step, config.steps
     with session.training("train", module, checkpointer):
@@ -52,10 +46,30 @@ def run(config: DictConfig) -> float:
         return session.finish(module, data, facts)
 
 
+def set_up(config: DictConfig) -> tuple[RunSession, HapoModule, MathDataModule, Trainer, Checkpointer | None]:
+    """What runs, checked, and put where the run resumes."""
+    if str(config.trainer.strategy) not in ("auto", "ddp"):
+        raise SetupError(
+            f"trainer.strategy={config.trainer.strategy} is not supported: set auto or ddp, or use `hapo fabric`"
+        )
+    check_precision("trainer.precision", config.trainer.precision)
+    check_settings_agree(config)
+    check_weights_come(config, "auto")
+    session = RunSession(config, is_rank_0())
+    session.choose_checkpoint()
+    config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))
+    data, module, trainer = build(config, "data", "module", "trainer")
+    check(trainer, config)
+    check_model(module, data, config, trainer.strategy.root_device.type, config.trainer.precision)
+    checkpointer = checkpointer_in(trainer.callbacks)
+    data.rank, data.world_size = trainer.global_rank, trainer.world_size
+    data.setup()
+    session.restore(module, data, checkpointer)
+    return session, module, data, trainer, checkpointer
+
+
 def check(trainer: Trainer, config: DictConfig) -> None:
     """Refuse settings of the Trainer that would not do what they say, or make the figures of the run wrong."""
     if trainer.max_epochs != 1 or trainer.limit_train_batches != config.steps:
         raise SetupError("the length of a run is set by steps: leave trainer.max_epochs and limit_train_batches alone")
-    with setting_up():
-        check_precision("trainer.precision", trainer.precision)
     require_records(config, trainer.world_size, trainer.loggers, trainer.callbacks)  # type: ignore[attr-defined]

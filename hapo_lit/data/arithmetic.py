@@ -21,6 +21,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 from hapo_lit.data.problems import Problem
+from hapo_lit.numerics.ranges import SettingError, check_count, check_not_negative, check_seed, check_share
 
 VERSION = 2
 """To be raised when the same arguments give other problems or tokens; part of the base policy's fingerprint."""
@@ -28,6 +29,10 @@ VERSION = 2
 HELDOUT_SHARE = 16
 """One problem in this many is held out; its hash decides, so that source, seed and teacher do not matter."""
 
+MOST_PROBLEMS = 800_000
+"""They are made in memory, in some ten thousandths of a second each."""
+MOST_DIGITS = 18
+"""Numbers fit into 64 bits."""
 TRIES = 100
 """A source gives up after this many samples for every problem that it was asked for."""
 
@@ -56,7 +61,7 @@ class IndependentErrors(NoErrors):
     """Each column's digit is off by one with probability ``rate``."""
 
     def __init__(self, rate: float) -> None:
-        self.rate = rate
+        self.rate = check_share("rate", rate)
 
     def column(self, generator: np.random.Generator, top: int, carry: int, digit: int) -> tuple[int, int]:
         slips, up = generator.random() < self.rate, generator.random() < 0.5
@@ -77,7 +82,7 @@ class SparseSolutions:
     """Only a ``share`` of the problems has a solution; these solutions contain ``errors``."""
 
     def __init__(self, share: float, errors: TeacherErrors) -> None:
-        self.share, self.errors = share, errors
+        self.share, self.errors = check_share("share", share), errors
 
     def has_solution(self, generator: np.random.Generator) -> bool:
         return generator.random() < self.share and self.errors.has_solution(generator)
@@ -91,8 +96,9 @@ class Level:
 
     def __init__(self, operation: str, digits: int, weight: float = 1.0) -> None:
         if operation not in ("+", "-"):
-            raise ValueError(f"operation must be '+' or '-', got {operation!r}")
-        self.operation, self.digits, self.weight = operation, digits, weight
+            raise SettingError("operation", f"must be '+' or '-', got {operation!r}")
+        self.operation, self.digits = operation, check_count("digits", digits, most=MOST_DIGITS)
+        self.weight = check_not_negative("weight", weight)
 
     @property
     def label(self) -> str:
@@ -128,8 +134,29 @@ class Arithmetic:
         seed: int,
         repeats: bool = False,
     ) -> None:
-        self.levels, self.errors, self.seed, self.repeats = list(levels), errors, seed, repeats
-        self.train_size, self.heldout_size = train_size, heldout_size
+        self.levels, self.errors, self.repeats = list(levels), errors, repeats
+        if not any(level.weight for level in self.levels):
+            raise SettingError("levels", "must have one with a weight above 0")
+        self.seed = check_seed(seed)
+        self.train_size = check_count("train_size", train_size, 0, MOST_PROBLEMS)
+        self.heldout_size = check_count("heldout_size", heldout_size, 0, MOST_PROBLEMS // HELDOUT_SHARE)
+        self._check_distinct()
+
+    def _check_distinct(self) -> None:
+        """Raise ``ValueError`` if there are too few problems, before any is made."""
+        levels = {(level.operation, level.digits) for level in self.levels if level.weight}
+        total = sum(_distinct(*level) for level in levels)
+        for name, size, share in (
+            ("train_size", self.train_size, 1 - 1 / HELDOUT_SHARE),
+            ("heldout_size", self.heldout_size, 1 / HELDOUT_SHARE),
+        ):
+            most = total * share + 5 * (total * share * (1 - share)) ** 0.5  # a hash decides which side each is on
+            if size > most and not (self.repeats and name == "train_size"):
+                raise SettingError(
+                    name,
+                    f"is {size:,}, and these levels have about {total * share:,.0f} distinct problems of that kind: "
+                    f"ask for fewer, or set more digits",
+                )
 
     def train(self) -> list[Problem]:
         return self._problems(self.train_size, stream=0, held_out=False, errors=self.errors)
@@ -164,6 +191,12 @@ class Arithmetic:
             level = self.levels[generator.choice(len(self.levels), p=shares)]
             problem = worked_problem(*level.sample(generator), errors=errors, seed=self.seed)
             yield replace(problem, difficulty=level.label)
+
+
+def _distinct(operation: str, digits: int) -> int:
+    """How many problems a level has."""
+    numbers: int = 10**digits - (10 ** (digits - 1) if digits > 1 else 0)
+    return numbers**2 if operation == "+" else numbers * (numbers + 1) // 2
 
 
 def worked_problem(first: int, operation: str, second: int, errors: TeacherErrors, seed: int = 0) -> Problem:

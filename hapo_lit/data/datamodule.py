@@ -34,12 +34,14 @@ from hapo_lit.data.templates import HasDate, Template
 from hapo_lit.data.tokens import TextEncoder, tokenizer_name, unknown_warning
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
 from hapo_lit.numerics.hashing import stable_hash
+from hapo_lit.numerics.ranges import check_count
 from hapo_lit.protocols import Verifier
 from hapo_lit.types import PromptBatch
 from hapo_lit.verify.judging import judge
 
 FIRST_PROMPTS = 256
 """How many prompts are looked at before a run."""
+MOST_WORKERS = 256
 MAX_LABELS = 12
 """How many labels of difficulty rewards are told apart by, the most frequent ones."""
 
@@ -98,12 +100,12 @@ class MathDataModule(LightningDataModule):
         self.teacher_check, self.verifier = teacher_check, verifier
         self.prompts_per_step, self.heldout_batch = prompts_per_step, heldout_batch
         self.max_prompt_tokens, self.max_response_tokens = max_prompt_tokens, max_response_tokens
-        for name, value, least in (("prompts_per_step", prompts_per_step, 1), ("data.workers", workers, 0)):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.buffer, self.workers, self.seed, self.repeats = buffer, workers, seed, repeats
-        self.path, self.heldout_path, self.evaluation_path = path, heldout_path, evaluation_path
-        self.columns = columns
+        lengths = {"max_prompt_tokens": max_prompt_tokens, "max_response_tokens": max_response_tokens}
+        for name, value in {**lengths, "prompts_per_step": prompts_per_step, "heldout_batch": heldout_batch}.items():
+            check_count(name, value)
+        check_count("workers", workers, least=0, most=MOST_WORKERS)
+        self.buffer, self.workers, self.seed, self.repeats = check_count("buffer", buffer), workers, seed, repeats
+        self.path, self.heldout_path, self.evaluation_path, self.columns = path, heldout_path, evaluation_path, columns
         self.rank, self.world_size = 0, 1
         """This process's rank and the number of processes, where there is no Trainer to ask."""
         self.stop_ids: Sequence[int] = ()
@@ -140,13 +142,7 @@ class MathDataModule(LightningDataModule):
     def _read(self) -> TrainingSet:
         if isinstance(self.source, Corpus):
             return StreamedSet(
-                self.source,
-                self._fits,
-                self._encoded,
-                self.prompts_per_step,
-                self.buffer,
-                self.seed,
-                self.limits(),
+                self.source, self._fits, self._encoded, self.prompts_per_step, self.buffer, self.seed, self.limits()
             )
         problems = self.source.train()
         if isinstance(problems, list):

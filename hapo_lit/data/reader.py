@@ -82,7 +82,7 @@ class LocalFiles:
             found = sorted(glob.glob(str(Path(pattern).expanduser()), recursive=True))
             if not found:
                 raise FileNotFoundError(f"data file {pattern!r} does not exist; set data.path to files or a pattern")
-            self.files += [Path(file) for file in found]
+            self.files += [_regular(Path(file)) for file in found]
         self._fingerprint = stable_hash(repr([content_hash(file) for file in self.files])).hex()
         self._columns = {file: names for file in self.files if (names := _columns(file)) is not None}
 
@@ -103,7 +103,9 @@ class LocalFiles:
                     if content is None:
                         continue
                     yield content, Origin(str(file), row), Position(index, row)
-            except (ValueError, OSError) as error:
+            except RecursionError:
+                raise ValueError(f"{file} cannot be read: its JSON is nested too deeply") from None
+            except Exception as error:  # whatever pyarrow and datasets raise at a damaged file
                 raise ValueError(f"{file} cannot be read after row {row}: {error}") from error
 
     def fingerprint(self) -> str:
@@ -182,6 +184,16 @@ def problem_texts(paths: str | Sequence[str] | None = None, column: str | None =
             raise ValueError(f"{origin}: no text in column {name!r}")
         texts.append(row[name])
     return texts
+
+
+def _regular(file: Path) -> Path:
+    """The path itself; what is no file, such as a pipe or a device, may never end."""
+    if not file.is_file():
+        kind = "a folder" if file.is_dir() else "a pipe or device"
+        raise ValueError(
+            f"data file {str(file)!r} is {kind}: set data.path to files or a pattern, such as FOLDER/*.jsonl"
+        )
+    return file
 
 
 def _columns(file: Path) -> list[str] | None:

@@ -22,6 +22,7 @@ from hapo_lit.gates.rules import Posterior, PosteriorMean, Rule
 from hapo_lit.gates.simple import check_same_settings
 from hapo_lit.injection_law import Rates
 from hapo_lit.numerics.draws import uniform
+from hapo_lit.numerics.ranges import SettingError, check_positive, check_seed
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import GateDecision
 
@@ -59,8 +60,9 @@ class BetaGate:
         seed: int = 0,
         allow_degenerate: bool = False,
     ) -> None:
-        if min(prior_alpha, prior_beta) < 1e-6:
-            raise ValueError(f"gate prior must be positive (1e-6 or more), got Beta({prior_alpha}, {prior_beta})")
+        for name, prior in (("prior_alpha", prior_alpha), ("prior_beta", prior_beta)):
+            if not 1e-6 <= check_positive(name, prior) <= 1e6:
+                raise SettingError(name, f"must be from 1e-6 to 1e6, got {prior}")
         self._threshold_schedule = StepSchedule(threshold, horizon, "gate.threshold")
         self._threshold_schedule.check_within(0, 1, "gate.threshold")
         self.rule: Rule = PosteriorMean() if rule is None else rule
@@ -68,7 +70,7 @@ class BetaGate:
         check_part("gate.rule", self.rule, Rule)
         check_part("gate.memory", self.memory, Memory)
         self.prior_alpha, self.prior_beta = prior_alpha, prior_beta
-        self.seed, self.allow_degenerate = seed, allow_degenerate
+        self.seed, self.allow_degenerate = check_seed(seed), allow_degenerate
         self._visits = 0
         self._batch = np.empty(0, dtype=np.int64)
         """The prompts of the last ``observe``."""

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from hapo_lit.numerics.ranges import check_share
+
 FREE = -1
 """An empty place of the table."""
 
@@ -27,9 +29,7 @@ class Memory:
     """
 
     def __init__(self, discount: float = 0.0) -> None:
-        if not 0 <= discount <= 1:
-            raise ValueError(f"gate.memory.discount must be in [0, 1], got {discount}")
-        self.discount = discount
+        self.discount = check_share("discount", discount)
         self._clear()
 
     def _clear(self, capacity: int = 64) -> None:

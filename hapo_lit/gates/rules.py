@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from hapo_lit import injection_law as law
+from hapo_lit.numerics.ranges import SettingError, check_share
 
 
 class Posterior(NamedTuple):
@@ -96,8 +97,8 @@ class CredibleBound:
     draws = False
 
     def __init__(self, level: float = 0.5) -> None:
-        if not 0 < level < 1:
-            raise ValueError(f"the level of a credible bound must be in (0, 1), got {level}")
+        if not 0 < check_share("level", level) < 1:
+            raise SettingError("level", f"must be in (0, 1), got {level}")
         self.level = level
 
     def probability(self, posterior: Posterior, threshold: float) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 from hapo_lit.errors import ResumeError
 from hapo_lit.injection_law import Rates, probability_of_at_most
 from hapo_lit.numerics.draws import uniform
+from hapo_lit.numerics.ranges import check_seed
 from hapo_lit.schedules import Schedule, StepSchedule
 from hapo_lit.types import GateDecision
 
@@ -101,7 +102,7 @@ class ScheduledGate:
     def __init__(self, probability: float | Schedule, horizon: int | None = None, seed: int = 0) -> None:
         self.probability = StepSchedule(probability, horizon, "gate.probability")
         self.probability.check_within(0, 1, "gate.probability")
-        self.seed = seed
+        self.seed = check_seed(seed)
         self._visits = 0
 
     def check(self, trials: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
+from hapo_lit.errors import cut
+from hapo_lit.numerics.ranges import SettingError, check_count, check_not_negative, check_seed
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
 from hapo_lit.policy.compiling import check_backend, compile_layers
@@ -35,6 +38,9 @@ from hapo_lit.policy.model_config import check_heads, with_positions
 
 NO_CODE = {"trust_remote_code": False}
 """For transformers, which would run Python files of a model's folder if a user at the terminal says so."""
+LARGEST_NEW = 8 * 2**30
+"""Bytes of a model that is made, and not loaded."""
+MOST_SIZE = 2**24
 
 
 def load_policy(
@@ -216,6 +222,7 @@ def load_tokenizer(path: str, eos_token: str | None = None) -> PreTrainedTokeniz
     return tokenizer
 
 
+@torch.no_grad()
 def new_policy(
     architecture: str, sizes: Mapping[str, object], tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> PreTrainedModel:
@@ -226,19 +233,48 @@ def new_policy(
         sizes: fields of the architecture's configuration (``hidden_size``, ``num_hidden_layers``, ...).
         tokenizer: gives vocabulary size and special ids.
         seed: of the initialisation; the global generator is left as it was.
+
+    Raises:
+        ValueError: the sizes make no model, or one that does not fit into memory.
     """
-    config = AutoConfig.for_model(
-        architecture,
-        vocab_size=len(tokenizer),
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        **sizes,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    _check_sizes(sizes)
+    try:
+        config = AutoConfig.for_model(
+            architecture,
+            vocab_size=len(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            **sizes,
+        )
+        check_heads(config)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(check_seed(seed))
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    except SettingError:
+        raise
+    except Exception as error:  # whatever transformers stumbles over
+        reason = cut(" ".join(str(error).split()), 300)
+        raise ValueError(f"model.policy.sizes make no {architecture} model: {reason}") from error
+    logits = model(torch.arange(4, device=model.device)[None] % len(tokenizer)).logits
+    if logits.device.type != "meta" and not bool(logits.isfinite().all()):
+        raise ValueError(f"model.policy.sizes make a {architecture} model whose logits are not finite: correct them")
     return _without_dropout(model)
+
+
+def _check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Whether the sizes of a model are sizes, and fit into memory; transformers takes any number."""
+    for name, value in sizes.items():
+        if re.fullmatch(r"num_\w+|\w+_size|max_position_embeddings|head_dim", name) and value is not None:
+            check_count(f"sizes.{name}", value, most=MOST_SIZE)
+    check_not_negative("sizes.initializer_range", sizes.get("initializer_range", 0.02))
+    hidden, inner = sizes.get("hidden_size", 1), sizes.get("intermediate_size", 1)
+    needed = 4 * hidden * sizes.get("num_hidden_layers", 1) * (2 * hidden + 3 * inner)
+    if needed > LARGEST_NEW:
+        raise ValueError(
+            f"model.policy.sizes make a model of {needed / 2**30:,.0f} GiB, and a new one may have "
+            f"{LARGEST_NEW / 2**30:.0f}: lower hidden_size, num_hidden_layers or intermediate_size"
+        )
 
 
 @torch.no_grad()

@@ -40,13 +40,18 @@ def with_positions(config: PreTrainedConfig, positions: int | None, rope_theta: 
 
 def check_heads(config: PreTrainedConfig) -> None:
     """Raise ``ValueError`` if the attention heads do not divide the hidden size, or one another."""
-    size, heads = config.hidden_size, config.num_attention_heads
+    size, heads = getattr(config, "hidden_size", None), getattr(config, "num_attention_heads", None)
+    if size is None or heads is None:  # a model of another kind
+        return
     pairs = getattr(config, "num_key_value_heads", None) or heads
     if getattr(config, "head_dim", None) is None and size % heads:
-        raise ValueError(f"hidden_size={size} is not divisible by num_attention_heads={heads}: correct model.shape")
+        raise ValueError(
+            f"hidden_size={size} is not divisible by num_attention_heads={heads}: correct the sizes of the model"
+        )
     if heads % pairs:
         raise ValueError(
-            f"num_attention_heads={heads} is not divisible by num_key_value_heads={pairs}: correct model.shape"
+            f"num_attention_heads={heads} is not divisible by num_key_value_heads={pairs}: correct the "
+            f"sizes of the model"
         )
 
 

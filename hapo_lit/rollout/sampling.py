@@ -13,11 +13,14 @@ from transformers import PreTrainedModel
 
 from hapo_lit.errors import EngineError, cut
 from hapo_lit.numerics.hashing import stable_int
+from hapo_lit.numerics.ranges import SettingError, check_count, check_not_negative, check_seed
 from hapo_lit.types import PromptBatch, RolloutGroup
 
 Engine = TypeVar("Engine", bound="Sampling")
 DTYPES = ("float32", "bfloat16", "float16")
 """What the weights of an engine that has its own may be."""
+LOWEST_TEMPERATURE = 1e-3
+"""Below it the largest logit alone has a probability, and products of logits leave float32."""
 
 
 class Sampling:
@@ -33,14 +36,14 @@ class Sampling:
     def __init__(
         self, max_new_tokens: int, temperature: float = 1.0, stop_ids: Sequence[int] = (), seed: int = 0
     ) -> None:
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if temperature < 0:
-            raise ValueError(f"temperature must be 0 (greedy) or positive, got {temperature}")
+        check_count("max_new_tokens", max_new_tokens)
+        check_not_negative("temperature", temperature)
+        if 0 < temperature < LOWEST_TEMPERATURE:
+            raise SettingError("temperature", f"must be 0 (greedy) or at least {LOWEST_TEMPERATURE}, got {temperature}")
         if isinstance(stop_ids, str | int) or not all(type(index) is int for index in stop_ids):
             raise ValueError(f"rollout.stop_ids must be a list of token ids, such as [2], got {stop_ids!r}")
         self.max_new_tokens, self.temperature = max_new_tokens, temperature
-        self.stop_ids, self.seed = tuple(stop_ids), seed
+        self.stop_ids, self.seed = tuple(stop_ids), check_seed(seed)
         self._metrics: dict[str, float] = {}
 
     seeded = True

@@ -11,6 +11,7 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from hapo_lit.numerics.ranges import check_count
 from hapo_lit.storage.atomic import appearing
 
 
@@ -23,7 +24,7 @@ class SafeCSVLogger(CSVLogger):
     """
 
     def __init__(self, folder: str, every: int = 20) -> None:
-        super().__init__(folder, name="", version="", flush_logs_every_n_steps=every)
+        super().__init__(folder, name="", version="", flush_logs_every_n_steps=check_count("every", every))
 
     @property
     @rank_zero_experiment

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hapo_lit.contracts import check_part
+from hapo_lit.numerics.ranges import MOST, check_count
 from hapo_lit.numerics.tallies import accumulate, plain_tallies, tally_of
 from hapo_lit.policy.sharding import unsharded
 from hapo_lit.protocols import Decode, Ranks, RolloutEngine, Verifier
@@ -35,7 +36,7 @@ class Evaluator:
         check_part("rollout", engine, RolloutEngine)
         check_part("verifier", verifier, Verifier)
         self.engine = engine if temperature is None else engine.with_temperature(temperature)
-        self.verifier, self.samples = verifier, samples
+        self.verifier, self.samples = verifier, check_count("samples", samples, most=MOST)
 
     def sync(self, policy: torch.nn.Module) -> None:
         """Measure this policy from now on.  Collective: every rank must call it."""

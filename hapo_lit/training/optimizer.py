@@ -26,7 +26,9 @@ def made(make: Callable[[Iterable[torch.nn.Parameter]], Optimizer], parameters: 
     try:
         optimizer = make(parameters)
     except (TypeError, ValueError) as error:
-        raise PartError(f"optim: {one_line(str(error), 300)}") from error
+        settings = getattr(make, "keywords", {})
+        given = f" (optim has {', '.join(f'{name}={value}' for name, value in settings.items())})" if settings else ""
+        raise PartError(f"optim: {one_line(str(error), 300)}{given}") from error
     if not isinstance(optimizer, Optimizer):
         raise PartError(f"optim must make a torch.optim.Optimizer; it made a {type(optimizer).__name__}")
     return optimizer

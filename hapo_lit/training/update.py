@@ -3,12 +3,14 @@ rank; and a limit on skipped updates."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 
 from hapo_lit.errors import NotFiniteError
+from hapo_lit.numerics.ranges import MOST, check_count, check_optional_count
 from hapo_lit.protocols import PolicyLoss, Ranks, TokenWeighting
 from hapo_lit.rows import MicroBatchLimit, Rows
 from hapo_lit.training.dealing import dealt
@@ -20,14 +22,13 @@ def check_settings(
     temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int | None]
 ) -> None:
     """Raise ``ValueError`` at settings of updates that make no sense; each of ``counts`` is null or at least 1."""
-    if temperature <= 0:
+    if not 0 < temperature < math.inf:
         raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
-    if max_grad_norm <= 0:
-        raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; .inf means no clipping")
-    for name, value in {**counts, "max_skipped": max_skipped}.items():
-        least = int(name in counts)
-        if value is not None and value < least:
-            raise ValueError(f"module.{name} must be at least {least}, got {value}")
+    if not max_grad_norm > 0:
+        raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; inf means no clipping")
+    for name, value in counts.items():
+        check_optional_count(name, value, most=MOST if name in ("updates_per_batch", "minibatches") else None)
+    check_count("max_skipped", max_skipped, least=0)
 
 
 def split_by_prompts(experience: Experience, count: int, weighting: TokenWeighting, ranks: Ranks) -> list[Experience]:

@@ -25,7 +25,7 @@ finally:
     parts = [name for name in sys.modules if name.startswith("hapo_lit.") and not name.startswith("hapo_lit.cli")]
     print(json.dumps([name for name in {HEAVY} if name in sys.modules] + parts), file=sys.stderr)
 """
-LIGHT = {"hapo_lit.errors", "hapo_lit.numerics", "hapo_lit.numerics.hashing"}
+LIGHT = {"hapo_lit.errors", "hapo_lit.numerics", "hapo_lit.numerics.hashing", "hapo_lit.numerics.ranges"}
 
 
 @pytest.mark.parametrize(

@@ -117,7 +117,7 @@ def preset():
         (["model.shape.num_key_value_heads=5"], "num_attention_heads=12 is not divisible by num_key_value_heads=5"),
         (["gate.threshold=0.95"], "gate.threshold=0.95 with 8 rollouts per group could never close"),
         (["gate.threshold=0.05"], "gate.threshold=0.05 with 8 rollouts per group could never open"),
-        (["module.micro_batch_size=0"], "module.micro_batch_size must be at least 1, got 0"),
+        (["module.micro_batch_size=0"], "module.micro_batch_size must be a whole number of at least 1, got 0"),
         (["fabric.devices=0"], "fabric.devices=0 depends on the machine: set processes, such as processes=8"),
         (["processes=0"], "processes must be a whole number of at least 1, or null, got 0"),
         (["memory_gib=0"], "memory_gib must be a number above 0, or null, got 0"),

@@ -122,7 +122,7 @@ def test_an_annealed_gate_closes_for_good_at_the_cut_off():
         ({"threshold": "high"}, "gate.threshold must be a number or a schedule, got 'high'"),
         ({"threshold": None}, "gate.threshold must be a number or a schedule, got None"),
         ({"threshold": Linear(0.5, 0), "horizon": -5}, "needs a horizon of at least 1 step"),
-        ({"threshold": 0.5, "prior_alpha": 0}, "prior must be positive"),
+        ({"threshold": 0.5, "prior_alpha": 0}, "prior_alpha must be a number above 0"),
         ({"threshold": Linear(0.5, 0)}, "gate.threshold is a schedule and needs a horizon"),
     ],
 )

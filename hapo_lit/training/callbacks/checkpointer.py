@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from hapo_lit.errors import SaveError
+from hapo_lit.numerics.ranges import SettingError, check_count
 from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.finite import require_finite
@@ -45,10 +46,11 @@ class Checkpointer(RunCallback):
         keep: int = 2,
         best: str | None = "heldout/sampled",
     ) -> None:
-        if minutes is not None and minutes <= 0:
-            raise ValueError(f"save_minutes must be above 0, or null for never, got {minutes}")
+        if minutes is not None and not minutes > 0:
+            raise SettingError("minutes", f"must be above 0, or null for never, got {minutes}")
         self.folder = CheckpointFolder(folder, keep)
-        self.every, self.minutes, self.best, self.evaluate_every = every, minutes, best, evaluate_every
+        self.every, self.minutes, self.best = check_count("every", every), minutes, best
+        self.evaluate_every = check_count("evaluate_every", evaluate_every)
         self.signals = StopSignals()
         self.settings: dict[str, Any] = {}
         """What the run state says of the configuration; set by the entry point."""

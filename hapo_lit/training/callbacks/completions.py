@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hapo_lit.errors import cut
+from hapo_lit.numerics.ranges import check_count
 from hapo_lit.training.decoding import decode_prompts
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.training.metric_names import COMPLETIONS
@@ -29,9 +30,8 @@ class Completions(RunCallback):
     """
 
     def __init__(self, path: str, every: int, prompts: int = 4) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}")
-        self.path, self.every, self.prompts = Path(path), every, prompts
+        self.path, self.every = Path(path), check_count("every", every)
+        self.prompts = check_count("prompts", prompts)
 
     def on_train_batch_end(
         self, trainer: RunTrainer, pl_module: RunModule, outputs: object, batch: PromptBatch, batch_idx: int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hapo_lit.numerics.ranges import check_optional_count
 from hapo_lit.training.callbacks.log_metrics import log
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.types import Experience
@@ -27,9 +28,7 @@ class GradientConsistency(RunCallback):
     """
 
     def __init__(self, every: int | None = None) -> None:
-        if every is not None and every < 1:
-            raise ValueError(f"consistency_every must be at least 1 step, or null for never, got {every}")
-        self.every = every
+        self.every = check_optional_count("every", every)
 
     def on_fit_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         if (every := self.every) is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hapo_lit.numerics.ranges import check_count
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.training.metric_names import POSTERIOR
 from hapo_lit.training.tensorboard import show_histogram
@@ -15,9 +16,7 @@ class Posterior(RunCallback):
     """
 
     def __init__(self, every: int) -> None:
-        if every < 1:
-            raise ValueError(f"every must be at least 1 step, got {every}")
-        self.every = every
+        self.every = check_count("every", every)
 
     def on_train_batch_end(self, trainer: RunTrainer, pl_module: RunModule, *args: object) -> None:
         experience = pl_module.experience

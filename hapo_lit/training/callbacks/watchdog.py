@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from hapo_lit.errors import EngineError
+from hapo_lit.numerics.ranges import check_count, check_optional_count, check_positive
 from hapo_lit.numerics.tallies import tally
 from hapo_lit.training.callbacks.log_metrics import log
 from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
@@ -25,11 +26,8 @@ class Watchdog(RunCallback):
     """
 
     def __init__(self, every: int | None = 10, max_gap: float | None = 0.1, rows: int = 32) -> None:
-        if (every is not None and every < 1) or rows < 1:
-            raise ValueError(f"callbacks.watchdog needs every and rows of at least 1, got {every} and {rows}")
-        if max_gap is not None and max_gap <= 0:
-            raise ValueError(f"callbacks.watchdog.max_gap must be above 0, or null for no limit, got {max_gap}")
-        self.every, self.max_gap, self.rows = every, max_gap, rows
+        self.every, self.rows = check_optional_count("every", every), check_count("rows", rows)
+        self.max_gap = None if max_gap is None else check_positive("max_gap", max_gap)
 
     def on_fit_start(self, trainer: RunTrainer, pl_module: RunModule) -> None:
         if (every := self.every) is None:

@@ -5,9 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from hapo_lit.numerics.ranges import check_count, check_positive
 from hapo_lit.verify.workers import after_fork
 from hapo_lit.verify.workers.group import Outcome, WorkerGroup
 from hapo_lit.verify.workers.messages import Comparer
+
+MOST_WORKERS = 256
+LEAST_MIB = 64
+"""Below this a worker cannot even start."""
 
 
 class Pool:
@@ -31,11 +36,10 @@ class Pool:
         seconds: float = 10.0,
         memory_mib: int = 2048,
     ) -> None:
-        if workers < 1:
-            raise ValueError(f"workers must be at least 1, got {workers}")
-        for name, value in (("cpu_seconds", cpu_seconds), ("seconds", seconds), ("memory_mib", memory_mib)):
-            if not value > 0:
-                raise ValueError(f"{name} must be positive, got {value}")
+        check_count("workers", workers, most=MOST_WORKERS)
+        check_count("memory_mib", memory_mib, least=LEAST_MIB)
+        for name, value in (("cpu_seconds", cpu_seconds), ("seconds", seconds)):
+            check_positive(name, value)
         self.kills = 0
         """Workers lost since the start."""
         self._settings = (comparer, workers, cpu_seconds, seconds, memory_mib)
