@@ -90,9 +90,13 @@ def test_a_teachers_mistakes_do_not_depend_on_the_order_of_problems():
 
 
 def test_too_few_distinct_problems_is_an_error_and_not_a_hang(monkeypatch):
-    monkeypatch.setattr(arithmetic, "TRIES", 2)
-    with pytest.raises(ValueError, match="no 500 distinct problems"):
-        Arithmetic([Level("+", 1)], 500, 0, NoErrors(), seed=0).train()
+    with pytest.raises(ValueError, match="train_size is 500, and these levels have about 94 distinct problems"):
+        Arithmetic([Level("+", 1)], 500, 0, NoErrors(), seed=0)
+    with pytest.raises(ValueError, match="heldout_size must be a whole number from 0 to 50,000, got 1000000"):
+        Arithmetic([Level("+", 5)], 8, 1_000_000, NoErrors(), seed=0)
+    monkeypatch.setattr(arithmetic, "TRIES", 0)
+    with pytest.raises(ValueError, match="no 90 distinct problems"):
+        Arithmetic([Level("+", 1)], 90, 0, NoErrors(), seed=0).train()
 
 
 def test_unknown_operations_are_refused():
