@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -29,18 +28,15 @@ from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from hapo_lit.errors import cut
-from hapo_lit.numerics.ranges import SettingError, check_count, check_not_negative, check_seed
+from hapo_lit.numerics.ranges import SettingError, check_seed
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
 from hapo_lit.policy.compiling import check_backend, compile_layers
 from hapo_lit.policy.deferred import SOURCE, WeightFiles, file_of, parameters_on_meta, places_of, without_memory
-from hapo_lit.policy.model_config import check_heads, with_positions
+from hapo_lit.policy.model_config import check_heads, check_sizes, with_positions
 
 NO_CODE = {"trust_remote_code": False}
 """For transformers, which would run Python files of a model's folder if a user at the terminal says so."""
-LARGEST_NEW = 8 * 2**30
-"""Bytes of a model that is made, and not loaded."""
-MOST_SIZE = 2**24
 
 
 def load_policy(
@@ -237,7 +233,7 @@ def new_policy(
     Raises:
         ValueError: the sizes make no model, or one that does not fit into memory.
     """
-    _check_sizes(sizes)
+    check_sizes(sizes)
     try:
         config = AutoConfig.for_model(
             architecture,
@@ -260,21 +256,6 @@ def new_policy(
     if logits.device.type != "meta" and not bool(logits.isfinite().all()):
         raise ValueError(f"model.policy.sizes make a {architecture} model whose logits are not finite: correct them")
     return _without_dropout(model)
-
-
-def _check_sizes(sizes: Mapping[str, Any]) -> None:
-    """Whether the sizes of a model are sizes, and fit into memory; transformers takes any number."""
-    for name, value in sizes.items():
-        if re.fullmatch(r"num_\w+|\w+_size|max_position_embeddings|head_dim", name) and value is not None:
-            check_count(f"sizes.{name}", value, most=MOST_SIZE)
-    check_not_negative("sizes.initializer_range", sizes.get("initializer_range", 0.02))
-    hidden, inner = sizes.get("hidden_size", 1), sizes.get("intermediate_size", 1)
-    needed = 4 * hidden * sizes.get("num_hidden_layers", 1) * (2 * hidden + 3 * inner)
-    if needed > LARGEST_NEW:
-        raise ValueError(
-            f"model.policy.sizes make a model of {needed / 2**30:,.0f} GiB, and a new one may have "
-            f"{LARGEST_NEW / 2**30:.0f}: lower hidden_size, num_hidden_layers or intermediate_size"
-        )
 
 
 @torch.no_grad()

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from transformers import PreTrainedConfig
+
+from hapo_lit.numerics.ranges import check_count, check_not_negative
+
+LARGEST_NEW = 8 * 2**30
+"""Bytes of a model that is made, and not loaded."""
+MOST_SIZE = 2**24
+"""Of a dimension of such a model."""
 
 
 def with_positions(config: PreTrainedConfig, positions: int | None, rope_theta: float | None) -> PreTrainedConfig:
@@ -36,6 +46,21 @@ def with_positions(config: PreTrainedConfig, positions: int | None, rope_theta: 
             raise ValueError(f"model.rope_theta must be a number above 1, or null, got {rope_theta!r}")
         config.rope_parameters = {**rope, "rope_theta": float(rope_theta)}
     return config
+
+
+def check_sizes(sizes: Mapping[str, Any]) -> None:
+    """Whether the sizes of a model are sizes, and fit into memory; transformers takes any number."""
+    for name, value in sizes.items():
+        if re.fullmatch(r"num_\w+|\w+_size|max_position_embeddings|head_dim", name) and value is not None:
+            check_count(f"sizes.{name}", value, most=MOST_SIZE)
+    check_not_negative("sizes.initializer_range", sizes.get("initializer_range", 0.02))
+    hidden, inner = sizes.get("hidden_size", 1), sizes.get("intermediate_size", 1)
+    needed = 4 * hidden * sizes.get("num_hidden_layers", 1) * (2 * hidden + 3 * inner)
+    if needed > LARGEST_NEW:
+        raise ValueError(
+            f"model.policy.sizes make a model of {needed / 2**30:,.0f} GiB, and a new one may have "
+            f"{LARGEST_NEW / 2**30:.0f}: lower hidden_size, num_hidden_layers or intermediate_size"
+        )
 
 
 def check_heads(config: PreTrainedConfig) -> None:

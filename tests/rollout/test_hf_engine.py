@@ -166,7 +166,7 @@ def test_refusals(policy):
         HFEngine(4, max_num_seqs=0)
     with pytest.raises(ValueError, match=r"rollout.look_every must be at least 1 or null, got 0"):
         HFEngine(4, look_every=0)
-    with pytest.raises(ValueError, match="0 \\(greedy\\) or positive"):
+    with pytest.raises(ValueError, match="temperature must be a number and not negative"):
         HFEngine(4, temperature=-1)
 
 
