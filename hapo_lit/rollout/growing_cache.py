@@ -29,8 +29,9 @@ class GrowingLayer(DynamicLayer):
         if moved or total > self.room[0].shape[-2]:  # type: ignore[index]
             self.room = self._grown(self.keys, total), self._grown(self.values, total)
         keys, values = self.room  # type: ignore[misc]
-        keys[..., length:total, :], values[..., length:total, :] = key_states, value_states
-        self.keys, self.values = keys[..., :total, :], values[..., :total, :]
+        keys.narrow(-2, length, total - length).copy_(key_states)
+        values.narrow(-2, length, total - length).copy_(value_states)
+        self.keys, self.values = keys.narrow(-2, 0, total), values.narrow(-2, 0, total)
         return self.keys, self.values
 
     @staticmethod

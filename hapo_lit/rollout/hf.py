@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.cache_utils import Cache
 
 from hapo_lit.device_memory import USABLE, DeviceMemory, RolloutBatch, SamplingMemory, sequences_that_fit
 from hapo_lit.numerics.categorical import draw
@@ -31,6 +32,7 @@ from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.rollout.free_memory import memory_of
 from hapo_lit.rollout.grouped_attention import decoding_attention
 from hapo_lit.rollout.growing_cache import cache_tensors, full_cache, growing_cache
+from hapo_lit.rollout.packed_decoder import PackedDecoder, can_be_packed
 from hapo_lit.rollout.sampling import Sampling, rollout_group
 from hapo_lit.types import PromptBatch, RolloutGroup
 
@@ -125,13 +127,13 @@ class HFEngine(Sampling):
         with warnings.catch_warnings(), decoding_attention(policy, on_cpu):
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # it is always 0
             moments = [
-                over_layers(policy, partial(moment, policy, batch))
+                over_layers(policy, partial(moment, policy, batch, on_cpu))
                 for moment in (self._held_at_the_start, self._held_at_the_end)
             ]
         policy.train(was_training)
         return max(moments, key=lambda held: sum(held.values()))
 
-    def _held_at_the_start(self, policy: PreTrainedModel, batch: RolloutBatch) -> Mapping[str, int]:
+    def _held_at_the_start(self, policy: PreTrainedModel, batch: RolloutBatch, on_cpu: bool) -> Mapping[str, int]:
         mask = torch.ones(batch.prompts, batch.prompt, dtype=torch.bool, device=policy.device)
         torch.clear_autocast_cache()  # so that casts of the weights are counted below
         with MemoryTracker(policy.parameters(), policy.buffers(), _vocabulary(policy)) as tracker:
@@ -145,7 +147,7 @@ class HFEngine(Sampling):
             head_of(policy).logits(output.last_hidden_state[:, -1])
         return dict(tracker.peak)
 
-    def _held_at_the_end(self, policy: PreTrainedModel, batch: RolloutBatch) -> Mapping[str, int]:
+    def _held_at_the_end(self, policy: PreTrainedModel, batch: RolloutBatch, on_cpu: bool) -> Mapping[str, int]:
         """With keys and values with their spare room."""
         sequences, device = batch.sequences, policy.device
         token = torch.zeros(sequences, 1, dtype=torch.int64, device=device)
@@ -161,15 +163,9 @@ class HFEngine(Sampling):
         with MemoryTracker(
             policy.parameters(), [*policy.buffers(), *cache_tensors(full)], _vocabulary(policy)
         ) as tracker:
-            head = head_of(policy)
-            output = decoder(
-                input_ids=token,
-                attention_mask=bias[..., : batch.tokens],  # by the slice the bias is counted too
-                position_ids=token,
-                past_key_values=full,
-                use_cache=True,
-            )
-            logits = head.logits(output.last_hidden_state[:, -1])
+            next_logits = _decoder(policy, batch.tokens, on_cpu)
+            seen = bias[..., : batch.tokens]  # by the slice the bias is counted too
+            logits = next_logits(token[:, 0], token[:, 0], seen, full)
             self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
         return {"keys and values": storage_bytes(cache_tensors(full)), **tracker.peak}
 
@@ -221,10 +217,10 @@ class HFEngine(Sampling):
         stops, unreadable = torch.tensor(self.stops(policy), device=device), unreadable_ids(policy)
         tokens = torch.zeros(count, limit, dtype=torch.int64, device=device)
         logprobs = torch.zeros(count, limit, device=device)
-        lengths = torch.full((count,), limit, device=device)
-        finished = torch.zeros(count, dtype=torch.bool, device=device)
 
         cache, decoder, head = growing_cache(policy), policy.get_decoder(), head_of(policy)
+        width = prompts.tokens.shape[1]
+        next_logits = _decoder(policy, width + limit, device.type == "cpu")
         first, last = int(prompt_of[0]), int(prompt_of[-1]) + 1
         mask, repeated = prompts.mask[first:last], prompt_of - first
         hidden = decoder(
@@ -240,37 +236,33 @@ class HFEngine(Sampling):
         offset = mask.sum(1)[repeated]
         rows = torch.arange(count, device=device)  # which row of the result each row of the running batch is
         ended = torch.zeros_like(rows, dtype=torch.bool)
+        uniforms_TN = uniforms.T.contiguous()
         look_every = self.look_every or (1 if device.type == "cpu" else LOOK_EVERY)
+        since: list[tuple[Tensor, Tensor]] = []  # what was drawn since rows last left the batch
 
-        for position in range(limit):
-            drawn, logprob = self._draw(logits, uniforms[rows, position], unreadable)
-            tokens[rows, position] = drawn.masked_fill(ended, 0)
-            logprobs[rows, position] = logprob.masked_fill(ended, 0).to(logprobs)
-            stopped = ~ended & (drawn[:, None] == stops).any(1)
-            lengths[rows] = torch.where(stopped, position + 1, lengths[rows])
-            finished[rows] |= stopped
-            ended = ended | stopped
-            if position + 1 == limit:
+        for position in range(limit):  # what is in this loop waits for a device where it looks, and nowhere else
+            drawn, logprob = self._draw(logits, uniforms_TN[position], unreadable)
+            since.append((drawn, logprob))
+            ended = ended | (drawn[:, None] == stops).any(1)
+            at_limit = position + 1 == limit
+            looks = (position + 1) % look_every == 0 and not at_limit
+            alive = len(rows) - int(ended.sum()) if looks else len(rows)
+            done = alive == 0 or at_limit
+            leave = looks and alive <= 0.8 * len(rows)  # rows that have ended leave the batch, a few at a time
+            if done or leave:
+                span = slice(position + 1 - len(since), position + 1)
+                tokens[rows, span] = torch.stack([token for token, _ in since], 1)
+                logprobs[rows, span] = torch.stack([logprob for _, logprob in since], 1).to(logprobs)
+                since = []
+            if done:
                 break
-            if (position + 1) % look_every == 0:  # what else is in this loop does not wait for a device
-                alive = int((~ended).sum())
-                if alive == 0:
-                    break
-                if alive <= 0.8 * len(rows):  # rows that have ended leave the batch, a few at a time
-                    keep = (~ended).nonzero().squeeze(1)
-                    rows, ended, drawn = rows[keep], ended[keep], drawn[keep]
-                    bias, offset = bias[keep], offset[keep]
-                    cache.batch_select_indices(keep)
-            seen = prompts.tokens.shape[1] + position + 1
-            hidden = decoder(
-                input_ids=drawn[:, None],
-                attention_mask=bias[..., :seen],
-                position_ids=(offset + position)[:, None],
-                past_key_values=cache,
-                use_cache=True,
-            ).last_hidden_state
-            logits = head.logits(hidden[:, -1])
-        return tokens, logprobs, lengths, finished
+            if leave:
+                keep = (~ended).nonzero().squeeze(1)
+                rows, ended, drawn = rows[keep], ended[keep], drawn[keep]
+                bias, offset, uniforms_TN = bias[keep], offset[keep], uniforms_TN[:, keep]
+                cache.batch_select_indices(keep)
+            logits = next_logits(drawn, offset + position, bias.narrow(3, 0, width + position + 1), cache)
+        return _ended(tokens, logprobs, stops)
 
     def _draw(self, logits: Tensor, uniforms: Tensor, unreadable: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """One token per row and its log-probability, by inverse cumulative distribution; greedy at temperature 0."""
@@ -290,6 +282,34 @@ class HFEngine(Sampling):
                 for sample in range(group_size)
             ]
         )
+
+
+def _ended(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Both ``[n, T]`` with nothing behind the first stop, lengths, and which have one."""
+    is_stop = torch.isin(tokens, stops)
+    finished = is_stop.any(1)
+    lengths = torch.where(finished, is_stop.int().argmax(1) + 1, tokens.shape[1])
+    beyond = torch.arange(tokens.shape[1], device=tokens.device) >= lengths[:, None]
+    return tokens.masked_fill(beyond, 0), logprobs.masked_fill(beyond, 0), lengths, finished
+
+
+def _decoder(policy: PreTrainedModel, length: int, on_cpu: bool) -> Callable[[Tensor, Tensor, Tensor, Cache], Tensor]:
+    """What :class:`PackedDecoder` is, by itself where it can be or by transformers."""
+    head, decoder = head_of(policy), policy.get_decoder()
+    if on_cpu and can_be_packed(policy):
+        return PackedDecoder(policy, head, length)
+
+    def next_logits(tokens: Tensor, places: Tensor, bias: Tensor, cache: Cache) -> Tensor:
+        output = decoder(
+            input_ids=tokens[:, None],
+            attention_mask=bias,
+            position_ids=places[:, None],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return head.logits(output.last_hidden_state[:, -1])
+
+    return next_logits
 
 
 def _vocabulary(policy: PreTrainedModel) -> int:
