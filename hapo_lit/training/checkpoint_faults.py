@@ -9,7 +9,7 @@ from typing import Any
 import torch.distributed as dist
 
 from hapo_lit.errors import ResumeError
-from hapo_lit.training.checkpoint_format import damage, is_sharded, load
+from hapo_lit.training.checkpoint_format import damage, has_tensors, is_sharded, load
 from hapo_lit.training.finite import not_finite, some_of
 from hapo_lit.training.ranks import of_all_ranks
 from hapo_lit.training.shards import parts_in
@@ -50,7 +50,7 @@ def _fault_of_share(path: Path, rank: int, world: int) -> str | None:
 
 def _share(path: Path, rank: int, world: int) -> Iterator[Any]:
     state = load(path)
-    if path.is_dir():
+    if has_tensors(path):
         yield from parts_in(path, PART, rank, world)
-    elif rank == 0:
+    if rank == 0:
         yield {name: state.get(name) for name in ("module", "optimizer")}

@@ -40,9 +40,14 @@ def load(path: Path) -> RunState:
         raise ResumeError(f"{path} cannot be read ({refusal(error)}): it was written by something else") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ResumeError(f"{path} is no checkpoint of this version of hapo_lit (format {FORMAT})")
-    if path.is_dir():
+    if has_tensors(path):
         ShardReader(path).read_metadata()
     return cast(RunState, state)
+
+
+def has_tensors(path: Path) -> bool:
+    """Whether there are tensors in the shards of a checkpoint; one whose list of them is lost is damaged."""
+    return (path / ".metadata").is_file()
 
 
 def is_sharded(path: Path) -> bool:
@@ -87,4 +92,4 @@ def reader_of(name: str, world: int) -> int:
 
 def write_manifest(folder: Path, checksums: dict[str, Checksum]) -> None:
     """List the files of a sharded checkpoint, with which :func:`damage` compares them."""
-    atomic.make_private(folder / MANIFEST).write_text(json.dumps(checksums))
+    atomic.write_private(folder / MANIFEST, json.dumps(checksums).encode())

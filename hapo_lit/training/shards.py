@@ -60,14 +60,17 @@ class HostCopy(BlockingAsyncStager):
 
 
 class OwnersFiles(FileSystem):
-    """Files that nobody else may read, as the weights of a policy."""
+    """Files that nobody else may read, as the weights of a policy, in a folder that nobody else may enter."""
 
     @contextmanager
     def create_stream(self, path: str | os.PathLike, mode: str) -> Iterator[IOBase]:
-        if "w" in mode:
-            atomic.make_private(Path(path))
         with super().create_stream(path, mode) as stream:
+            if "w" in mode:
+                os.fchmod(stream.fileno(), 0o600)
             yield stream
+
+    def mkdir(self, path: str | os.PathLike) -> None:
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 class ShardWriter:
@@ -150,7 +153,7 @@ class ShardWriter:
         own = sorted(draft.glob(f"__{self.rank}_*"))
         if self.rank == 0:
             require_readable(io.BytesIO(meta))
-            atomic.make_private(draft / META).write_bytes(meta)
+            atomic.write_private(draft / META, meta)
             own += [draft / META, draft / ".metadata"]
         return {path.name: checksum_of(path) for path in own}
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pickle
 import stat
 from pathlib import PurePosixPath
 
 import numpy as np
 import pytest
 import torch
-from torch.distributed.checkpoint.metadata import Metadata
 
 from hapo_lit.errors import ResumeError, SaveError
 from hapo_lit.storage.checksums import checksum_of
@@ -115,7 +113,6 @@ def test_a_sharded_checkpoint_is_checked_file_by_file(folder):
         unfinished.mkdir(parents=True)
         torch.save(STATE, unfinished / "meta.pt")
         (unfinished / "__0_0.distcp").write_bytes(b"shard" * 100)
-        (unfinished / ".metadata").write_bytes(pickle.dumps(Metadata({})))
         write_manifest(unfinished, {file.name: checksum_of(file) for file in unfinished.iterdir()})
         folder.publish(step)
     assert damage(folder.path(4)) is None

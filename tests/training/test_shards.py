@@ -107,6 +107,7 @@ def test_training_goes_on_and_the_checkpoint_is_of_its_own_step(fabric, sharded,
         check(folder.path(step))
         modes = {path.name: path.stat().st_mode & 0o777 for path in folder.path(step).iterdir()}
         assert set(modes.values()) == {0o600}, modes
+        assert folder.path(step).stat().st_mode & 0o777 == 0o700
         state = load_whole(folder.path(step))
         assert_equal({part: state[part] for part in copies[step]}, copies[step], f"step {step}")
     assert not torch.equal(*(copies[step]["module"]["policy.model.norm.weight"] for step in (2, 3)))
