@@ -60,15 +60,35 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
         summary["flat_last"] = steps["signal/flat"].iloc[-tenth:].mean()
         summary["generated_tokens"] = steps["rollout/tokens"].sum()
         summary["tokens_per_second"] = steps["rollout/tokens"].sum() / steps["time/rollout"].sum()
-    for name in ("rollout", "verify", "update", "step", "evaluate"):
-        if f"time/{name}" in table:
-            summary[f"seconds_{name}"] = table[f"time/{name}"].sum()
+    summary |= times(table)
+    if "generated_tokens" in summary:
+        summary["tokens_per_second_of_run"] = summary["generated_tokens"] / summary["seconds_run"]
     summary["steps"] = len(steps)
     plain = {name: float(value) for name, value in summary.items()}
     (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
     return plain
 
 
+def times(table: pd.DataFrame) -> dict[str, float]:
+    """Where the seconds of a run went, by :data:`PHASES`, and the share of them that it waited.
+
+    Args:
+        table: its metrics, one row per step.
+    """
+    logged = {
+        name: table[f"time/{name}"].sum() for name in (*PHASES, "step", "between", "engine") if f"time/{name}" in table
+    }
+    in_steps = sum(logged.get(name, 0.0) for name in ("rollout", "verify", "score", "update", "sync"))
+    beside = sum(logged.get(name, 0.0) for name in ("between", "evaluate", "checkpoint", "data"))
+    run = logged["step"] + beside
+    rest = max(logged["step"] - in_steps, 0.0) + logged.pop("between", 0.0)
+    waited = logged.get("data", 0.0) + logged.pop("engine", 0.0)
+    seconds = {f"seconds_{name}": value for name, value in (logged | {"rest": rest, "run": run}).items()}
+    return seconds | {"waiting_share": waited / run}
+
+
+PHASES = ("rollout", "verify", "score", "update", "sync", "evaluate", "checkpoint", "data")
+"""What a run does one after the other, by the names under ``time/``; what is left is the rest."""
 SUMMARY_LABELS = {
     "greedy_before": ("held-out accuracy, greedy, before", "{:.1%}"),
     "greedy_after": ("held-out accuracy, greedy, after", "{:.1%}"),
@@ -85,18 +105,28 @@ SUMMARY_LABELS = {
     "flat_last": ("groups without signal after injection, last 10 %", "{:.1%}"),
     "generated_tokens": ("tokens sampled in training", "{:,.0f}"),
     "tokens_per_second": ("sampled tokens per second of rollout", "{:,.0f}"),
+    "tokens_per_second_of_run": ("sampled tokens per second of the whole run", "{:,.0f}"),
+    "seconds_run": ("seconds in all, without start and export", "{:.1f}"),
     "seconds_rollout": ("seconds in rollout", "{:.1f}"),
     "seconds_verify": ("seconds in verification", "{:.1f}"),
+    "seconds_score": ("seconds in scores of old policy and reference", "{:.1f}"),
     "seconds_update": ("seconds in updates", "{:.1f}"),
-    "seconds_step": ("seconds in all training steps", "{:.1f}"),
+    "seconds_sync": ("seconds in bringing weights to the engine", "{:.1f}"),
     "seconds_evaluate": ("seconds in held-out evaluation", "{:.1f}"),
+    "seconds_checkpoint": ("seconds in checkpoints", "{:.1f}"),
+    "seconds_data": ("seconds of waiting for data", "{:.1f}"),
+    "seconds_rest": ("seconds in all else", "{:.1f}"),
+    "seconds_step": ("seconds in all training steps", "{:.1f}"),
+    "waiting_share": ("share of time spent waiting, for data or an engine elsewhere", "{:.1%}"),
     "steps": ("training steps", "{:.0f}"),
 }
 """Name in ``summary.json`` -> what it means, and how it is printed."""
+SHARES = frozenset(f"seconds_{name}" for name in (*PHASES, "rest"))
+"""What adds up to all seconds of a run."""
 
 
 def print_summary(summary: Mapping[str, float]) -> None:
-    """Print a summary as a table."""
+    """Print a summary as a table, each phase with its share of the run's time."""
     from rich.console import Console
     from rich.table import Table
 
@@ -105,5 +135,6 @@ def print_summary(summary: Mapping[str, float]) -> None:
     table.add_column(justify="right")
     for name, (label, form) in SUMMARY_LABELS.items():
         if name in summary:
-            table.add_row(label, form.format(summary[name]))
+            share = f" ({summary[name] / summary['seconds_run']:.1%})" if name in SHARES else ""
+            table.add_row(label, form.format(summary[name]) + share)
     Console().print(table)

@@ -140,7 +140,9 @@ class VLLMServerEngine(Sampling):
         started = time.perf_counter()
         with failing("vllm_server", "sampling", ADVICE):
             group = self._sampled(prompts, group_size, step)
-        self.record(float(group.mask.sum()), time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        self.record(float(group.mask.sum()), seconds)
+        self._metrics["time/engine"] = seconds  # this process has nothing else to do
         return group
 
     def memory(

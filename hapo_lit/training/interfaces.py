@@ -18,6 +18,7 @@ from transformers import PreTrainedTokenizerBase
 from hapo_lit.protocols import Ranks
 from hapo_lit.rows import Text
 from hapo_lit.training.phases import Phase, Phases
+from hapo_lit.training.step_clock import StepClock
 from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class RunModule(ResumableModule, Protocol):
     """Results of the last evaluation, over all ranks."""
     max_grad_norm: float
     """The norm to which gradients are scaled down; infinity = none."""
+    clock: StepClock
+    """What takes time between two steps and is logged under a name of its own is told to it."""
     before_update_hooks: list[Callable[[Experience], None]]
     """Called in each step with its experience, at the weights that sampled it."""
 

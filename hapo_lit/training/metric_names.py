@@ -52,8 +52,10 @@ STEPWISE = {
     "rollout/tokens_per_second": "tokens sampled in a second of rollout, on all processes together",
     "time/step": "seconds of the step, without waiting for data",
     "time/data": "seconds that the step waited for its data",
+    "time/between": "seconds since the step before, but for data, evaluation and checkpoint: callbacks, loggers, loop",
     "time/sync": "seconds until the engine had the weights",
     "time/rollout": "seconds of sampling",
+    "time/engine": "of these, seconds of waiting for an engine in another process",
     "time/verify": "seconds of verification",
     "time/score": "seconds of log π_old and log π_ref",
     "time/update": "seconds of gradients and update",
@@ -85,12 +87,14 @@ CONDITIONAL = {
     "verify/from_<route>": "`verifier=math`",
     "verify/p99_ms": "`verifier=math`",
     "verify/kills": "`verifier=math`",
+    "time/engine": "`rollout=vllm_server`",
 }
 """When the others are there."""
 
 PERIODIC = {
     "heldout/<name>": "held-out accuracy by evaluator, `greedy` and `sampled`",
     "time/evaluate": "seconds of evaluation",
+    "time/checkpoint": "seconds that training stood still for a checkpoint",
     "engine/logprob_gap": "mean |log π − log π_engine| at sampled tokens, in nats",
     "engine/logprob_gap_max": "the largest of them",
     "consistency/cosine": "of the gradients with and without the teachers",
@@ -98,7 +102,7 @@ PERIODIC = {
     "consistency/norm": "norm of the gradient with the teachers",
     "consistency/norm_without": "norm of the gradient without",
 }
-"""Logged every ``eval_every``, ``callbacks.watchdog.every`` or ``consistency_every`` steps."""
+"""Logged every ``eval_every``, ``save_every``, ``callbacks.watchdog.every`` or ``consistency_every`` steps."""
 
 CLOCKED = ("time/", "rollout/tokens_per_second", "verify/p99_ms")
 """How the names begin of metrics that differ when the same run is repeated on the same machine."""
@@ -128,7 +132,7 @@ def page() -> str:
     """All names as Markdown, a line each."""
     parts = {
         "At every step": STEPWISE,
-        "Every `eval_every` (`callbacks.watchdog.every`, `consistency_every`) steps": PERIODIC,
+        "Every `eval_every` (`save_every`, `callbacks.watchdog.every`, `consistency_every`) steps": PERIODIC,
         "In TensorBoard alone, every `eval_every` steps": SHOWN,
     }
     lines = []

@@ -41,6 +41,7 @@ from hapo_lit.training.out_of_memory import when_out_of_memory
 from hapo_lit.training.phases import Phase, Phases
 from hapo_lit.training.ranks import ranks_over
 from hapo_lit.training.stateful_module import StatefulModule
+from hapo_lit.training.step_clock import StepClock
 from hapo_lit.training.update import check_settings, micro_batches, split_by_prompts
 from hapo_lit.types import Experience, PromptBatch, RolloutGroup
 
@@ -118,6 +119,8 @@ class HapoModule(StatefulModule):
         """Results of the last evaluation, over all ranks."""
         self.before_update_hooks: list[Callable[[Experience], None]] = []
         """Called in each step with its experience, at the weights that sampled it."""
+        self.clock = StepClock()
+        """What takes time between two steps and is logged under a name of its own is told to it."""
         self._sync_seconds = 0.0
         self._gradient_share = GradientShare()
 
@@ -125,7 +128,7 @@ class HapoModule(StatefulModule):
 
     def run_step(self, batch: PromptBatch, loss: Loss, no_sync: NoSync) -> None:
         """One training step; afterwards ``metrics`` and ``experience`` hold what it gave."""
-        started = time.perf_counter()
+        between, started = self.clock.begin(self.data.waited), time.perf_counter()
         with when_out_of_memory("sampling", lower="prompts_per_step, group_size or max_response_tokens"):
             self.experience = experience = self.collect(batch)
         measured = reward_tallies(experience, batch.difficulties, self.data.difficulties) | anneal_tallies(experience)
@@ -138,8 +141,9 @@ class HapoModule(StatefulModule):
             measured |= self.optimise(experience, loss, no_sync)
         self.step += 1
         self.data.advance(batch, self.step)
-        measured |= tallied({"time/step": time.perf_counter() - started, "time/data": self.data.waited})
-        self.metrics = over_ranks(measured, self.ranks, self.device)
+        times = {"time/step": time.perf_counter() - started, "time/data": self.data.waited, "time/between": between}
+        self.metrics = over_ranks(measured | tallied(times), self.ranks, self.device)
+        self.clock.end()
 
     def collect(self, batch: PromptBatch) -> Experience:
         """Sample, verify, gate, inject, credit: :meth:`hapo_lit.algorithm.Hapo.collect` with this module's parts."""
@@ -318,5 +322,6 @@ class HapoModule(StatefulModule):
 
     def on_validation_epoch_end(self) -> None:
         self.heldout = self.evaluation.finish(self.ranks, self.device)
+        self.clock.leave_out(self.heldout["time/evaluate"])
         if self._fabric is None:
             self.log_dict(self.heldout, logger=False)

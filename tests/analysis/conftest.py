@@ -33,9 +33,13 @@ def run_folder(tmp_path):
                 "time/verify": 0.1,
                 "time/update": 0.2,
                 "time/step": 1.0,
+                "time/sync": 0.05,
+                "time/data": 0.25,
+                "time/between": 0.15,
             }
         )
         if step % 10 == 0:
-            rows.append({"step": step, "heldout/greedy": step / 25, "heldout/sampled": step / 40})
+            evaluated = {"heldout/greedy": step / 25, "heldout/sampled": step / 40, "time/evaluate": 1.5}
+            rows += [{"step": step, **evaluated}, {"step": step, "time/checkpoint": 0.5}]
     pd.DataFrame(rows).to_csv(tmp_path / "metrics.csv", index=False)
     return tmp_path

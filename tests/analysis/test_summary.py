@@ -1,8 +1,11 @@
 import json
+import re
 
+import pandas as pd
 import pytest
 
 from hapo_lit.analysis import SUMMARY_LABELS, plot_anneal, print_summary, summarise, wilson
+from hapo_lit.analysis.summary import times
 
 
 def test_summary_by_hand(run_folder, capsys):
@@ -28,11 +31,37 @@ def test_summary_by_hand(run_folder, capsys):
         "seconds_verify": pytest.approx(2.0),
         "seconds_update": pytest.approx(4.0),
         "seconds_step": 20.0,
+        "seconds_sync": pytest.approx(1.0),
+        "seconds_data": pytest.approx(5.0),
+        "seconds_evaluate": 3.0,
+        "seconds_checkpoint": 1.0,
+        "seconds_rest": pytest.approx(20 * (1 - 0.5 - 0.1 - 0.2 - 0.05 + 0.15)),
+        "seconds_run": pytest.approx(20 * (1 + 0.25 + 0.15) + 3 + 1),
+        "tokens_per_second_of_run": pytest.approx(2000 / 32),
+        "waiting_share": pytest.approx(5 / 32),
         "steps": 20.0,
     }
-    assert set(summary) == set(SUMMARY_LABELS) - {"seconds_evaluate"}
+    assert set(summary) == set(SUMMARY_LABELS) - {"seconds_score"}
     print_summary(summary)
-    assert "80.0%" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "80.0%" in printed
+    shares = [float(share) for share in re.findall(r" \((\d+\.\d)%\)", printed)]
+    assert len(shares) == 8
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_logs_without_the_newer_times_have_a_summary_too_and_an_engine_elsewhere_is_waited_for():
+    seconds = {"time/step": 4.0, "time/rollout": 3.0, "time/engine": 3.0, "time/update": 0.5}
+    found = times(pd.DataFrame([seconds, seconds]))
+    assert found == {
+        "seconds_step": 8,
+        "seconds_rollout": 6,
+        "seconds_update": 1,
+        "seconds_rest": 1,
+        "seconds_run": 8,
+        "waiting_share": 0.75,
+    }
+    assert times(pd.DataFrame([{"time/step": 1.0}]))["seconds_rest"] == 1
 
 
 def test_wilson_by_hand():

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
+from support.accounts import must_account_for_its_seconds
 from support.builders import write_base
 from support.commands import ARGUMENTS, SMALL, hapo
 from support.configs import composed
@@ -56,6 +57,12 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     config = OmegaConf.load(run / "config.yaml")
     assert config.gate._target_ == "hapo_lit.gates.AlwaysGate"
     assert json.loads((run / "summary.json").read_text())["demonstrations"] == 16  # 4 steps of 4, gate always open
+
+
+@pytest.mark.slow
+def test_a_run_says_where_its_seconds_went(trained):
+    folder, done = trained
+    must_account_for_its_seconds(folder / "run", done.stdout)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from support.accounts import must_account_for_its_seconds
 from support.builders import write_base
 from support.commands import ARGUMENTS, cold_hapo, hapo
 from support.forked_runs import forked_runs
@@ -184,7 +185,8 @@ def work(base, tmp_path_factory):
     """A folder with a base policy, and a run of four steps on one process."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "base").symlink_to(base)
-    hapo(folder, "fabric", *ARGUMENTS, "hydra.run.dir=one")
+    done = hapo(folder, "fabric", *ARGUMENTS, "hydra.run.dir=one")
+    must_account_for_its_seconds(folder / "one", done.stdout)
     return folder
 
 

@@ -30,7 +30,7 @@ RUNS = {
     "sft_then_hapo": ["experiment=sft_then_hapo", "phases.sequence.warmup.steps=2"],
     "others": ["gate=scheduled", "verifier=weighted", "loss.kl_coefficient=0.1"],
 }
-NOT_RUN = {"loss/correction", "loss/engine_gap"}
+NOT_RUN = {"loss/correction", "loss/engine_gap", "time/engine"}
 """They need an engine that is not the trainer; ``test_losses.py`` has them."""
 
 

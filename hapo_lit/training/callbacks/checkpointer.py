@@ -11,6 +11,7 @@ from typing import Any
 
 from hapo_lit.errors import SaveError
 from hapo_lit.numerics.ranges import SettingError, check_count
+from hapo_lit.training.callbacks.log_metrics import log
 from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
 from hapo_lit.training.checkpoint_folder import CheckpointFolder
 from hapo_lit.training.finite import require_finite
@@ -138,7 +139,7 @@ class Checkpointer(RunCallback):
     def _save(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
         for logger in trainer.loggers:
             logger.save()
-        step = module.step
+        step, started = module.step, time.perf_counter()
         state = capture(module, module.data, self.settings, weights=self.shards is None)
         state["best"] = (self.best_value, self.best_step)
         if self.shards is not None:
@@ -148,6 +149,9 @@ class Checkpointer(RunCallback):
                 self.folder.write(step, state, better)
             module.ranks.barrier()  # no rank continues before the checkpoint is there
         self._saved_step, self._saved_at = step, time.monotonic()
+        seconds = time.perf_counter() - started
+        module.clock.leave_out(seconds)
+        log(trainer, {"time/checkpoint": seconds}, step)
 
     @contextmanager
     def _saving(self, step: int) -> Iterator[None]:
