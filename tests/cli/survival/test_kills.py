@@ -87,7 +87,7 @@ def test_a_run_may_die_in_the_place_of_any_change_to_its_folder(runs, work, deat
 LEFT = {
     "best": ("step-8", "rename .best.ckpt.unfinished"),  # the best so far, and not yet marked as such
     "old": ("step-12", "remove step-10.ckpt"),  # one too many, and no other to come
-    "metrics": ("step-7", "rename .metrics.csv.unfinished"),  # a new column makes the logger write all rows again
+    "metrics": ("step-6", "rename .metrics.csv.unfinished"),  # a new column makes the logger write all rows again
 }
 
 
