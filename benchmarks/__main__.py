@@ -129,7 +129,7 @@ def listed() -> str:
     lines += ["", "other questions, each a script of its own:"]
     for path in sorted((ROOT / "benchmarks").glob("*.py")):
         about = ast.get_docstring(ast.parse(path.read_text())) or ""
-        if f"python benchmarks/{path.name}" in about:
+        if f"python benchmarks/{path.name}" in about or f"python -m benchmarks.{path.stem} " in about:
             lines.append(f"benchmarks/{path.name:22s} {about.splitlines()[0]}")
     return "\n".join(lines)
 
