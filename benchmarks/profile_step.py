@@ -19,7 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, ClassVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -101,7 +101,7 @@ class StepProfile(RunCallback):
 
     def by_label(self) -> dict[str, float]:
         """CPU seconds of a step by label, without what the profiler adds."""
-        added = (mean(self.profiled) - mean(self.plain)) * len(self.profiled) / self.events
+        added = (median(self.profiled) - median(self.plain)) * len(self.profiled) / self.events
         return {
             name: max(seconds - added * self.inside[name], 0) / len(self.profiled)
             for name, seconds in self.seconds.items()

@@ -18,9 +18,9 @@ def test_the_lines_add_up_to_a_step_and_what_a_step_does_is_found(make_policy, t
     fit(module(make_policy(), tokenizer, phase(hapo())), data(tokenizer), watch=found)
     assert (len(found.profiled), len(found.plain)) == (1, 2)  # of the second, third and fourth step
     rows = dict(profile_step.lines_of(found))
-    parts = [rows[name] for name in profile_step.NAMED]
-    assert min(parts) > 0
-    assert rows["these together"] == pytest.approx(sum(parts))
+    assert all(found.seconds[name] > 0 for name in profile_step.NAMED)
+    assert found.inside[profile_step.OPTIMISER] > 10
+    assert rows["these together"] == pytest.approx(sum(rows[name] for name in profile_step.NAMED))
     known = rows["these together"] + rows["other operations"] + rows["Python and dispatch"]
     assert known == pytest.approx(rows["a step"])
-    assert rows["by phase: time/rollout"] > rows[profile_step.DRAW]
+    assert rows["by phase: time/rollout"] > 0
