@@ -169,14 +169,16 @@ def step(with_teacher: bool, quick: bool) -> Numbers:
 def rows_without_signal(quick: bool) -> Numbers:
     """How far the time of an update is from its share of the rows, at worst; its CPU seconds with all rows and half."""
     made = Step(Sizes(T=16) if quick else Sizes(P=16, T=128))
+    experiences = {}
+    for share in SHARES:
+        flat = made.sizes.P - round(share * made.sizes.P)
+        made.module.phase.algorithm.verifier = Ranked(flat * made.sizes.G)  # type: ignore[attr-defined]
+        experiences[share] = made.collect()
     taken: dict[float, list[float]] = {share: [] for share in SHARES}
-    for index in range(2 if quick else 6):
+    for index in range(2 if quick else 8):
         for share, times in taken.items():
-            flat = made.sizes.P - round(share * made.sizes.P)
-            algorithm = made.module.phase.algorithm
-            algorithm.verifier = Ranked(flat * made.sizes.G)  # type: ignore[attr-defined]
-            experience = replace(made.collect())
-            used = seconds(lambda given=experience, wanted=share: check_share(made.optimise(given), wanted))
+            given = experiences[share]
+            used = seconds(lambda batch=given, wanted=share: check_share(made.optimise(batch), wanted))
             if index:  # the first of each warms up
                 times.append(used["cpu"])
     times = {share: median(found) for share, found in taken.items()}
