@@ -45,6 +45,10 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written; the message says where and why."""
 
 
+class MachineError(RuntimeError):
+    """The machine ran out of something other than memory; the message says of what."""
+
+
 class NoRunError(ValueError):
     """A folder holds no run that a report could be about; the message names the folder."""
 

@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from hapo_lit.cli.bootstrap import config_folder, stop_with
 from hapo_lit.cli.chosen_options import leave_out_settings_of_others
 from hapo_lit.cli.kinds_of_values import check_values
+from hapo_lit.cli.lasting_output import lasting_output
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS, in_one_line, naming
 from hapo_lit.cli.sweeps import FailedJobs, forget_outcome, jobs_that_compose, note_failure, note_pruned, sweeping
 from hapo_lit.errors import Pruned
@@ -66,7 +67,7 @@ class Invocation:
         """Run a job.  Meanwhile ``sys.argv`` is the command with which Lightning starts this job's other processes."""
         self.job_began = True
         main = importlib.import_module(f"hapo_lit.cli.{self.words[0]}").main
-        with command_line(self.program, *self.words, *job_settings()):
+        with command_line(self.program, *self.words, *job_settings()), lasting_output():
             return run_job(main, config)
 
 

@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -38,6 +38,8 @@ TOP: dict[str, Any] = {
 """Keys that entry points read themselves -> their type."""
 SET_LATER = ("model.path", "paths.run")
 """Keys that may be null where a text is wanted: the base policy, and a verb that has no folder."""
+OTHERS = "**"
+"""Stands for the parameters that a function takes by whatever name."""
 LARGEST = 2**63
 """What is counted or drawn from fits into 64 bits."""
 
@@ -64,9 +66,9 @@ def check_values(config: DictConfig) -> None:
     for where, node in _targets(config, ""):
         if "_partial_" in node and not isinstance(node["_partial_"], bool):
             raise SetupError(f"{where}._partial_ must be true or false, got {node['_partial_']!r}")
-        for name, kind in _parameters(node["_target_"]).items():
-            if name in node:
-                _check(config, plain, f"{where}.{name}", kind)
+        kinds = _parameters(node["_target_"])
+        for name in (str(key) for key in node if not str(key).startswith("_")):
+            _check(config, plain, f"{where}.{name}", kinds.get(name, kinds.get(OTHERS, Any)))
 
 
 def _check(config: DictConfig, plain: Any, key: str, kind: Any) -> None:
@@ -133,8 +135,9 @@ def _read(function: Callable[..., Any], found: dict[str, Any]) -> bool:
     except Exception:  # a name that is only known to a type checker
         hints = {}
     for parameter in parameters:
-        if parameter.name in hints and parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
-            found.setdefault(parameter.name, hints[parameter.name])
+        if parameter.name in hints and parameter.kind != parameter.VAR_POSITIONAL:
+            name = OTHERS if parameter.kind == parameter.VAR_KEYWORD else parameter.name
+            found.setdefault(name, hints[parameter.name])
     return any(parameter.kind == parameter.VAR_KEYWORD for parameter in parameters)
 
 
@@ -162,7 +165,7 @@ def _fit(value: Any, kind: Any) -> None:
             raise Misfit("a dictionary, {name: value}")
         for name in value:
             _fit(value[name], arguments[1] if arguments else Any)
-    elif isinstance(kind, type) and kind.__module__.startswith("hapo_lit."):
+    elif isinstance(kind, type) and kind.__module__.partition(".")[0] in MADE:
         raise Misfit(_words(kind))
 
 
@@ -227,8 +230,10 @@ SCALARS: dict[Any, Callable[[Any], None]] = {
     type(None): _nothing,
     None: _nothing,
 }
-SEQUENCES = (list, tuple, Sequence)
+SEQUENCES = (list, tuple, Sequence, Iterable)
 MAPPINGS = (dict, Mapping)
+MADE = ("hapo_lit", "lightning", "torch", "transformers")
+"""Packages whose objects no value of a configuration is by itself."""
 OBJECT = " (an object with a _target_)"
 
 

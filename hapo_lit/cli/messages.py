@@ -16,6 +16,7 @@ from hapo_lit.cli.bootstrap import config_folder, unwrapped
 from hapo_lit.cli.own_key import at, own_key
 from hapo_lit.errors import (
     EngineError,
+    MachineError,
     MemoryShortError,
     NotFiniteError,
     PartError,
@@ -30,7 +31,7 @@ from hapo_lit.numerics.ranges import SettingError
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
 """Errors in a configuration."""
-RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError)
+RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError, MachineError)
 """Errors during a run that are printed as one line."""
 
 VERB_OF = {"fabric": "fabric", "trainer": "train"}

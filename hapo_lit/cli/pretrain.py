@@ -27,10 +27,12 @@ def main(config: DictConfig) -> None:
     print(f"base policy: {base_policy(config)}")
 
 
-def cached_base_policy() -> Path:
-    """The folder of the base policy that ``hapo pretrain`` builds, for the commands that start from it."""
+def cached_base_policy(cache: str) -> Path:
+    """The folder, in a cache, of the base policy that ``hapo pretrain`` builds, for the commands that start from it."""
     assert GlobalHydra.instance().is_initialized()
-    return base_policy(compose("pretrain"))
+    config = compose("pretrain")
+    config.paths.cache = cache
+    return base_policy(config)
 
 
 def base_policy(config: DictConfig) -> Path:

@@ -6,6 +6,7 @@ It takes the settings of the run, so that both have the same model and limits, a
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -49,6 +50,7 @@ def main(config: DictConfig) -> None:
         name = stable_hash(served.to_json_string()).hex()
         folder = Path(config.paths.cache, "served", name)
         served.save_pretrained(folder)
+        check_free(engine.servers[0].url)
     command = arguments(config, engine, served, folder)
     os.environ.update({name: value for name, value in ENVIRONMENT.items() if name not in os.environ})
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
@@ -59,6 +61,17 @@ def main(config: DictConfig) -> None:
     for other in engine.servers[1:]:
         print(f"{other.url} is another server's: start it with rollout.urls=[{other.url}]", flush=True)
     os.execv(sys.executable, command)
+
+
+def check_free(url: str) -> None:
+    """Raise ``ValueError`` unless a server can listen at an address; vLLM would say so after half a minute."""
+    address = urlsplit(url)
+    try:
+        socket.create_server((address.hostname or "", address.port or 80)).close()
+    except OSError as error:
+        raise ValueError(
+            f"rollout.urls=[{url}]: nothing can listen there ({error.strerror}); stop what does, or set another port"
+        ) from error
 
 
 def configuration(config: DictConfig) -> PreTrainedConfig:

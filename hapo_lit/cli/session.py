@@ -19,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
 from hapo_lit.cli.data_report import print_data_report
+from hapo_lit.cli.machine import shortage
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
 from hapo_lit.cli.settings import lasting_settings
-from hapo_lit.errors import NotFiniteError, SetupError
+from hapo_lit.errors import MachineError, NotFiniteError, SetupError
 from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.protocols import HasOpenProbability
 from hapo_lit.storage.atomic import appearing
@@ -69,7 +70,7 @@ class RunSession:
             run = Path(self._told[1]) if self._told else self._named_in_settings(Path(config.paths.run))
         self._set(run, None)
         if config.model.path is None:
-            config.model.path = str(cached_base_policy())
+            config.model.path = str(cached_base_policy(config.paths.cache))
 
     def follow_rank_0(self, broadcast: Callable[[Any], Any]) -> None:
         """Take rank 0's folder; a launcher outside has let each rank name one of its own."""
@@ -211,6 +212,10 @@ class RunSession:
                 torch.save({"experience": error.experience, "message": str(error)}, draft)
             module.ranks.barrier()  # a rank that leaves ends the others, so all write first
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
+        except (OSError, RuntimeError) as error:
+            if lacking := shortage(error):
+                raise MachineError(f"{lacking}; to continue: resume=auto") from error
+            raise
         finally:
             if checkpointer is not None:
                 checkpointer.settle()

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.kinds_of_values import LARGEST
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS
-from hapo_lit.errors import SetupError, nearest
+from hapo_lit.errors import ResumeError, SetupError, nearest
 
 PRESET_GROUPS = ("experiment", "debug", "sweep")
 """Groups whose options set other keys, and which are no key themselves."""
@@ -41,10 +41,12 @@ def setting_up() -> Iterator[None]:
     """Whatever goes wrong in here is about the settings or the machine, and becomes a ``SetupError``."""
     try:
         yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, ResumeError):
+            raise
+        raise SetupError(str(error)) from error
     except (*CONFIGURATION_ERRORS, *RUN_ERRORS):
         raise
-    except (ValueError, OSError) as error:
-        raise SetupError(str(error)) from error
     except Exception as error:
         raise SetupError(f"{type(error).__name__}: {error} (HAPO_TRACEBACK=1 shows where)") from error
 

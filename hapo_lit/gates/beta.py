@@ -93,10 +93,14 @@ class BetaGate:
             verb, gamma, (formula, edge), nearest = "close", scheduled[0], usable.never_closes, usable.highest
         else:
             verb, gamma, (formula, edge), nearest = "open", scheduled[-1], usable.never_opens, usable.lowest
+        advice = (
+            f"the nearest threshold that can open and close is {nearest:.6g}. Set gate.threshold={nearest:.6g}, change"
+            if 0 <= nearest <= 1
+            else "change"
+        )
         raise ValueError(
             f"gate.threshold={gamma:g} with {trials} rollouts per group could never {verb}: {formula} = {edge:.6g}; "
-            f"the nearest threshold that can open and close is {nearest:.6g}. Set gate.threshold={nearest:.6g}, change "
-            f"group_size or the prior, or set gate.allow_degenerate=true"
+            f"{advice} group_size or the prior, or set gate.allow_degenerate=true"
         )
 
     def open_probability(self, rate: Rates, trials: int, visit: int) -> np.ndarray | None:

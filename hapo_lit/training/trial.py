@@ -66,7 +66,7 @@ def _gradient(algorithm: Hapo | Supervised, loss: PolicyLoss, step: int) -> bool
         gradients = [tensor.grad for tensor in (logprobs, entropy) if tensor.grad is not None]
         if not all(bool(tensor.isfinite().all()) for tensor in (value, *gradients)):
             raise PartError(
-                f"loss: {part_name(loss)} is {float(value):g} on a group that it was tried on, or its gradient is not "
+                f"loss: {part_name(loss)} is {float(value.detach()):g} on a group that it was tried on, or its gradient is not "
                 f"finite: look at advantage, weighting, loss and teacher"
             )
         known.append(any(bool(gradient.any()) for gradient in gradients))
@@ -169,7 +169,9 @@ def _try_optimizer(module: HapoModule) -> None:
         try:
             small.step()
         except Exception as error:
-            raise PartError(f"optim: {part_name(small)} cannot take a step: {one_line(str(error))}") from error
+            raise PartError(
+                f"optim: {part_name(small)} cannot take a step at the learning rate {rate:g}: {one_line(str(error))}"
+            ) from error
         if not bool(weights.isfinite().all()) or (not gradient and not 0 <= float(weights.detach().max()) <= 1):
             raise PartError(
                 f"optim: a step of {part_name(small)} at the learning rate {rate:g} takes a weight of 1 to "

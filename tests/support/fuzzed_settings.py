@@ -32,12 +32,11 @@ WRONG: dict[type, list[str]] = {
 """What is set at a key of this kind."""
 
 
-def cases(seed: int, count: int) -> Iterator[list[str]]:
-    """So many command lines, a function of the seed: at most two settings each, besides the options of groups."""
-    drawn = random.Random(seed)
+def drawn_case(seed: int, number: int) -> list[str]:
+    """A command line, a function of both: one setting, after the choice of a group, or several such choices."""
+    drawn = random.Random(f"{seed} {number}")
     makers = [_wrong_value] * 12 + [_misspelt] * 3 + [_wrong_option] * 2 + [_parts_together] * 3
-    for _ in range(count):
-        yield drawn.choice(makers)(drawn)
+    return drawn.choice(makers)(drawn)
 
 
 def key_of(case: list[str]) -> str:
