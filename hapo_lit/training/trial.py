@@ -66,7 +66,7 @@ def _gradient(algorithm: Hapo | Supervised, loss: PolicyLoss, step: int) -> bool
         gradients = [tensor.grad for tensor in (logprobs, entropy) if tensor.grad is not None]
         if not all(bool(tensor.isfinite().all()) for tensor in (value, *gradients)):
             raise PartError(
-                f"loss: {part_name(loss)} is {float(value.detach()):g} on a group that it was tried on, or its gradient is not "
+                f"loss: {part_name(loss)} is {float(value.detach()):g} on a made-up group, or its gradient is not "
                 f"finite: look at advantage, weighting, loss and teacher"
             )
         known.append(any(bool(gradient.any()) for gradient in gradients))
