@@ -172,7 +172,12 @@ def test_the_config_of_a_run(tmp_path, mark, text, capsys):
 
 def test_the_config_of_a_run_may_name_ours_and_what_the_user_trusts(tmp_path):
     names = sorted({*names_in_conf(), "hapo_lit.gates.CredibleBound", "hapo_lit.losses.k2"})
-    assert {"torch.optim.AdamW", "hapo_lit.gates.BetaGate", "hapo_lit.losses.token_ratio"} < set(names)
+    assert {
+        "torch.optim.AdamW",
+        "lightning.pytorch.loggers.TensorBoardLogger",
+        "hapo_lit.gates.BetaGate",
+        "hapo_lit.losses.token_ratio",
+    } < set(names)
     method = {"_target_": "hydra.utils.get_method", "path": "hapo_lit.losses.sequence_product"}
     config = {"parts": [{"_target_": name} for name in names if name not in method.values()], "ratio": method}
     (tmp_path / "config.yaml").write_text(json.dumps(config))

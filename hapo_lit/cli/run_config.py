@@ -25,6 +25,11 @@ CHOICES = {
     "hapo_lit.advantages": "whole_group on_policy",
 }
 """Functions that options of ``conf/`` have in their place."""
+LIBRARIES = (
+    *("lightning.pytorch.loggers.TensorBoardLogger", "lightning.pytorch.loggers.CSVLogger"),
+    *("torch.optim.Adam", "torch.optim.SGD"),
+)
+"""What ``conf/`` has named in earlier versions, or users put in the place of what it names."""
 
 
 def read_run_config(run: Path, trust: Sequence[str] = ()) -> dict[str, Any]:
@@ -58,7 +63,7 @@ def names_in_conf() -> set[str]:
     """The classes and functions that ``conf/`` names."""
     text = "\n".join(path.read_text() for path in Path(config_folder()).rglob("*.yaml"))
     named = re.findall(r"_target_: *([\w.]+)", text) + re.findall(r"get_method, path: *([\w.]+)", text)
-    return {*named, *(f"{module}.{name}" for module, names in CHOICES.items() for name in names.split())}
+    return {*named, *LIBRARIES, *(f"{module}.{name}" for module, names in CHOICES.items() for name in names.split())}
 
 
 def named_in(node: Any) -> Iterator[str]:
