@@ -196,7 +196,7 @@ def scaling() -> Case:
 
 
 def scaling_claim(size: str, compared: Compared) -> Claim:
-    what = f"a step while {size} grows eightfold" if size != "V" else "a step while V grows from 4,096 to 262,144"
+    what = f"a step while {size} grows eightfold"
     return Claim(f"S9-{size}", what, "growth / growth in proportion", compared, 1.0, quantity=f"{size} largest")
 
 

@@ -53,7 +53,7 @@ GROWTH: dict[str, Sequence[int]] = {
     "G": (2, 4, 8, 16),
     "P": (4, 8, 16, 32),
     "T": (32, 64, 128, 256),
-    "V": (4_096, 16_384, 65_536, 262_144),
+    "V": (8_192, 16_384, 32_768, 65_536),
     "layers": (1, 2, 4, 8),
 }
 """The values of each size while the others stay as they are."""
