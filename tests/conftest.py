@@ -97,14 +97,18 @@ def base(tmp_path_factory):
 def says(monkeypatch, capsys, tmp_path, base):
     """Runs the command, which must end with status 2 and one line on standard error, and returns that line."""
     from hydra.core.global_hydra import GlobalHydra
+    from support.single_run import MODE, asks_for_a_sweep, no_mode
 
     from hapo_lit import cli
 
     def run(*arguments):
         monkeypatch.chdir(tmp_path)
         GlobalHydra.instance().clear()
-        with pytest.raises(SystemExit) as stop:
-            cli.main(list(arguments))
+        with monkeypatch.context() as patch:
+            if not asks_for_a_sweep(arguments):
+                patch.setattr(MODE, no_mode)
+            with pytest.raises(SystemExit) as stop:
+                cli.main(list(arguments))
         assert stop.value.code == 2
         lines = capsys.readouterr().err.strip().splitlines()
         assert len(lines) == 1, lines

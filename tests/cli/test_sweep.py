@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from functools import cache
 from importlib.util import find_spec
 from signal import SIGTERM
@@ -43,6 +44,13 @@ def hydra_of(*overrides):
 
 
 # -- what ships
+
+
+def test_nothing_else_that_ships_begins_a_sweep():
+    """What :mod:`support.single_run` goes by."""
+    assert {path.parent.name for path in CONF.rglob("*.yaml") if re.search(r"^ +mode: ", path.read_text(), re.M)} == {
+        "sweep"
+    }
 
 
 def test_the_searches_are_those_that_the_readme_names():

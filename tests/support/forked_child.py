@@ -15,6 +15,8 @@ from signal import SIGKILL
 from types import SimpleNamespace
 from typing import Any, NoReturn
 
+from support.single_run import asks_for_a_sweep, no_mode
+
 
 def become(
     folder: str, arguments: list[str], environment: dict[str, str], outputs: tuple[int, int], dies_at: str | None
@@ -37,6 +39,8 @@ def become(
 
 def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoReturn:
     """Run the command, or a script if that is the first argument, and end this process as Python does."""
+    from hydra._internal.hydra import Hydra
+
     from hapo_lit.cli import main
 
     status = 1
@@ -50,6 +54,8 @@ def _run(folder: str, arguments: list[str], environment: dict[str, str]) -> NoRe
             runpy.run_path(arguments[0], run_name="__main__")
         else:
             sys.argv[1:] = arguments
+            if not asks_for_a_sweep(arguments):
+                Hydra.get_mode = no_mode  # type: ignore[assignment]
             main(arguments)
         status = 0
     except SystemExit as left:

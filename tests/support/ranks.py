@@ -66,8 +66,8 @@ ALL_OF_FOUR = [(case, way) for case, way in ALL if set(FOR_FOUR) <= set(CASES[ca
 FEW = {
     2: [
         *((case, "fsdp") for case in CASES if case not in ("plain", "four")),
-        *((case, way) for case in ("uneven", "mixed") for way in ("train", "fabric")),
-        ("mixed", "hsdp"),
+        *(("uneven", way) for way in ("train", "fabric")),
+        *(("mixed", way) for way in ("fabric", "hsdp")),
     ],
     4: [("four", "hsdp"), ("mixed_taught", "hsdp")],
 }
