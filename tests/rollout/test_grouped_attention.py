@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from hapo_lit.policy.loading import new_policy
-from hapo_lit.rollout import grouped_attention
+from hapo_lit.rollout import grouped_attention, hf
 
 SIZES = {"hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 2}
 SIZES |= {"intermediate_size": 96, "initializer_range": 0.3, "tie_word_embeddings": True}
@@ -53,6 +53,7 @@ def test_an_engine_draws_the_same_with_it_and_repeats_no_keys(tokenizer, monkeyp
     """As on a device, where it decodes so."""
     policy = new_policy("qwen2", SIZES, tokenizer, 0)
     made, prompts = engine(policy, temperature=temperature), prompt_batch(5)
+    monkeypatch.setattr(hf, "can_be_packed", lambda policy: False)
     with KeyHeads() as plain:
         expected = made.generate(prompts, 4, 0)
     monkeypatch.setattr(grouped_attention, "KEPT_ON_CPU", ("eager",))
