@@ -31,7 +31,7 @@ MOST_PARAMETERS = 2**28
 
 
 def can_be_packed(policy: PreTrainedModel) -> bool:
-    """Whether :class:`PackedDecoder` computes what this policy does; shards, adapters and autocast are left alone."""
+    """Whether :class:`PackedDecoder` computes what this policy does; it leaves alone shards, adapters, hooks, autocast."""
     decoder: Any = policy.get_decoder()
     kind = DECODERS.get(type(decoder))
     if kind is None or torch.is_autocast_enabled("cpu") or policy.num_parameters() > MOST_PARAMETERS:
@@ -49,7 +49,9 @@ def can_be_packed(policy: PreTrainedModel) -> bool:
         and all(type(projection) is nn.Linear for projection in projections)
         and all(weight.dtype in (torch.float32, torch.float64) for weight in policy.parameters())
         and config._attn_implementation == "sdpa"
+        and not any(module._forward_hooks or module._forward_pre_hooks for module in policy.modules())
         and decoder.rotary_emb.rope_type in FIXED_ROPE
+        and 2 * len(decoder.rotary_emb.inv_freq) == layers[0].self_attn.head_dim
         and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
     )
 

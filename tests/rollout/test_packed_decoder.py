@@ -84,6 +84,9 @@ def test_what_computes_otherwise_is_left_to_transformers(make_policy, monkeypatc
     )
     sliding = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}
     assert not can_be_packed(make_policy("qwen2", **sliding))
+    hooked = make_policy()
+    hooked.get_decoder().layers[1].register_forward_hook(lambda layer, inputs, output: output)
+    assert not can_be_packed(hooked)
     eager = make_policy()
     eager.set_attn_implementation("eager")
     assert not can_be_packed(eager)
