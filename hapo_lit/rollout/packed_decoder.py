@@ -31,7 +31,7 @@ MOST_PARAMETERS = 2**28
 
 
 def can_be_packed(policy: PreTrainedModel) -> bool:
-    """Whether :class:`PackedDecoder` computes what a policy does; shards, adapters, hooks and autocast are left alone."""
+    """Whether :class:`PackedDecoder` computes what a policy does; not shards, adapters, hooks and autocast."""
     decoder: Any = policy.get_decoder()
     kind = DECODERS.get(type(decoder))
     if kind is None or torch.is_autocast_enabled("cpu") or policy.num_parameters() > MOST_PARAMETERS:
