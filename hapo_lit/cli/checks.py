@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 from lightning.pytorch.loggers import CSVLogger
@@ -44,6 +45,8 @@ def require_records(
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
 
 
+MOST_PROCESSES = 64
+"""Of a machine, where it has no more cores."""
 FIXED_BY_RUN = {
     "max_steps": -1,
     "min_steps": None,
@@ -98,6 +101,17 @@ def check_settings_agree(config: DictConfig) -> None:
         raise SetupError(
             f"rollout.max_new_tokens={longest} is more than max_response_tokens={config.max_response_tokens}: set that"
         )
+
+
+def check_devices(launcher: DictConfig) -> None:
+    """Refuse more processes than a machine has: on a CPU each number would be believed, and so many started.
+
+    Args:
+        launcher: ``trainer`` or ``fabric``.
+    """
+    devices, most = launcher.devices, max(MOST_PROCESSES, os.cpu_count() or 1)
+    if str(launcher.accelerator) in ("auto", "cpu") and str(devices).isdigit() and int(devices) > most:
+        raise SetupError(f"devices={devices} would start so many processes: a machine may have {most}")
 
 
 def check_weights_come(config: DictConfig, strategy: str) -> None:

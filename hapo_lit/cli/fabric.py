@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from hapo_lit.cli.checks import (
+    check_devices,
     check_model,
     check_settings_agree,
     check_weights_come,
@@ -66,6 +67,7 @@ def set_up_parts(
     """What runs, checked, and put where the run resumes; other processes are started on the way."""
     check_precision("fabric.precision", config.fabric.precision)
     check_settings_agree(config)
+    check_devices(config.fabric)
     check_weights_come(config, config.fabric.strategy)
     fabric: Fabric = instantiate(config.fabric)
     session = RunSession(config, is_rank_0())  # what is wrong is said before other processes are started

@@ -10,12 +10,13 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from hapo_lit.cli.setup import build
+from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data import arithmetic
 from hapo_lit.storage.atomic import appearing, remove
 from hapo_lit.storage.cache_key import cache_key
 from hapo_lit.storage.checksums import damage, list_files
 from hapo_lit.training.finite import require_finite
+from hapo_lit.training.trial import try_out
 
 RECIPE = ("model", "data", "phases", "optim", "module", "precision", "steps", "seed", "threads")
 """The parts of the configuration on which the base policy's weights depend."""
@@ -54,7 +55,9 @@ def base_policy(config: DictConfig) -> Path:
             return folder
         print(f"warning: {folder} is damaged ({fault}) and is made again", file=sys.stderr)
     print(f"building the base policy (about a minute, once): {folder}", flush=True)
-    data, module, trainer = build(config, "data", "module", "trainer")
+    with setting_up():
+        data, module, trainer = build(config, "data", "module", "trainer")
+        try_out(module)
     trainer.fit(module, datamodule=data)
     require_finite(module, trained=False)
     with appearing(folder, shared=True) as draft:

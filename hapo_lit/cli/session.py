@@ -137,6 +137,8 @@ class RunSession:
         resume = self.config.resume
         if resume not in ("auto", None) and not Path(resume).exists():
             raise SetupError(f"checkpoint {resume!r} does not exist; set resume=auto or RUN/checkpoints/last.ckpt")
+        if resume not in ("auto", None) and not (Path(resume).is_file() or Path(resume).is_dir()):
+            raise SetupError(f"resume={resume} is a pipe or a device: set resume=auto or RUN/checkpoints/last.ckpt")
         return folder_to_resume(run) if resume == "auto" else run
 
     def restore(

@@ -6,6 +6,7 @@ from lightning import Trainer
 from omegaconf import DictConfig
 
 from hapo_lit.cli.checks import (
+    check_devices,
     check_model,
     check_settings_agree,
     check_weights_come,
@@ -54,6 +55,7 @@ def set_up(config: DictConfig) -> tuple[RunSession, HapoModule, MathDataModule, 
         )
     check_precision("trainer.precision", config.trainer.precision)
     check_settings_agree(config)
+    check_devices(config.trainer)
     check_weights_come(config, "auto")
     session = RunSession(config, is_rank_0())
     session.choose_checkpoint()

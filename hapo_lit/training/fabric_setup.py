@@ -11,11 +11,14 @@ from lightning.fabric.strategies.strategy import Strategy
 from lightning.fabric.wrappers import _FabricModule
 from torch.optim import Optimizer
 
+from hapo_lit.numerics.ranges import check_count
 from hapo_lit.policy.sharding import shard
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.precision import check_precision
+
+MOST_NODES = 65536
 
 
 def open_fabric(
@@ -43,6 +46,7 @@ def open_fabric(
         ValueError: a setting is not supported, or needs another.
     """
     check_settings(strategy, precision, sharded_checkpoints, async_checkpoints)
+    check_count("num_nodes", num_nodes, most=MOST_NODES)
     chosen: str | Strategy = strategy
     if strategy == "fsdp":
         mixed = precision == "bf16-mixed"

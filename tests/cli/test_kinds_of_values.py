@@ -9,7 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 from support.configs import composed
 
-from hapo_lit.cli.checks import check_settings_agree
+from hapo_lit.cli.checks import check_devices, check_settings_agree
 from hapo_lit.cli.kinds_of_values import check_values
 from hapo_lit.errors import SetupError
 
@@ -144,6 +144,14 @@ def test_settings_that_contradict_those_of_the_run_are_refused(changed, setting,
     with pytest.raises(SetupError) as error:
         check_settings_agree(changed(setting))
     assert message in str(error.value)
+
+
+def test_a_slip_of_the_finger_does_not_start_a_million_processes():
+    check_devices(OmegaConf.create({"accelerator": "auto", "devices": 2}))
+    check_devices(OmegaConf.create({"accelerator": "cuda", "devices": "auto"}))
+    for devices in (1_000_000, "1000000"):
+        with pytest.raises(SetupError, match="devices=1000000 would start so many processes"):
+            check_devices(OmegaConf.create({"accelerator": "auto", "devices": devices}))
 
 
 def test_settings_that_agree_pass(config, changed):

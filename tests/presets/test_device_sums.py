@@ -80,5 +80,5 @@ def test_a_batch_of_another_size_is_weighed_as_if_it_filled_devices():
 
 
 def test_nonsense_is_refused():
-    with pytest.raises(ValueError, match=r"weighting\.rows must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"rows must be a whole number of at least 1, got 0"):
         DeviceSums(8, rows=0)

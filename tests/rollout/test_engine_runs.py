@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import socket
 
 import pandas as pd
 import pytest
@@ -92,7 +93,7 @@ def test_an_engine_that_is_the_trainer_raises_none(make_policy, tokenizer):
 
 def test_a_watchdog_that_watches_nothing_is_refused():
     for settings in ({"every": 0}, {"rows": 0}, {"max_gap": 0.0}):
-        with pytest.raises(ValueError, match=r"callbacks.watchdog"):
+        with pytest.raises(ValueError, match=r"^(every|rows|max_gap) must be"):
             Watchdog(**settings)
     Watchdog(every=None, max_gap=None)
 
@@ -122,6 +123,18 @@ def test_a_server_that_cannot_be_is_one_line(work, settings, message):
     done = hapo(work, "serve", "model.path=./base", *settings, check=False)
     assert done.returncode == 2
     assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@needs_vllm
+@pytest.mark.slow
+def test_an_address_that_is_taken_is_said_before_a_server_is_started(work):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        url = f"http://127.0.0.1:{other.getsockname()[1]}"
+        address = ["rollout=vllm_server", f"rollout.urls=[{url}]"]
+        done = hapo(work, "serve", "model.path=./base", *address, check=False)
+    assert done.returncode == 2
+    assert f"rollout.urls=[{url}]: nothing can listen there" in done.stderr
     assert "Traceback" not in done.stderr
 
 
