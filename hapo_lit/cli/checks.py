@@ -103,6 +103,12 @@ def check_settings_agree(config: DictConfig) -> None:
         )
 
 
+def open_loggers(loggers: Sequence[object]) -> None:
+    """Open what loggers write to, where some look at their settings first."""
+    for logger in loggers:
+        _ = getattr(logger, "experiment", None)
+
+
 def check_devices(launcher: DictConfig) -> None:
     """Refuse more processes than a machine has: on a CPU each number would be believed, and so many started.
 

@@ -17,6 +17,7 @@ from hapo_lit.cli.checks import (
     check_settings_agree,
     check_weights_come,
     checkpointer_in,
+    open_loggers,
     require_records,
 )
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
@@ -42,6 +43,7 @@ def run(config: DictConfig) -> float:
     with setting_up():
         fabric, session, module, data, loggers, callbacks = set_up_parts(config)
         facts = session.begin(module, data, fabric.device.type)
+        open_loggers(loggers)
     checkpointer, is_sharded = checkpointer_in(callbacks), config.fabric.strategy == "fsdp"
     with session.training("fabric", module, checkpointer):
         wrapped = set_up(fabric, module, data)

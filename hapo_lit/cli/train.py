@@ -11,6 +11,7 @@ from hapo_lit.cli.checks import (
     check_settings_agree,
     check_weights_come,
     checkpointer_in,
+    open_loggers,
     require_records,
 )
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
@@ -34,6 +35,7 @@ def run(config: DictConfig) -> float:
     with setting_up():
         session, module, data, trainer, checkpointer = set_up(config)
         facts = session.begin(module, data, trainer.strategy.root_device.type)
+        open_loggers(trainer.loggers)
     done, steps = module.step, config.steps
     with session.training("train", module, checkpointer):
         if not done:
