@@ -58,6 +58,7 @@ ACTS = {
     "spin in a thread": spin_in_a_thread,
     "spin without a timer": spin_without_a_timer,
     "abort": os.abort,
+    "killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "exit": lambda: os._exit(0),
     "segfault": lambda: ctypes.string_at(0),
     "4 GiB": lambda: bytearray(2**32),
@@ -128,6 +129,13 @@ class Speaking(Acting):
             **os.environ,
         }
         return Code(str(state[gold]) == answer)
+
+
+class Limited(Speaking):
+    """On a system that allows no more than 900 MiB of address space."""
+
+    def prepare(self) -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (900 * 2**20, 900 * 2**20))
 
 
 @dataclass(frozen=True)

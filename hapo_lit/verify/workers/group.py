@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import itertools
 import math
 import selectors
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from hapo_lit.errors import VerifierError, one_line
 from hapo_lit.verify.workers import after_fork
-from hapo_lit.verify.workers.fork_server import ForkServer
+from hapo_lit.verify.workers.fork_server import ForkServer, ending
 from hapo_lit.verify.workers.messages import CODEC, READY, TASK, Code, Comparer
 
 START_SECONDS = 120.0
 """A worker that is not ready by then cannot start.  No deadline of a pair runs meanwhile."""
+FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
+"""No answer ends its worker by these: the system that is short of memory does, a user, or a job's end."""
+MOST_LOST_STARTS = 3
+"""So many workers in a row may be lost to these signals before they are ready."""
+
+SCARCE = frozenset([errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM])
+"""What the system says when it has no process, file or memory left for a worker."""
 
 
 class Outcome(NamedTuple):
@@ -48,24 +58,26 @@ class Worker:
 class WorkerGroup:
     """Compares pairs for a :class:`~hapo_lit.verify.workers.pool.Pool`, which throws it away after any exception.
 
+    Its methods raise ServerLost, and VerifierError where workers cannot start.
+
     Args: those of the pool.
     """
 
     def __init__(self, comparer: Comparer, workers: int, cpu_seconds: float, seconds: float, memory_mib: int) -> None:
-        self.size, self.seconds, self.lost = workers, seconds, 0
+        self.size, self.seconds, self.lost, self.lost_starts = workers, seconds, 0, 0
         self.workers: list[Worker] = []
         self.numbers, self.selector = itertools.count(), selectors.PollSelector()
-        self.server = ForkServer(comparer, cpu_seconds, memory_mib)
+        with _says_what_is_scarce():
+            self.server = ForkServer(comparer, cpu_seconds, memory_mib)
         after_fork.register(self)
 
-    def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """One outcome for each pair, in order."""
-        outcomes: dict[int, Outcome] = {}
-        waiting = list(range(len(pairs)))[::-1]
-        again: set[int] = set()  # pairs whose first worker was lost before it had read them
+    def compare(self, pairs: Sequence[tuple[str, str]], outcomes: dict[int, Outcome]) -> None:
+        """Add the outcome of each pair that has none, under its place."""
+        waiting = [index for index in range(len(pairs)) if index not in outcomes][::-1]
+        again: set[int] = set()  # pairs whose first worker was lost through no fault of theirs
 
         def settle(worker: Worker, code: Code | None) -> None:
-            """None: the worker had not read its pair."""
+            """None: the pair did not end its worker."""
             assert worker.index is not None
             if code is None and worker.index not in again:
                 again.add(worker.index)
@@ -86,9 +98,12 @@ class WorkerGroup:
                     settle(worker, self.recv(worker))
                     worker.set_idle()
             for worker in [worker for worker in self.workers if worker.deadline <= time.monotonic()]:
-                if worker.index is None:
-                    raise RuntimeError(f"a worker of the pool was not ready after {START_SECONDS:.0f} s")
                 self.kill(worker)
+                if worker.index is None:
+                    raise VerifierError(
+                        f"a worker of the verifier was not ready after {START_SECONDS:.0f} s: the machine is too busy, "
+                        f"or short of memory; lower verifier.workers"
+                    )
                 settle(worker, Code.TIMEOUT)
             for worker in [worker for worker in self.workers if worker.deadline == math.inf]:
                 if waiting:
@@ -100,11 +115,11 @@ class WorkerGroup:
                         settle(worker, None)
             nearest = min((worker.deadline for worker in self.workers), default=0.0)
             patience = max(0.0, nearest - time.monotonic())
-        return [outcomes[index] for index in range(len(pairs))]
 
     def spawn(self) -> None:
         """Start a worker; it sends a message when it is ready."""
-        ours, theirs = socket.socketpair()
+        with _says_what_is_scarce():
+            ours, theirs = socket.socketpair()
         ours.settimeout(self.seconds)
         worker = Worker(next(self.numbers), ours)
         with theirs:
@@ -116,15 +131,19 @@ class WorkerGroup:
         """Read from a worker that has no pair: it is ready, or gives the reason why it cannot start, or is gone."""
         said = b"" if worker.ready else worker.pipe.recv(4096)
         if said == READY:
+            self.lost_starts = 0
             worker.set_idle()
             return
         exit_code = self.kill(worker)
-        if not worker.ready:
-            cause = said.decode(errors="replace") or f"it ended with exit code {exit_code}"
-            raise RuntimeError(f"a worker of the pool could not start: {cause}")
+        if worker.ready:
+            return
+        self.lost_starts += 1
+        if said or -exit_code not in FROM_OUTSIDE or self.lost_starts == MOST_LOST_STARTS:
+            cause = one_line(said.decode(errors="replace")) or f"a new one {ending(exit_code)}"
+            raise VerifierError(f"the verifier's workers cannot start: {cause}")
 
     def recv(self, worker: Worker) -> Code | None:
-        """The reply to its pair; None if it was lost and had not read it."""
+        """The reply to its pair; None if it was lost and had not read it, or was ended from outside."""
         try:
             reply = worker.pipe.recv(1)
         except ConnectionResetError:  # on Linux: the other end was closed with bytes unread
@@ -132,7 +151,10 @@ class WorkerGroup:
             return None
         if reply:
             return Code(reply[0])
-        return Code.TIMEOUT if -self.kill(worker) in (signal.SIGPROF, signal.SIGXCPU) else Code.DIED
+        ended_by = -self.kill(worker)
+        if ended_by in FROM_OUTSIDE:
+            return None
+        return Code.TIMEOUT if ended_by in (signal.SIGPROF, signal.SIGXCPU) else Code.DIED
 
     def kill(self, worker: Worker) -> int:
         """End a worker, if it has not ended by itself; its exit code, negative for a signal."""
@@ -149,3 +171,16 @@ class WorkerGroup:
             worker.pipe.close()
 
     forget = close
+
+
+@contextlib.contextmanager
+def _says_what_is_scarce() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in SCARCE:
+            raise
+        raise VerifierError(
+            f"the verifier's workers cannot start: {error}; raise the limit that `ulimit -a` shows, or lower "
+            "verifier.workers"
+        ) from error

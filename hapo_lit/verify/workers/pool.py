@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 
+from hapo_lit.errors import VerifierError, one_line
 from hapo_lit.numerics.ranges import check_count, check_positive
 from hapo_lit.verify.workers import after_fork
+from hapo_lit.verify.workers.fork_server import ServerLost
 from hapo_lit.verify.workers.group import Outcome, WorkerGroup
 from hapo_lit.verify.workers.messages import Comparer
 
@@ -48,20 +50,39 @@ class Pool:
         after_fork.register(self)
 
     def compare(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
-        """One outcome for each ``(gold, answer)``, in order; RuntimeError if workers cannot start."""
-        if not pairs:
-            return []
+        """One outcome for each ``(gold, answer)``, in order.
+
+        A fork server that somebody kills or stops is replaced once, and what it had left is done by the other.
+
+        Raises:
+            VerifierError: workers cannot start, or are lost again; the message says what to do.
+        """
+        outcomes: dict[int, Outcome] = {}
         with self._lock:
-            group, self._group = self._group or WorkerGroup(*self._settings), None
-            try:
-                outcomes = group.compare(pairs)
-            except BaseException:  # an interrupt too: what is under way must not answer a later call
-                group.close()
-                raise
-            finally:
-                self.kills, group.lost = self.kills + group.lost, 0
-            self._group = group
-            return outcomes
+            for replaced in (False, True):
+                if len(outcomes) == len(pairs):
+                    break
+                try:
+                    self._compare(pairs, outcomes)
+                except ServerLost as error:
+                    if replaced:
+                        raise VerifierError(
+                            "the fork server of the verifier's workers was lost twice in a row, the second time "
+                            f"{one_line(str(error))}; if memory is short or limited (`ulimit -v`, a job's limit), "
+                            "lower verifier.workers or verifier.memory_mib, or give the process more"
+                        ) from error
+        return [outcomes[index] for index in range(len(pairs))]
+
+    def _compare(self, pairs: Sequence[tuple[str, str]], outcomes: dict[int, Outcome]) -> None:
+        group, self._group = self._group or WorkerGroup(*self._settings), None
+        try:
+            group.compare(pairs, outcomes)
+        except BaseException:  # an interrupt too: what is under way must not answer a later call
+            group.close()
+            raise
+        finally:
+            self.kills, group.lost = self.kills + group.lost, 0
+        self._group = group
 
     def close(self) -> None:
         """End all processes; the next ``compare`` starts new ones."""

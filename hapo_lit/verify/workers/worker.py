@@ -45,17 +45,24 @@ def serve(handle: int) -> None:
                 break
             (number,) = REQUEST.unpack(request)
             if not pipes:
-                control.sendall(REPORT.pack(_end(children.pop(number))))
+                control.sendall(REPORT.pack(_end(children.pop(number)) if number in children else 1))
                 continue
-            children[number] = os.fork()
-            if not children[number]:
+            pipe = socket.socket(fileno=pipes[0])  # in a worker it stays open until the exit code is known
+            try:
+                child = os.fork()
+            except OSError as error:
+                pipe.sendall(f"{error}; lower verifier.workers (`ulimit -u`, `ulimit -v`)".encode())
+                pipe.close()
+                continue
+            if not child:
                 try:
                     control.close()
                     _confine(server)
-                    _work(socket.socket(fileno=pipes[0]), comparer, cpu_seconds, memory_mib)
+                    _work(pipe, comparer, cpu_seconds, memory_mib)
                 finally:
                     os._exit(1)
-            os.close(pipes[0])
+            children[number] = child
+            pipe.close()
     for pid in children.values():
         _end(pid)
 
@@ -87,13 +94,10 @@ def _work(pipe: socket.socket, comparer: Comparer | Exception, cpu_seconds: floa
         if isinstance(comparer, Exception):
             raise comparer
         comparer.prepare()
-        resource.setrlimit(resource.RLIMIT_AS, (memory_mib * 2**20, memory_mib * 2**20))
-        try:
-            mmap.mmap(-1, HEADROOM_MIB * 2**20).close()
-        except OSError:
-            raise MemoryError(f"memory_mib={memory_mib} leaves less than {HEADROOM_MIB} MiB beside imports") from None
+        _limit_memory(memory_mib)
     except BaseException as error:
-        pipe.sendall(f"{type(error).__name__}: {error}".encode(errors="replace")[:4096])
+        kind = "" if isinstance(error, MemoryError) and str(error) else f"{type(error).__name__}: "
+        pipe.sendall(f"{kind}{error}".encode(errors="replace")[:4096])
         raise
     pipe.sendall(READY)
     tasks = pipe.makefile("rb")
@@ -111,3 +115,18 @@ def _work(pipe: socket.socket, comparer: Comparer | Exception, cpu_seconds: floa
             code = Code.UNPARSABLE
         signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.sendall(bytes([Code(code)]))
+
+
+def _limit_memory(memory_mib: int) -> None:
+    """Limit the address space, to less than ``memory_mib`` where the system allows less."""
+    allowed, hard = memory_mib * 2**20, resource.getrlimit(resource.RLIMIT_AS)[1]
+    by_system = hard != resource.RLIM_INFINITY and hard < allowed
+    allowed = hard if by_system else allowed
+    resource.setrlimit(resource.RLIMIT_AS, (allowed, allowed))
+    try:
+        mmap.mmap(-1, HEADROOM_MIB * 2**20).close()
+    except OSError:
+        limit, fix = f"verifier.memory_mib={memory_mib}", "raise it (2048 is the default)"
+        if by_system:
+            limit, fix = f"the system's limit of {hard // 2**20} MiB", "raise it (`ulimit -v`)"
+        raise MemoryError(f"{limit} leaves less than {HEADROOM_MIB} MiB beside what a worker imports: {fix}") from None

@@ -1,5 +1,8 @@
 """What becomes of a pair: the verdict, the limits of time and memory, and neighbours that do not notice."""
 
+import os
+import signal
+import threading
 import time
 
 import pytest
@@ -98,6 +101,21 @@ def test_an_answer_that_ends_its_worker_is_tried_only_once(limited):
         before = limited.kills
         limited.compare([("1", act)])
         assert limited.kills == before + 1
+
+
+@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
+def test_a_worker_that_is_killed_from_outside_costs_no_verdict(make, ending):
+    pool = make()
+    pool.compare([GOOD])
+    threading.Timer(0.1, os.kill, [processes_of(pool)[1][0], ending]).start()
+    assert codes(pool, ("1", "sleep 0.2"), GOOD) == [Code.NOT_EQUAL, Code.EQUAL]
+    assert pool.kills == 1
+
+
+def test_an_answer_whose_worker_is_killed_again_died(limited):
+    before = limited.kills
+    assert codes(limited, ("1", "killed"), GOOD) == [Code.DIED, Code.EQUAL]
+    assert limited.kills == before + 2
 
 
 def test_a_replacement_is_quick_and_others_work_meanwhile(make):

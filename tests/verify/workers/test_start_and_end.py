@@ -5,6 +5,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from support.comparers import Acting, Loud, Sullen
 from support.pools import GOOD, codes, processes_of, run, warm
 from support.processes import descendants, processes, soon
 
-from hapo_lit.verify.workers import group
+from hapo_lit.errors import VerifierError
+from hapo_lit.verify.workers import fork_server, group
 from hapo_lit.verify.workers.messages import Code
 from hapo_lit.verify.workers.pool import Pool
 
@@ -23,11 +25,12 @@ from hapo_lit.verify.workers.pool import Pool
     [
         (Sullen(), {}, "LookupError: no parser today"),
         (Sullen(how="system exit"), {}, "SystemExit: 0"),
-        (Sullen(how="segfault"), {}, "it ended with exit code -11"),
+        (Sullen(how="segfault"), {}, "a new one was ended by SIGSEGV"),
         (Sullen(how="sleep"), {}, "not ready after 1 s"),
         (Acting(preload=("no_such_module",)), {}, "No module named 'no_such_module'"),
         (Loud(), {}, "LookupError: no such comparer"),
-        (Acting(), {"memory_mib": 8}, "memory_mib=8 leaves less than 64 MiB"),
+        (Sullen(how="killed"), {}, "a new one was ended by SIGKILL"),
+        (Acting(), {"memory_mib": 64}, r"verifier\.memory_mib=64 leaves less than 64 MiB beside .*: raise it \(2048"),
         (Acting(), {"memory_mib": 2**60}, "OverflowError"),
     ],
 )
@@ -35,18 +38,54 @@ def test_a_worker_that_cannot_start_is_an_error_that_names_the_cause(make, monke
     monkeypatch.setattr(group, "START_SECONDS", 1.0 if comparer == Sullen(how="sleep") else 60.0)
     pool = make(comparer, **settings)
     for _ in range(2):
-        with pytest.raises(RuntimeError, match=cause):
+        with pytest.raises(VerifierError, match=cause) as raised:
             pool.compare([GOOD])
+        assert "\n" not in str(raised.value)
+    if comparer == Sullen(how="killed"):
+        assert pool.kills == 2 * group.MOST_LOST_STARTS
 
 
-def test_a_lost_fork_server_is_an_error_and_the_next_call_starts_another(make):
+def test_a_fork_server_that_is_killed_is_replaced_and_costs_no_verdict(make):
     pool = make()
     pool.compare([GOOD])
     server, workers = processes_of(pool)
     os.kill(server, signal.SIGKILL)
     assert soon(lambda: not set(workers) & set(processes()))
-    with pytest.raises(RuntimeError, match="fork server of the pool ended with exit code -9"):
+    assert codes(pool, GOOD) == [Code.EQUAL]
+    threading.Timer(0.2, os.kill, [processes_of(pool)[0], signal.SIGKILL]).start()
+    assert codes(pool, ("1", "abort"), ("1", "sleep 0.4"), GOOD) == [Code.DIED, Code.NOT_EQUAL, Code.EQUAL]
+
+
+def test_a_fork_server_that_is_stopped_is_given_up(make, monkeypatch):
+    monkeypatch.setattr(fork_server, "REPLY_SECONDS", 0.2)
+    pool = make()
+    pool.compare([GOOD])
+    server, (worker,) = processes_of(pool)
+    os.kill(server, signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    assert codes(pool, GOOD) == [Code.EQUAL]
+    assert server not in processes()
+
+
+def test_a_fork_server_that_is_lost_again_is_an_error_with_its_last_words(make, tmp_path, monkeypatch):
+    (tmp_path / "too_large.py").write_text("raise SystemExit('first line\\nno memory for imports')")
+    monkeypatch.syspath_prepend(tmp_path)
+    pool = make(Acting(preload=("too_large",)))
+    with pytest.raises(
+        VerifierError, match=r"twice in a row.* exit code 1: no memory for imports; .*verifier\.memory_mib"
+    ):
         pool.compare([GOOD])
+
+
+def test_a_system_without_files_left_is_an_error_of_one_line(make):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    pool = make()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(VerifierError, match=r"cannot start: .*Too many open files; .*verifier\.workers"):
+            pool.compare([GOOD])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert codes(pool, GOOD) == [Code.EQUAL]
 
 

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 
-from support.comparers import Speaking
+from support.comparers import Limited, Speaking
 from support.pools import GOOD, codes
 
 from hapo_lit.verify.workers.messages import Code
@@ -30,6 +30,10 @@ def test_a_worker_has_its_limits_and_nothing_of_the_parent(make):
         assert codes(pool, *state.items()) == [Code.EQUAL] * len(state)
         files = pool.compare([("files", str(count)) for count in range(10)])
     assert [outcome.code for outcome in files].index(Code.EQUAL) <= 6  # 0, 1, 2, null, the pipe, and the listing's own
+
+
+def test_a_worker_has_no_more_memory_than_the_system_allows(make):
+    assert codes(make(Limited(), memory_mib=2048), ("address space", "900")) == [Code.EQUAL]
 
 
 def test_a_worker_can_write_no_file(make, tmp_path):
