@@ -131,7 +131,7 @@ def test_workers_are_the_cores_that_may_be_used_but_at_most_4(monkeypatch):
         (["5", "5", "--set", "cpu_seconds=0"], "cpu_seconds must be a number above 0 and finite, got 0"),
         (["5", "5", "--workers", "two"], "workers must be a whole number, got 'two'"),
         (["5", "5", "--workers=0"], "workers must be a whole number from 1 to 256, got 0"),
-        (["1-x", "-x+1", "--set", "memory_mib=100"], "a worker of the pool could not start"),
+        (["1-x", "-x+1", "--set", "memory_mib=100"], "workers cannot start: verifier.memory_mib=100 leaves"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_it(hapo, arguments, message):
