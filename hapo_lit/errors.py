@@ -45,6 +45,10 @@ class SaveError(RuntimeError):
     """A checkpoint could not be written; the message says where and why."""
 
 
+class UnhealthyError(RuntimeError):
+    """A run was stopped for what its metrics say of it, and its state is saved; the message says where."""
+
+
 class MachineError(RuntimeError):
     """The machine ran out of something other than memory; the message says of what."""
 

@@ -41,6 +41,9 @@ def require_records(
             f"callbacks.checkpointer.best={checkpointer.best} is not measured; there are: {', '.join(measured)} "
             f"and null"
         )
+    stop = OmegaConf.select(config, "callbacks.health.stop")
+    if stop and checkpointer is None:
+        raise SetupError("callbacks.health.stop saves a checkpoint: keep callbacks.checkpointer, or set it to []")
     if config.consistency_every is not None and world_size > 1:
         raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
 

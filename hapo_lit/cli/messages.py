@@ -23,6 +23,7 @@ from hapo_lit.errors import (
     ResumeError,
     SaveError,
     SetupError,
+    UnhealthyError,
     VerifierError,
     cut,
     nearest,
@@ -31,7 +32,10 @@ from hapo_lit.numerics.ranges import SettingError
 
 CONFIGURATION_ERRORS = (SetupError, ResumeError, HydraException, OmegaConfBaseException)
 """Errors in a configuration."""
-RUN_ERRORS = (VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError, MachineError)
+RUN_ERRORS = (
+    *(VerifierError, PartError, NotFiniteError, MemoryShortError, SaveError, EngineError, MachineError),
+    UnhealthyError,
+)
 """Errors during a run that are printed as one line."""
 
 VERB_OF = {"fabric": "fabric", "trainer": "train"}

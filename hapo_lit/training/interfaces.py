@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
+from torch.nn import Parameter
 from transformers import PreTrainedTokenizerBase
 
 from hapo_lit.protocols import Ranks
@@ -146,6 +147,14 @@ class RunModule(ResumableModule, Protocol):
     """What takes time between two steps and is logged under a name of its own is told to it."""
     before_update_hooks: list[Callable[[Experience], None]]
     """Called in each step with its experience, at the weights that sampled it."""
+    callback_memory: dict[str, dict[str, Any]]
+    """What callbacks remember from step to step, by their names; part of the run state."""
+    stop_reason: str | None
+    """Set by a callback, on one rank or on all, to end the run after this step with a checkpoint: the setting that
+    asked for it."""
+
+    def parameters(self) -> Iterable[Parameter]:
+        """All weights, the reference's included."""
 
     @property
     def phase(self) -> Phase:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from copy import deepcopy
 from typing import Any, cast
 
 import torch
@@ -43,6 +44,10 @@ class StatefulModule(LightningModule):
         """Training steps done: one batch of prompts each, however many optimiser steps it takes."""
         self.optimizer: Optimizer | None = None
         """Set by ``hapo fabric``; the Trainer keeps its own."""
+        self.callback_memory: dict[str, dict[str, Any]] = {}
+        """What callbacks remember from step to step, by their names."""
+        self.stop_reason: str | None = None
+        """The setting by which a callback asks for the end of the run, after this step and with a checkpoint."""
         self._saved_optimizer: dict[str, Any] | None = None
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
@@ -72,12 +77,18 @@ class StatefulModule(LightningModule):
 
     def run_state(self) -> dict[str, Any]:
         """What this module remembers besides weights and optimiser."""
-        return {"step": self.step, "skipped": self.skips.in_a_row, "phases": self.phases.state_dict()}
+        return {
+            "step": self.step,
+            "skipped": self.skips.in_a_row,
+            "phases": self.phases.state_dict(),
+            "callbacks": deepcopy(self.callback_memory),
+        }
 
     def load_run_state(self, state: Mapping[str, Any]) -> None:
         """Remember what :meth:`run_state` gave."""
         self.phases.load_state_dict(state["phases"])
         self.step, self.skips.in_a_row = state["step"], state["skipped"]
+        self.callback_memory = deepcopy(state.get("callbacks", {}))  # which earlier versions did not have
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["hapo"] = self.run_state()

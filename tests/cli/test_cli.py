@@ -239,3 +239,17 @@ def test_a_base_policy_that_fails_leaves_nothing_under_its_name(tmp_path, monkey
 def test_the_package_runs_as_a_module():
     done = subprocess.run([sys.executable, "-m", "hapo_lit", "--help"], capture_output=True, text=True, check=True)
     assert "usage: hapo VERB" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_stopped_for_its_health_goes_on_under_the_other_command(trained):
+    folder, _ = trained
+    settings = [*ARGUMENTS, "hydra.run.dir=unwell", "callbacks.health.steps=1", "callbacks.health.entropy=100"]
+    settings.append("callbacks.health.stop=[entropy]")
+    stopped = hapo(folder, "train", *settings, check=False)
+    assert stopped.returncode == 2
+    warning, error = (line for line in stopped.stderr.splitlines() if line.startswith(("warning", "hapo")))
+    assert "(callbacks.health.entropy=100)" in warning
+    assert "stopped after step 1 by callbacks.health.stop=[entropy], the checkpoint is" in error
+    assert "callbacks.health.entropy" not in hapo(folder, "fabric", *settings, "resume=auto").stderr
+    assert (folder / "unwell/summary.json").is_file()

@@ -93,7 +93,7 @@ def data(tokenizer):
 
 def fit(built, datamodule, folder=None, steps=STEPS, resume=None, every=1, watch=None):
     callbacks = [ModelCheckpoint(folder, "{step}", every_n_train_steps=every, save_top_k=-1)] if folder else []
-    callbacks += [watch] if watch else []
+    callbacks += watch if isinstance(watch, list) else [watch] if watch else []
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=1,

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from hapo_lit.errors import SaveError
+from hapo_lit.errors import SaveError, UnhealthyError
 from hapo_lit.numerics.ranges import SettingError, check_count
 from hapo_lit.training.callbacks.log_metrics import log
 from hapo_lit.training.callbacks.stop_signals import Stopped, StopSignals
@@ -20,8 +20,12 @@ from hapo_lit.training.run_state import RunState, capture
 from hapo_lit.training.shards import ShardWriter
 
 
+BY_CALLBACK = 1 << 16
+"""In the place of a signal's number: a callback asks the run to stop (:class:`UnhealthyError`)."""
+
+
 class Checkpointer(RunCallback):
-    """Saves the run state when it is due, where held-out accuracy is best, and when a signal asks the run to stop.
+    """Saves the run state when it is due, where held-out accuracy is best, and when the run is asked to stop.
 
     While ``signals`` are caught, SIGTERM, SIGINT, SIGHUP and SIGUSR1 let the step finish, save and raise
     :class:`Stopped` on every rank; a second SIGTERM or SIGINT ends the process at once. A checkpoint that is due at
@@ -120,8 +124,8 @@ class Checkpointer(RunCallback):
             self.wait()  # for nothing: whether it went well is said on all ranks, in the same step
         step, last = module.step, module.step == module.phases.steps
         overdue = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
-        signum = module.ranks.max(self.signals.received)  # all ranks stop if one of them is asked to
-        due = step % self.every == 0 or last or better or signum
+        asked = module.ranks.max(BY_CALLBACK if module.stop_reason else self.signals.received)  # one rank speaks for all
+        due = step % self.every == 0 or last or better or asked
         if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
             self.wait()
             require_finite(module)
@@ -131,10 +135,15 @@ class Checkpointer(RunCallback):
             self.wait()
             if trainer.is_global_zero:
                 self.folder.mark_best(step)
-        if signum or last:
+        if asked or last:
             self.wait()
-        if signum and not last:
-            raise Stopped(signum, self.folder.path(step))
+        if asked == BY_CALLBACK and not last:
+            raise UnhealthyError(
+                f"stopped after step {step} by {module.stop_reason or 'another process'}, the checkpoint is "
+                f"{self.folder.path(step)}; to continue: resume=auto"
+            )
+        if asked and not last:
+            raise Stopped(asked, self.folder.path(step))
 
     def _save(self, trainer: RunTrainer, module: RunModule, better: bool) -> None:
         for logger in trainer.loggers:
