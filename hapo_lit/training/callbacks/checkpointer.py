@@ -19,7 +19,6 @@ from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 from hapo_lit.training.run_state import RunState, capture
 from hapo_lit.training.shards import ShardWriter
 
-
 BY_CALLBACK = 1 << 16
 """In the place of a signal's number: a callback asks the run to stop (:class:`UnhealthyError`)."""
 
@@ -124,7 +123,9 @@ class Checkpointer(RunCallback):
             self.wait()  # for nothing: whether it went well is said on all ranks, in the same step
         step, last = module.step, module.step == module.phases.steps
         overdue = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
-        asked = module.ranks.max(BY_CALLBACK if module.stop_reason else self.signals.received)  # one rank speaks for all
+        asked = module.ranks.max(
+            BY_CALLBACK if module.stop_reason else self.signals.received
+        )  # one rank speaks for all
         due = step % self.every == 0 or last or better or asked
         if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
             self.wait()

@@ -25,7 +25,7 @@ from hapo_lit.training.interfaces import RunCallback, RunModule, RunTrainer
 Kind = Literal["truncated", "dead_reward", "entropy", "kl", "ratio", "verifier", "data", "disk"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 OF_THE_MACHINE = ("data", "disk")
-"""What lies in the machine and not in the run: a run that resumes says it again, and its state does not depend on it."""
+"""What lies in the machine and is no part of the run state: a run that resumes says it again."""
 MEMORY = "health"
 """The name of this callback's memory in the run state."""
 
@@ -34,8 +34,8 @@ MEMORY = "health"
 class Sign:
     """How one kind of trouble is seen, and what is said of it."""
 
-    value: Callable[[Mapping[str, float]], float | None]
-    """The number to compare, of a step's metrics; None = this step says nothing of it."""
+    value: Callable[[Mapping[str, float]], float | None] | None
+    """The number to compare, of a step's metrics; its None = this step says nothing of it.  None = it is no metric."""
     text: Callable[[float], str]
     """What the number means: likely cause, and which setting to change."""
 
@@ -75,39 +75,53 @@ def _dead_reward_text(rate: float) -> str:
 SIGNS: dict[Kind, Sign] = {
     "truncated": Sign(
         _of("response/truncated"),
-        lambda value: f"{value:.0%} of the responses met the length limit, mostly before their answer: raise "
-        f"max_response_tokens, or look in completions.jsonl for repetition (no end of sequence: rollout.stop_ids)",
+        lambda value: (
+            f"{value:.0%} of the responses met the length limit, mostly before their answer: raise "
+            f"max_response_tokens, or look in completions.jsonl for repetition (no end of sequence: rollout.stop_ids)"
+        ),
     ),
     "dead_reward": Sign(_dead_reward, _dead_reward_text),
     "entropy": Sign(
         _of("loss/entropy"),
-        lambda value: f"the policy's entropy is {value:.2g} nats a token: its samples are all the same; lower "
-        f"learning_rate, raise loss.entropy_coefficient or loss.clip.high, or go back to an earlier checkpoint",
+        lambda value: (
+            f"the policy's entropy is {value:.2g} nats a token: its samples are all the same; lower "
+            f"learning_rate, raise loss.entropy_coefficient or loss.clip.high, or go back to an earlier checkpoint"
+        ),
     ),
     "kl": Sign(
         _of("loss/kl"),
-        lambda value: f"the policy is {value:.3g} nats a token from its reference: lower learning_rate, or raise "
-        f"loss.kl_coefficient",
+        lambda value: (
+            f"the policy is {value:.3g} nats a token from its reference: lower learning_rate, or raise "
+            f"loss.kl_coefficient"
+        ),
     ),
     "ratio": Sign(
         _of("loss/ratio_above_2"),
-        lambda value: f"{value:.0%} of the tokens are more than twice as likely as when they were sampled: lower "
-        f"learning_rate, module.updates_per_batch or module.minibatches, or bound the ratios (loss=dual_clip)",
+        lambda value: (
+            f"{value:.0%} of the tokens are more than twice as likely as when they were sampled: lower "
+            f"learning_rate, module.updates_per_batch or module.minibatches, or bound the ratios (loss=dual_clip)"
+        ),
     ),
     "verifier": Sign(
         _verifier,
-        lambda value: f"{value:.1%} of the answers met a limit of the verifier and got no reward for it: raise "
-        f"verifier.cpu_seconds or verifier.memory_mib, or leave the machine to fewer processes (verifier.workers)",
+        lambda value: (
+            f"{value:.1%} of the answers met a limit of the verifier and got no reward for it: raise "
+            f"verifier.cpu_seconds or verifier.memory_mib, or leave the machine to fewer processes (verifier.workers)"
+        ),
     ),
     "data": Sign(
         _data,
-        lambda value: f"{value:.0%} of the time is spent waiting for data: raise data.workers, or put data and cache "
-        f"(paths.cache) on a faster disk",
+        lambda value: (
+            f"{value:.0%} of the time is spent waiting for data: raise data.workers, or put data and cache "
+            f"(paths.cache) on a faster disk"
+        ),
     ),
     "disk": Sign(
-        lambda metrics: None,  # it is asked, not measured
-        lambda value: f"the disk of the run's folder has {max(value, 0):.1f} GiB left besides the next checkpoint: "
-        f"make room, or keep fewer checkpoints (callbacks.checkpointer.keep)",
+        None,
+        lambda value: (
+            f"the disk of the run's folder has {max(value, 0):.1f} GiB left besides the next checkpoint: "
+            f"make room, or keep fewer checkpoints (callbacks.checkpointer.keep)"
+        ),
     ),
 }
 
@@ -185,8 +199,8 @@ class Health(RunCallback):
                 pl_module.stop_reason = f"callbacks.health.stop=[{kind}]"
 
     def _value(self, kind: Kind, metrics: Mapping[str, float], is_rank_0: bool) -> float | None:
-        if kind != "disk":
-            return SIGNS[kind].value(metrics)
+        if (value := SIGNS[kind].value) is not None:
+            return value(metrics)
         return shutil.disk_usage(self.folder).free / 2**30 - self._checkpoint_gib if is_rank_0 else None
 
     @staticmethod
