@@ -33,6 +33,7 @@ VERBS = {
     "fabric": Verb("the same on several devices and machines, under Lightning Fabric", "fabric"),
     "export": Verb("`hapo export RUN OUT`: a checkpoint of a run as a Hugging Face folder"),
     "report": Verb("`hapo report FOLDER`: a run, or all runs of a sweep, as a page with figures and tables"),
+    "rerun": Verb("`hapo rerun RUN`: the command that repeats a run, and what is different here"),
     "serve": Verb("start the vLLM server of a run with rollout=vllm_server", "train"),
     "prepare": Verb("`hapo prepare smollm_gsm`: make the model and the data of that experiment, unless they are there"),
     "pretrain": Verb("build the base policy of the embedded experiment, unless it is there", "pretrain"),
@@ -83,7 +84,7 @@ def print_help() -> None:
     print("usage: hapo VERB [key=value ...]\n\nverbs:")
     print("\n".join(f"  {name:<10}{verb.meaning}" for name, verb in VERBS.items()))
     print("\n`hapo VERB --help` lists the configuration groups and prints the configuration.")
-    print("`--help` after verify, export, report or prepare lists the options of that verb.")
+    print("`--help` after verify, export, report, rerun or prepare lists the options of that verb.")
 
 
 def print_groups(words: tuple[str, ...]) -> None:

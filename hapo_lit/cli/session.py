@@ -14,14 +14,17 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from hapo_lit import analysis
 from hapo_lit.cli.data_report import print_data_report
+from hapo_lit.cli.invocation import job_settings
 from hapo_lit.cli.machine import shortage
 from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
+from hapo_lit.cli.run_record import environment, hardware, record_start
 from hapo_lit.cli.settings import lasting_settings
 from hapo_lit.errors import MachineError, NotFiniteError, SetupError
 from hapo_lit.policy.sharding import full_state_dict
@@ -56,6 +59,7 @@ class RunSession:
 
     def __init__(self, config: DictConfig, is_rank_0: bool) -> None:
         self.config, self.is_rank_0 = config, is_rank_0
+        self._environment = environment()  # before the run sets its own
         self.settings = lasting_settings(config)
         if not isinstance(config.paths.run, str):
             raise SetupError(f"paths.run must name the run's folder, got {config.paths.run}: leave it alone")
@@ -190,11 +194,25 @@ class RunSession:
             if warning := rate_warning(module):
                 print(warning, file=sys.stderr)
             OmegaConf.save(self.config, self.run / "config.yaml")
+            self._record_start(module, data, device)
             module.policy.config.save_pretrained(self.run / "model")
             if module.policy.generation_config is not None:
                 module.policy.generation_config.save_pretrained(self.run / "model")
             module.tokenizer.save_pretrained(self.run / "model")
         return facts
+
+    def _record_start(self, module: HapoModule, data: RunData, device: str) -> None:
+        """Write down from what this start can be repeated."""
+        contents = {name: value for name, value in data.state_dict().items() if name not in ("consumed", "cursor")}
+        record_start(
+            self.run,
+            ["fabric" if "fabric" in self.config else "train", *job_settings()] if HydraConfig.initialized() else [],
+            self._environment,
+            contents,
+            step=module.step,
+            checkpoint=self.checkpoint and str(self.checkpoint),
+            hardware=hardware(device, data.world_size),
+        )
 
     @contextmanager
     def training(self, verb: str, module: HapoModule, checkpointer: Checkpointer | None) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 
@@ -253,3 +254,16 @@ def test_a_run_stopped_for_its_health_goes_on_under_the_other_command(trained):
     assert "stopped after step 1 by callbacks.health.stop=[entropy], the checkpoint is" in error
     assert "callbacks.health.entropy" not in hapo(folder, "fabric", *settings, "resume=auto").stderr
     assert (folder / "unwell/summary.json").is_file()
+
+
+@pytest.mark.slow
+def test_rerun_prints_the_command_that_repeats_a_run(trained):
+    folder, _ = trained
+    (start,) = json.loads((folder / "run/run.json").read_text())["starts"]
+    assert start["data"]["fingerprint"]
+    assert start["hardware"]["processes"] == 1
+    command = shlex.split(hapo(folder, "rerun", "run").stdout)
+    assert command[:4] == ["cd", str(folder), "&&", "hapo"]
+    hapo(folder, *command[4:], "hydra.run.dir=again")
+    first, again = ((folder / name / "policy/model.safetensors").read_bytes() for name in ("run", "again"))
+    assert first == again
