@@ -65,7 +65,7 @@ def test_help_of_a_verb_lists_the_groups_and_the_configuration(capsys):
 
 def test_unknown_verbs_are_named(says):
     line = "there is no verb 'tarin'; the verbs are: train, fabric, export, "
-    line += "report, serve, prepare, pretrain, data, plan, verify"
+    line += "report, rerun, serve, prepare, pretrain, data, plan, verify"
     assert says("tarin") == line
 
 
