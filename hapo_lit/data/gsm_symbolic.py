@@ -123,7 +123,7 @@ def _valid_rows(
             tally[DUPLICATE] += 1
         elif false_step(row["solution"]) is not None:
             tally[FALSE_STEP] += 1
-        elif not judge(verifier, [row["solution"]], Questions([row["answer"]])).successes[0]:
+        elif not judge(verifier, [row["solution"]], Questions([row["answer"]], [row["problem"]])).successes[0]:
             tally[REFUSED] += 1
         else:
             known.add(row["problem"])

@@ -9,12 +9,12 @@ import re
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import gcd
 from typing import NamedTuple
 
-from hapo_lit.verify import answers, guard
+from hapo_lit.verify import answers, guard, results
 from hapo_lit.verify.comparer import MathComparer
 from hapo_lit.verify.conventions import Conventions
 from hapo_lit.verify.equality import Equality, PlainLeaves
@@ -25,7 +25,7 @@ from hapo_lit.verify.parsing import parse
 from hapo_lit.verify.workers.messages import Code
 from hapo_lit.verify.workers.pool import Pool
 
-RULES = 2
+RULES = 3
 """Version of the rules; raised when one changes, so that verdicts on disk are not mixed."""
 
 MAX_GOLD = 2000
@@ -41,6 +41,7 @@ REASONS = (
     "no_answer",
     "too_long",
     "refused",
+    "unevaluated",
     "unparsable",
     "timeout",
     "worker_died",
@@ -119,12 +120,15 @@ class Checker:
         """Workers lost since the start."""
         return self._pool.kills
 
-    def __call__(self, golds: Sequence[str], responses: Sequence[str]) -> list[Verdict]:
+    def __call__(
+        self, golds: Sequence[str], responses: Sequence[str], problems: Sequence[str] | None = None
+    ) -> list[Verdict]:
         """One verdict for each pair, in order.  Nothing that a model wrote makes this raise.
 
         Args:
             golds: bare answers, or solutions whose last box is the answer.
             responses: what the model wrote.
+            problems: the problems' texts; None = they are not known, and no answer counts as copied from one.
         """
         verdicts: list[Verdict | None] = []
         open_pairs: dict[tuple[str, str], list[int]] = {}
@@ -148,7 +152,25 @@ class Checker:
                     verdicts[row] = Verdict(
                         outcome.code == Code.EQUAL, _FROM_WORKER[outcome.code], *found[row], outcome.seconds
                     )
-        return [verdict for verdict in verdicts if verdict is not None]
+        judged = [verdict for verdict in verdicts if verdict is not None]
+        return self._that_are_results(judged, golds, problems or [""] * len(judged))
+
+    def _that_are_results(
+        self, verdicts: list[Verdict], golds: Sequence[str], problems: Sequence[str]
+    ) -> list[Verdict]:
+        """The verdicts, but for answers that leave to be computed what they should have computed."""
+        option = self.conventions.unevaluated
+        for row, (verdict, gold, problem) in enumerate(zip(verdicts, golds, problems, strict=True)):
+            known = problem if option == "not_copied" else option == "wrong"
+            if not (known and verdict.correct and verdict.reason != "string" and verdict.extracted):
+                continue
+            answer = normalise(verdict.extracted)
+            if not results.has_operation(answer):
+                continue
+            left = results.unevaluated(parse(self._gold(gold).normal), parse(answer))
+            if left and (option == "wrong" or results.any_stands_in(left, problem)):
+                verdicts[row] = replace(verdict, correct=False, reason="unevaluated")
+        return verdicts
 
     def can_read(self, references: Sequence[str]) -> list[bool]:
         """Which references can be read; a response earns the others letter by letter, or not at all."""
@@ -248,15 +270,16 @@ def _default() -> Checker:
     return Checker()
 
 
-def verify(gold: str, response: str) -> Verdict:
+def verify(gold: str, response: str, problem: str = "") -> Verdict:
     """Whether a response ends in the right answer, by the default conventions.
 
     Args:
         gold: a bare answer, or a solution whose last box is the answer.
         response: what the model wrote.
+        problem: the problem's text, from which an answer such as ``3+4`` must not be copied; empty = it is not known.
 
     Example:
         >>> verify(r"\\frac{1}{2}", r"so the answer is \\boxed{0.5}").correct
         True
     """
-    return _default()([gold], [response])[0]
+    return _default()([gold], [response], [problem])[0]

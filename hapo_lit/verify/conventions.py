@@ -11,6 +11,7 @@ LOOSE_ROUTES = ("formula", "number")
 """Where other graders look as well: what is found there may be no answer."""
 
 LOG_BASES = ("ten", "natural")
+UNEVALUATED = ("right", "not_copied", "wrong")
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class Conventions:
         letter_or_value: ``(B) 12`` equals both ``B`` and ``12``.
         base_optional: ``1011_2`` equals ``1011``.
         log_base: what ``\\log`` without a base is: ``ten`` or ``natural``.
+        unevaluated: what ``3+4`` is where the reference is 7: ``right``, since the two are equal; ``wrong``, for data
+            whose task is to compute; or ``not_copied``, wrong if it stands in the problem's text and right elsewhere.
         max_characters: longer answers are refused unread.
     """
 
@@ -52,6 +55,7 @@ class Conventions:
     letter_or_value: bool = True
     base_optional: bool = False
     log_base: str = "ten"
+    unevaluated: str = "not_copied"
     max_characters: int = 300
 
     def __post_init__(self) -> None:
@@ -72,6 +76,10 @@ class Conventions:
         if self.log_base not in LOG_BASES:
             raise ValueError(
                 f"verifier.conventions.log_base must be one of {', '.join(LOG_BASES)}, got {self.log_base!r}"
+            )
+        if self.unevaluated not in UNEVALUATED:
+            raise ValueError(
+                f"verifier.conventions.unevaluated must be one of {', '.join(UNEVALUATED)}, got {self.unevaluated!r}"
             )
         if self.max_characters < 1:
             raise ValueError(f"verifier.conventions.max_characters must be at least 1, got {self.max_characters}")

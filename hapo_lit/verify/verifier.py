@@ -41,17 +41,20 @@ class MathVerifier:
         memory_mib: int = 2048,
     ) -> None:
         self.checker = Checker(conventions, workers, cpu_seconds, seconds, memory_mib)
+        self.asks_for = ("problems",) if self.checker.conventions.unevaluated == "not_copied" else ()
         self._recent: deque[tuple[int, int]] = deque()
         self._metrics: dict[str, float] = {}
 
-    def __call__(self, responses: Sequence[str], answers: Sequence[str]) -> Tensor:
-        """Rewards.
+    def __call__(
+        self, responses: Sequence[str], answers: Sequence[str], problems: Sequence[str] | None = None
+    ) -> Tensor:
+        """Rewards; without the ``problems``' texts no answer counts as copied from one.
 
         Raises:
             VerifierError: too many answers met a limit, or no answer of a whole step could be checked.
         """
         started, kills = time.perf_counter(), self.checker.kills
-        verdicts = self.checker(answers, responses)
+        verdicts = self.checker(answers, responses, problems)
         self._metrics = {
             "time/verify": time.perf_counter() - started,
             "verify/kills": float(self.checker.kills - kills),

@@ -32,7 +32,7 @@ def test_a_verdict_says_what_decided(checker):
     }
     verdicts = checker([gold for gold, _ in rows], [response for _, response in rows])
     assert [(verdict.correct, verdict.reason) for verdict in verdicts] == list(rows.values())
-    assert {verdict.reason for verdict in verdicts} == set(REASONS) - {"timeout", "worker_died"}
+    assert {verdict.reason for verdict in verdicts} == set(REASONS) - {"unevaluated", "timeout", "worker_died"}
 
 
 def test_verify_checks_one_answer_by_the_default_conventions():

@@ -32,6 +32,7 @@ CONVENTIONS = [  # option, other value, gold, answer, verdict by default
     ("letter_or_value", False, "12", BOX % r"\text{(B) }12", True),
     ("base_optional", True, "1011_2", BOX % "1011", False),
     ("log_base", "natural", r"\log 2", BOX % "0.3010300", True),
+    ("unevaluated", "wrong", "4", BOX % "1+1+2", True),
     ("max_characters", 3, "4", BOX % "1+1+2", True),
 ]
 
@@ -91,6 +92,7 @@ def test_each_convention_is_tested_configured_and_documented():
         ({"units_optional": "both"}, r"units_optional must be true, false, gold or answer, got both"),
         ({"decimal_digits": 0}, r"decimal_digits must be at least 1 or null, got 0"),
         ({"log_base": "two"}, r"log_base must be one of ten, natural, got 'two'"),
+        ({"unevaluated": "copied"}, r"unevaluated must be one of right, not_copied, wrong, got 'copied'"),
         ({"max_characters": 0}, r"max_characters must be at least 1, got 0"),
     ],
 )
