@@ -4,7 +4,7 @@ import pytest
 from support.verify_rows import rows_of
 
 from hapo_lit.rows import Questions
-from hapo_lit.verify import Checker, Conventions, verify
+from hapo_lit.verify import Conventions
 from hapo_lit.verify.forms import texts_in
 from hapo_lit.verify.judging import judge
 from hapo_lit.verify.latex import normalise
@@ -23,21 +23,29 @@ def test_labelled_rows_with_their_problems_are_decided_as_labelled(checker):
     assert sum(verdict.reason == "unevaluated" for verdict in verdicts) >= 35
 
 
-def test_without_the_problem_or_by_the_option_equal_is_right(checker):
+@pytest.fixture
+def decided_by(checker, monkeypatch):
+    """Which responses are right by an option; it is not one that workers know."""
+
+    def decide(option, *columns):
+        with monkeypatch.context() as patch:
+            patch.setattr(checker, "conventions", Conventions(unevaluated=option))
+            return [verdict.correct for verdict in checker(*columns)]
+
+    return decide
+
+
+def test_without_the_problem_or_by_the_option_equal_is_right(checker, decided_by):
     golds, responses, problems = COLUMNS
-    checker.conventions, kept = Conventions(unevaluated="right"), checker.conventions
-    by_option = [verdict.correct for verdict in checker(golds, responses, problems)]
-    checker.conventions = kept
+    by_option = decided_by("right", golds, responses, problems)
     assert [verdict.correct for verdict in checker(golds, responses)] == by_option
     assert sum(by_option) - sum(row["expected"] for row in ROWS) >= 35
 
 
-def test_where_the_task_is_to_compute_the_problem_need_not_have_the_expression():
-    made = Checker(Conventions(unevaluated="wrong"))
+def test_where_the_task_is_to_compute_the_problem_need_not_have_the_expression(decided_by):
     answers = ["3+4", "4+3", "7", "7.0", "x=7", r"\frac{14}{2}", r"3+4\text{ cm}", r"7\text{ cm}"]
-    verdicts = made(["7"] * 8, [rf"\boxed{{{answer}}}" for answer in answers])
-    made.close()
-    assert [verdict.correct for verdict in verdicts] == [False, False, True, True, True, False, False, True]
+    responses = [rf"\boxed{{{answer}}}" for answer in answers]
+    assert decided_by("wrong", ["7"] * 8, responses) == [False, False, True, True, True, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -82,4 +90,3 @@ def test_training_gives_the_verifier_the_problems(checker):
     assert judge(verifier, responses, questions).successes.tolist() == [False, True]
     assert verifier.metrics()["verify/unevaluated"] == 0.5
     assert MathVerifier(Conventions(unevaluated="wrong")).asks_for == ()
-    assert not verify("7", r"\boxed{3+4}", "Compute 3+4.").correct
