@@ -38,6 +38,8 @@ def test_a_verdict_says_what_decided(checker):
 def test_verify_checks_one_answer_by_the_default_conventions():
     verdict = verify(r"\frac{1}{2}", BOX % "0.5")
     assert (verdict.correct, verdict.reason, verdict.extracted, verdict.route) == (True, "number", "0.5", "box")
+    assert verify(r"\frac{1}{2}", BOX % "2/4").correct
+    assert verify(r"\frac{1}{2}", BOX % "2/4", "Simplify $2/4$.").reason == "unevaluated"
 
 
 def test_long_answers_that_are_the_reference_are_right():
