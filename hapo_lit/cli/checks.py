@@ -71,6 +71,7 @@ FIXED_BY_RUN = {
 """Settings of the Trainer that would end, evaluate or update a run otherwise than its own say -> what they must be."""
 SAME = {
     "trainer.val_check_interval": "eval_every",
+    "trainer.deterministic": "deterministic",
     "trainer.precision": "precision",
     "fabric.precision": "precision",
     "callbacks.checkpointer.evaluate_every": "eval_every",
@@ -99,6 +100,8 @@ def check_settings_agree(config: DictConfig) -> None:
         said, meant = (OmegaConf.select(config, name) for name in (key, own))
         if said is not None and said != meant:
             raise SetupError(f"{key}={said} contradicts {own}={meant}: leave it alone, and set {own}")
+    if config.deterministic and OmegaConf.select(config, "rollout.seeded") is False:
+        raise SetupError("rollout.seeded=false cannot be repeated, and deterministic=true says it can: set one of them")
     longest = OmegaConf.select(config, "rollout.max_new_tokens")
     if isinstance(longest, int) and longest > config.max_response_tokens:
         raise SetupError(

@@ -23,6 +23,7 @@ from hapo_lit.errors import SetupError
 
 TOP: dict[str, Any] = {
     "allow_changes": bool,
+    "deterministic": bool,
     "resume": str | None,
     "threads": int,
     "seed": int,

@@ -28,11 +28,11 @@ def main(config: DictConfig) -> None:
     print(f"base policy: {base_policy(config)}")
 
 
-def cached_base_policy(cache: str) -> Path:
+def cached_base_policy(cache: str, deterministic: bool) -> Path:
     """The folder, in a cache, of the base policy that ``hapo pretrain`` builds, for the commands that start from it."""
     assert GlobalHydra.instance().is_initialized()
     config = compose("pretrain")
-    config.paths.cache = cache
+    config.paths.cache, config.deterministic = cache, deterministic
     return base_policy(config)
 
 

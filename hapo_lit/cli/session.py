@@ -35,6 +35,7 @@ from hapo_lit.training.callbacks.stop_signals import Stopped
 from hapo_lit.training.checkpoint_faults import check
 from hapo_lit.training.checkpoint_folder import CheckpointFolder, link_target, step_of
 from hapo_lit.training.checkpoint_format import load
+from hapo_lit.training.determinism import determinism_restored, without_deterministic_form
 from hapo_lit.training.engines import reserve_memory
 from hapo_lit.training.export import export
 from hapo_lit.training.finite import require_finite
@@ -74,7 +75,7 @@ class RunSession:
             run = Path(self._told[1]) if self._told else self._named_in_settings(Path(config.paths.run))
         self._set(run, None)
         if config.model.path is None:
-            config.model.path = str(cached_base_policy(config.paths.cache))
+            config.model.path = str(cached_base_policy(config.paths.cache, config.deterministic))
 
     def follow_rank_0(self, broadcast: Callable[[Any], Any]) -> None:
         """Take rank 0's folder; a launcher outside has let each rank name one of its own."""
@@ -233,7 +234,7 @@ class RunSession:
             module.ranks.barrier()  # a rank that leaves ends the others, so all write first
             raise NotFiniteError(f"{error}; each process's part of the batch is in {path}", error.experience) from error
         except (OSError, RuntimeError) as error:
-            if lacking := shortage(error):
+            if lacking := shortage(error) or without_deterministic_form(error):
                 raise MachineError(f"{lacking}; to continue: resume=auto") from error
             raise
         finally:
@@ -299,10 +300,12 @@ def is_rank_0() -> bool:
 
 @contextmanager
 def isolated_job() -> Iterator[None]:
-    """Afterwards environment and process group are as before: a sweep may run several jobs in one process."""
+    """Afterwards environment, process group and torch's choice of algorithms are as before: a sweep may run several
+    jobs in one process."""
     before = dict(os.environ)
     try:
-        yield
+        with determinism_restored():
+            yield
         if dist.is_initialized():
             dist.destroy_process_group()
     finally:

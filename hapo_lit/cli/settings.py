@@ -14,7 +14,7 @@ ENGINE_RESOURCES = tuple(
 """Settings of rollout engines that say where they run, and with what."""
 MAY_CHANGE = {
     *("resume", "allow_changes", "paths", "hydra", "trainer", "fabric", "accelerator", "devices", "threads"),
-    *("eval_every", "save_every"),
+    *("eval_every", "save_every", "deterministic"),
     *(
         "save_minutes",
         "consistency_every",

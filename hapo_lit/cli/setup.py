@@ -20,6 +20,7 @@ from hapo_lit.cli.bootstrap import config_folder
 from hapo_lit.cli.kinds_of_values import LARGEST
 from hapo_lit.cli.messages import CONFIGURATION_ERRORS, RUN_ERRORS
 from hapo_lit.errors import ResumeError, SetupError, nearest
+from hapo_lit.training.determinism import make_deterministic, without_deterministic_form
 
 PRESET_GROUPS = ("experiment", "debug", "sweep")
 """Groups whose options set other keys, and which are no key themselves."""
@@ -48,7 +49,8 @@ def setting_up() -> Iterator[None]:
     except (*CONFIGURATION_ERRORS, *RUN_ERRORS):
         raise
     except Exception as error:
-        raise SetupError(f"{type(error).__name__}: {error} (HAPO_TRACEBACK=1 shows where)") from error
+        said = without_deterministic_form(error) or f"{type(error).__name__}: {error} (HAPO_TRACEBACK=1 shows where)"
+        raise SetupError(said) from error
 
 
 def build(config: DictConfig, *parts: str) -> list[Any]:
@@ -63,6 +65,8 @@ def build(config: DictConfig, *parts: str) -> list[Any]:
             raise SetupError(f"{key} must be a whole number of at least {least}{at_most}, got {config[key]!r}")
     if "lr" in config.optim:
         raise SetupError("optim.lr would be overwritten at every step: set learning_rate.start and learning_rate.end")
+    if config.deterministic:
+        make_deterministic()
     torch.set_num_threads(config.threads)
     os.environ.setdefault("OMP_NUM_THREADS", str(config.threads))  # of processes that this one starts for other devices
     quieten()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+
 from hapo_lit.losses import Surrogate
+from hapo_lit.rollout.hf import HFEngine
 from hapo_lit.rollout.sampling import Sampling
 from hapo_lit.teacher import ClippedRatio
 from hapo_lit.training.engines import engines_of
@@ -30,7 +33,13 @@ def update_notices(module: HapoModule, prompts: int) -> list[str]:
             f"module.minibatches=2 (on parts of its prompts) or module.updates_per_batch=2 (on all of them)"
             for name in dict.fromkeys(clips)
         ]
-    if any(isinstance(engine, Sampling) and not engine.seeded for engine in engines_of(module)):
+    engines = list(engines_of(module))
+    if torch.are_deterministic_algorithms_enabled() and not all(isinstance(engine, HFEngine) for engine in engines):
+        lines.append(
+            "deterministic=true reaches the policy's passes and updates, and no other engine than rollout=hf: what "
+            "vLLM samples may depend on what else it computes at the same time"
+        )
+    if any(isinstance(engine, Sampling) and not engine.seeded for engine in engines):
         lines.append(
             "rollout.seeded=false: vLLM draws all responses from one generator: neither this run nor its evaluations "
             "can be repeated to the bit, and it goes on with other draws when it resumes"

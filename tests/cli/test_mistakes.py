@@ -33,6 +33,17 @@ import pytest
         ("module.micro_batch_size=abc", "module.micro_batch_size must be a whole number, got 'abc'"),
         ("+data.heldout_batch=many", "data.heldout_batch must be a whole number, got 'many'"),
         ("advantage._target_=hapo_lit.gates.NeverGate advantage.estimator=null", "NeverGate"),
+        ("deterministic=1", "deterministic must be true or false, got 1"),
+        (
+            "verifier._target_=support.training.Puts deterministic=true",
+            "deterministic=true: the operation put_ has no deterministic form on this device",
+        ),
+        (
+            "debug=fast weighting._target_=support.training.PutsInARun deterministic=true",
+            "set deterministic=false; to continue: resume=auto",
+        ),
+        ("rollout=vllm rollout.seeded=false deterministic=true", "cannot be repeated, and deterministic=true says"),
+        ("+trainer.deterministic=true", "trainer.deterministic=True contradicts deterministic=False"),
         ("gate.threshold=2", "gate.threshold must stay in [0, 1], and is 2"),
         ("gate.threshold=high", "gate.threshold must be a number or a schedule, got 'high'"),
         ("teacher=nll teacher.coefficient=null", "teacher.coefficient must be a number or a schedule, got null"),

@@ -49,6 +49,21 @@ class GivesNaN(LikesSevens):
         return torch.full((len(responses),), float("nan"))
 
 
+class Puts(LikesSevens):
+    """Uses an operation that has no deterministic form."""
+
+    def __call__(self, responses, answers):
+        return torch.zeros(len(responses)).put_(torch.tensor([0]), torch.ones(1))
+
+
+class PutsInARun(TokenMean):
+    """A weighting that does so in a run, and not where it is tried out, on two prompts."""
+
+    def __call__(self, group, mean, step):
+        weights = super().__call__(group, mean, step)
+        return weights.put_(torch.tensor([0]), torch.ones(1)) if len(weights) > 2 else weights
+
+
 class HasNoMetrics:
     def __call__(self, responses, answers):
         return torch.zeros(len(responses))
