@@ -267,3 +267,11 @@ def test_rerun_prints_the_command_that_repeats_a_run(trained):
     hapo(folder, *command[4:], "hydra.run.dir=again")
     first, again = ((folder / name / "policy/model.safetensors").read_bytes() for name in ("run", "again"))
     assert first == again
+
+
+@pytest.mark.slow
+def test_a_deterministic_run_of_the_other_command_repeats_a_run_to_the_bit(trained):
+    folder, _ = trained
+    hapo(folder, "fabric", *ARGUMENTS, "deterministic=true", "hydra.run.dir=same")
+    first, same = ((folder / name / "policy/model.safetensors").read_bytes() for name in ("run", "same"))
+    assert first == same
