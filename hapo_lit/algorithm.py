@@ -54,7 +54,7 @@ class Hapo:
         weighting: TokenWeighting,
     ) -> None:
         check_part("injector", injector, Injector)
-        check_count("group_size", group_size, least=0, most=MOST)
+        check_count("group_size", group_size, most=MOST)
         if group_size < 2 or sampled_rows(injector, injector.rollouts(group_size)) < 1:
             raise ValueError(
                 f"group_size={group_size} leaves nothing to compare: rewards are judged against their group; "

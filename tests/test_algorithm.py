@@ -115,7 +115,7 @@ def test_luffy_without_a_teacher_is_its_base_with_one_rollout_less_bit_for_bit()
     assert (luffy.token_weights[:, 3] == 0).all()
 
 
-@pytest.mark.parametrize(("size", "injector"), [(1, NoInjection()), (0, ReplaceWorst()), (1, ReplaceSlot())])
+@pytest.mark.parametrize(("size", "injector"), [(1, NoInjection()), (1, ReplaceWorst()), (1, ReplaceSlot())])
 def test_a_group_of_one_is_refused(size, injector):
     with pytest.raises(ValueError, match=f"group_size={size} leaves nothing to compare.*set group_size to 2"):
         Hapo(size, None, None, NeverGate(), injector, GroupNormalised(), TokenMean())

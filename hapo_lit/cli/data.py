@@ -15,7 +15,7 @@ from rich.text import Text
 from hapo_lit.cli.data_report import RARE
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.collate import TEACHER_OUTCOMES
-from hapo_lit.data.inspection import Example, Inspection, inspect, source_name, unread_references
+from hapo_lit.data.inspection import Example, Inspection, inspect, source_name, unread_warning
 from hapo_lit.data.outcomes import KEPT
 from hapo_lit.errors import one_line, visible
 
@@ -44,7 +44,7 @@ def main(config: DictConfig) -> None:
             data.max_response_tokens,
             config.seed,
         )
-        unread = unread_references(data.verifier, [example.problem.answer for example in found.examples])
+        unread = unread_warning(data.verifier, [example.problem.answer for example in found.examples])
     _show(console, found, data.tokenizer)
     if unread:
         console.print(unread)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from hapo_lit.data.collate import READS_OTHERWISE, TEACHER_READS_OTHERWISE, TEACHER_STOPS_EARLY
+from hapo_lit.data.teachers import REFERENCES_UNREAD, SAME_LETTERS
 from hapo_lit.errors import one_line, visible
 from hapo_lit.training.interfaces import RunData
 
@@ -16,8 +17,9 @@ DATA_LINE = (
 RARE = {
     TEACHER_STOPS_EARLY: "teachers hold a stop token before their end and are not used",
     TEACHER_READS_OTHERWISE: READS_OTHERWISE,
+    REFERENCES_UNREAD: f"reference answers cannot be read: {SAME_LETTERS}; `hapo data inspect` shows some",
 }
-"""What is said of teachers only where there are any."""
+"""What is said of teachers and answers only where there are any."""
 
 
 def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
@@ -35,6 +37,8 @@ def print_data_report(data: RunData, facts: Mapping[str, float]) -> None:
     for note in data.notes():
         print(note, file=sys.stderr if note.startswith("warning: ") else sys.stdout)
     if not facts["teacher_usable"]:
-        print("warning: no teacher can be used, so nothing will ever be injected or imitated", file=sys.stderr)
+        long = facts["teacher_too_long"]
+        why = f" ({long:.0f} are longer than max_response_tokens)" if long else ""
+        print(f"warning: no teacher can be used{why}, so nothing will ever be injected or imitated", file=sys.stderr)
     prompt, teacher = data.sample()
     print(f"a prompt: {visible(prompt)}\nits teacher: {one_line(teacher)}")

@@ -27,6 +27,7 @@ from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
 from hapo_lit.cli.run_record import environment, hardware, record_start
 from hapo_lit.cli.settings import lasting_settings
 from hapo_lit.errors import MachineError, NotFiniteError, SetupError
+from hapo_lit.planning.phase_plan import phase_plans
 from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.protocols import HasOpenProbability
 from hapo_lit.storage.atomic import appearing
@@ -190,6 +191,9 @@ class RunSession:
         if self.is_rank_0:
             print_data_report(data, facts)
             print(training_line(module, device, data.world_size))
+            lengths = self.config.max_prompt_tokens, self.config.max_response_tokens
+            for plan in phase_plans(module, self.config.prompts_per_step, data.world_size, *lengths):
+                print(plan.line())
             for notice in update_notices(module, self.config.prompts_per_step):
                 print(notice)
             if warning := rate_warning(module):

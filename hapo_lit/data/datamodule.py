@@ -29,7 +29,7 @@ from hapo_lit.data.loading import BatchStream, TimedLoader, start_worker
 from hapo_lit.data.ordering import Cursor
 from hapo_lit.data.outcomes import tally_line
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource
-from hapo_lit.data.teachers import TeacherCheck, questions_of
+from hapo_lit.data.teachers import REFERENCES_UNREAD, TeacherCheck, questions_of, unread_references
 from hapo_lit.data.templates import HasDate, Template
 from hapo_lit.data.tokens import TextEncoder, tokenizer_name, unknown_warning
 from hapo_lit.data.training_set import InMemorySet, OnDemandSet, StreamedSet, TrainingSet
@@ -205,6 +205,7 @@ class MathDataModule(LightningDataModule):
             "heldout_problems": len(self._heldout),
             "teacher_accuracy": float(right.mean()) if len(right) else 0.0,
             "teacher_accepted": tally[TEACHER_USABLE] / encoded,
+            REFERENCES_UNREAD: len(unread_references(self.verifier, [problem.answer for problem in teachers])),
             **{name: tally[name] for name in (*OUTCOMES, TEACHER_READS_OTHERWISE)},
         }
 

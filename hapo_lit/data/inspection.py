@@ -17,11 +17,11 @@ from hapo_lit.data.filters import fingerprint64
 from hapo_lit.data.outcomes import HELD_OUT, KEPT, nothing_left
 from hapo_lit.data.problems import HasNotes, Problem, ProblemSource, problem_of
 from hapo_lit.data.reader import Origin, Position, RawRow, Reader, Unreadable
-from hapo_lit.data.teachers import TeacherCheck
+from hapo_lit.data.teachers import SAME_LETTERS, TeacherCheck, unread_references
 from hapo_lit.data.templates import Template
 from hapo_lit.data.tokens import TextEncoder, too_long, unknown_warning
 from hapo_lit.errors import one_line
-from hapo_lit.protocols import ReadsReferences, Verifier
+from hapo_lit.protocols import Verifier
 
 STREAM_ROWS = 20_000
 """How many rows of a stream are read; a source that is not streamed is read to its end."""
@@ -122,18 +122,13 @@ def inspect(
     )
 
 
-def unread_references(verifier: Verifier, answers: Sequence[str]) -> str:
+def unread_warning(verifier: Verifier, answers: Sequence[str]) -> str:
     """A line on reference answers that the verifier cannot read, with some of them; empty if there are none."""
-    if not isinstance(verifier, ReadsReferences):
-        return ""
-    unread = [answer for answer, read in zip(answers, verifier.can_read(answers), strict=True) if not read]
+    unread = unread_references(verifier, answers)
     if not unread:
         return ""
     some = ", ".join(repr(one_line(answer, 60)) for answer in sorted(set(unread), key=len)[:UNREAD_SHOWN])
-    return (
-        f"warning: {len(unread):,} of {len(answers):,} reference answers cannot be read ({some}): a response is right "
-        f"only if it has the same letters"
-    )
+    return f"warning: {len(unread):,} of {len(answers):,} reference answers cannot be read ({some}): {SAME_LETTERS}"
 
 
 def source_name(source: ProblemSource | Corpus) -> str:

@@ -11,7 +11,7 @@ import torch
 from hapo_lit.contracts import check_part
 from hapo_lit.data.problems import Problem
 from hapo_lit.numerics.hashing import stable_hash
-from hapo_lit.protocols import Verifier
+from hapo_lit.protocols import ReadsReferences, Verifier
 from hapo_lit.rows import Judgement, Questions
 from hapo_lit.storage.appended_files import AppendedFiles
 from hapo_lit.storage.cache_key import cache_key
@@ -19,6 +19,10 @@ from hapo_lit.verify.judging import judge, judged
 
 VERDICT_LIBRARIES = ("sympy", "latex2sympy2_extended", "math-verify")
 """What decides verdicts besides the verifier's own code."""
+REFERENCES_UNREAD = "references_unread"
+"""Name of the count of reference answers that the verifier cannot read."""
+SAME_LETTERS = "a response is right only if it has the same letters"
+"""What that means for them."""
 
 
 class TeacherCheck(Protocol):
@@ -101,3 +105,10 @@ class CachedTeachers:
 def _key(problem: Problem) -> str:
     parts = (problem.problem, problem.solution, problem.answer, problem.difficulty)
     return stable_hash("\0".join(parts), 16).hex()
+
+
+def unread_references(verifier: Verifier, answers: Sequence[str]) -> list[str]:
+    """The reference answers that a verifier cannot read; none where it does not say."""
+    if not isinstance(verifier, ReadsReferences):
+        return []
+    return [answer for answer, read in zip(answers, verifier.can_read(answers), strict=True) if not read]

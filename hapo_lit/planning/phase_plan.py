@@ -113,6 +113,16 @@ class PhasePlan:
         """What one process samples in a step."""
         return RolloutBatch.largest(self.prompts, self.processes, self.rollouts, self.prompt, self.response)
 
+    def line(self) -> str:
+        """A step in a line."""
+        sampled = f" x {self.rollouts} responses, at most {self.sampled_tokens:,} tokens sampled"
+        updates = f"{self.updates} update{'s' if self.updates > 1 else ''}"
+        passes = f"{self.micro_batches:,} pass{'es' if self.micro_batches > 1 else ''} of {self.micro_batch:,} rows"
+        return (
+            f"a step: {self.prompts:,} prompts{'' if self.supervised else sampled}; {updates} on at most "
+            f"{self.trained_tokens:,} tokens, each in at most {passes}{' a process' if self.processes > 1 else ''}"
+        )
+
 
 def phase_plans(module: HapoModule, prompts: int, processes: int, prompt: int, response: int) -> list[PhasePlan]:
     """A plan for each phase of a module.

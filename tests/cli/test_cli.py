@@ -181,7 +181,8 @@ def test_data_without_a_usable_teacher_is_said_out_loud(trained):
     short = [item if not item.startswith("max_response") else "max_response_tokens=5" for item in ARGUMENTS]
     done = hapo(folder, "train", *short, "steps=1", "hydra.run.dir=alone")
     assert "0 usable, 0 rejected, 12 too long, 0 absent" in done.stdout
-    assert "warning: no teacher can be used" in done.stderr
+    assert "warning: no teacher can be used (12 are longer than max_response_tokens)" in done.stderr
+    assert "a step: " in done.stdout
 
 
 # -- the base policy

@@ -7,12 +7,14 @@ from datetime import datetime
 import pytest
 import torch
 
+from hapo_lit.cli.data_report import print_data_report
 from hapo_lit.data.arithmetic import Arithmetic, IndependentErrors, Level
 from hapo_lit.data.datamodule import MathDataModule
 from hapo_lit.data.problems import Problem
 from hapo_lit.data.teachers import TrustedTeachers, VerifiedTeachers
 from hapo_lit.data.templates import ChatTemplate, PlainTemplate
 from hapo_lit.verify.exact import ExactVerifier
+from hapo_lit.verify.verifier import MathVerifier
 
 
 def arithmetic(tokenizer, size=10, step=4, check=None, **settings):
@@ -159,6 +161,17 @@ def test_the_teacher_is_measured_whether_it_is_believed_or_not(tokenizer):
     assert strict["teacher_accuracy"] == trusting["teacher_accuracy"] == pytest.approx(strict["teacher_accepted"])
     assert 0.5 < strict["teacher_accuracy"] < 0.9
     assert trusting["teacher_accepted"] == 1.0
+
+
+def test_what_its_verifier_cannot_read_of_the_answers_is_counted_and_said(tokenizer, capsys):
+    problems = [Problem("Compute 7-2.", "1;", answer) for answer in ("5", r"a \oplus b", "6")]
+    data = MathDataModule(
+        Listed(problems), tokenizer, PlainTemplate(), TrustedTeachers(), MathVerifier(workers=1), 1, 30, 72
+    )
+    facts = data.describe()
+    assert facts["references_unread"] == 1
+    print_data_report(data, facts)
+    assert "warning: 1 reference answers cannot be read: a response is right only if" in capsys.readouterr().err
 
 
 def test_labels_travel_with_the_batch_and_the_most_frequent_ones_are_told_apart(tokenizer, monkeypatch):

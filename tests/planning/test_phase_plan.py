@@ -10,7 +10,7 @@ from support.shapes import planned
 
 from hapo_lit.device_memory import RolloutBatch
 from hapo_lit.planning.memory_plan import ModelWeights
-from hapo_lit.planning.phase_plan import phase_plans
+from hapo_lit.planning.phase_plan import PhasePlan, phase_plans
 from hapo_lit.rows import MicroBatchLimit
 
 PARAMETERS = {"qwen_math_numina": 1_543_714_304, "qwen_math_numina_7b": 7_615_616_512}
@@ -80,3 +80,26 @@ def test_a_rollout_batch_is_that_of_the_process_with_most():
     assert RolloutBatch.largest(128, 8, 7, 1024, 8192) == (16 * 7, 1024, 8192, 7)
     assert RolloutBatch.largest(10, 4, 2, 1, 1) == (3 * 2, 1, 1, 2)
     assert RolloutBatch(6, 1024, 8192).tokens == 9216
+
+
+def test_a_step_is_a_line():
+    plan = PhasePlan(
+        steps=5,
+        prompts=8,
+        rollouts=4,
+        rows=5,
+        teachers=1,
+        processes=2,
+        micro_batch_limit=MicroBatchLimit(6),
+        passes=2,
+        minibatches=2,
+        prompt=10,
+        response=30,
+    )
+    assert plan.line() == (
+        "a step: 8 prompts x 4 responses, at most 960 tokens sampled; 4 updates on at most 3,200 tokens, each in at most "
+        "2 passes of 6 rows a process"
+    )
+    assert replace(plan, rollouts=0, rows=1, processes=1, minibatches=1, passes=1).line() == (
+        "a step: 8 prompts; 1 update on at most 320 tokens, each in at most 2 passes of 6 rows"
+    )
