@@ -164,7 +164,8 @@ def test_the_teacher_is_measured_whether_it_is_believed_or_not(tokenizer):
 
 
 def test_what_its_verifier_cannot_read_of_the_answers_is_counted_and_said(tokenizer, capsys):
-    problems = [Problem("Compute 7-2.", "1;", answer) for answer in ("5", r"a \oplus b", "6")]
+    answers = ["5", r"a \oplus b", "6"]
+    problems = [Problem(f"Compute {number}-2.", "1;", answer) for number, answer in enumerate(answers, 7)]
     data = MathDataModule(
         Listed(problems), tokenizer, PlainTemplate(), TrustedTeachers(), MathVerifier(workers=1), 1, 30, 72
     )

@@ -97,8 +97,8 @@ def test_a_step_is_a_line():
         response=30,
     )
     assert plan.line() == (
-        "a step: 8 prompts x 4 responses, at most 960 tokens sampled; 4 updates on at most 3,200 tokens, each in at most "
-        "2 passes of 6 rows a process"
+        "a step: 8 prompts x 4 responses, at most 960 tokens sampled; 4 updates on at most 3,200 tokens, each in "
+        "at most 2 passes of 6 rows a process"
     )
     assert replace(plan, rollouts=0, rows=1, processes=1, minibatches=1, passes=1).line() == (
         "a step: 8 prompts; 1 update on at most 320 tokens, each in at most 2 passes of 6 rows"
