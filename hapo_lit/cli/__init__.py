@@ -47,6 +47,7 @@ VERBS = {
 }
 HELP = {"-h", "--help"}
 OPTIONS = {"--help", "--hydra-help", "--cfg", "--resolve", "--package", "--multirun", "--info", "--shell-completion"}
+OPTIONS |= {"-h", "-c", "-p", "-m", "-i", "-sc"}
 """Hydra's options that a verb passes on."""
 
 
@@ -71,7 +72,7 @@ def main(arguments: list[str] | None = None) -> None:
     words = (name,) if verb.word is None else (name, verb.word)
     settings = rest[len(words) - 1 :]
     for argument in settings:
-        if argument.startswith("--") and argument.split("=")[0] not in OPTIONS:
+        if argument.startswith("-") and argument.split("=")[0] not in OPTIONS:
             stop(f"there is no option {argument!r}: settings are key=value, such as experiment=grpo")
     if not HELP.isdisjoint(settings):
         print_groups(words)

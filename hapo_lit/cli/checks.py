@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import CSVLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,6 +89,10 @@ SAME = {
 """Settings that say the same thing as another one, which a run goes by."""
 
 
+READ_OTHERWISE = ("model.policy", "model.tokenizer", "model.shape")
+"""Nothing points to the last: `hapo plan` reads it."""
+
+
 def check_settings_agree(config: DictConfig) -> None:
     """Refuse settings that contradict the run's own, before anything is built."""
     for name, value in FIXED_BY_RUN.items():
@@ -96,6 +101,7 @@ def check_settings_agree(config: DictConfig) -> None:
                 f"trainer.{name}={config.trainer[name]} contradicts the run's own settings (steps, eval_every, "
                 f"save_every, module.max_grad_norm): leave it out"
             )
+    _check_model_is_read(config)
     for key, own in SAME.items():
         said, meant = (OmegaConf.select(config, name) for name in (key, own))
         if said is not None and said != meant:
@@ -107,6 +113,17 @@ def check_settings_agree(config: DictConfig) -> None:
         raise SetupError(
             f"rollout.max_new_tokens={longest} is more than max_response_tokens={config.max_response_tokens}: set that"
         )
+
+
+def _check_model_is_read(config: DictConfig) -> None:
+    """Refuse a setting of the model that its policy never sees: a new one has no path, and no adapter."""
+    written = str(OmegaConf.to_container(config, resolve=False))
+    settings = HydraConfig.get().overrides.task if HydraConfig.initialized() else ()
+    for setting in settings:
+        key, _, value = setting.lstrip("+").partition("=")
+        place = f"model.{key.split('.')[1]}" if key.startswith("model.") else None
+        if place not in (None, *READ_OTHERWISE) and value not in ("null", "none") and f"${{{place}}}" not in written:
+            raise SetupError(f"nothing reads {place} with this model: leave it out, or set model=hf")
 
 
 def open_loggers(loggers: Sequence[object]) -> None:

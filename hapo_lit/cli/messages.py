@@ -90,6 +90,7 @@ def in_one_line(error: BaseException, composed: Any = None) -> str:
         )
     if where := re.search(r"full_key: (\S+)", str(error)):
         key = own_key(composed, where[1])
+        text = re.sub(r" ?full_key: \S+(?: object_type=\S+)?", "", text)
         return f"{text} (in {key})" if key not in text else text
     return text
 
@@ -109,12 +110,13 @@ def naming(line: str, settings: Sequence[str]) -> str:
         settings: ``key=value``, of the command line.
     """
     keys = {setting: re.split(r"[=@]", setting.lstrip("+~"))[0] for setting in settings}
+    groups = [setting for setting, key in keys.items() if (Path(config_folder()) / key).is_dir()]
+    quoted = [setting for setting in keys if len(value := setting.partition("=")[2]) > 3 and value in line]
     keys = {setting: key for setting, key in keys.items() if key not in ("experiment", "model.path", "resume")}
     if any(re.search(_in_full(key), line) for key in keys.values()):
         return line
     words = set(re.findall(r"\w+", line))
-    groups = [setting for setting, key in keys.items() if (Path(config_folder()) / key).is_dir()]
-    near = [setting for setting, key in keys.items() if words & set(re.split(r"[./]", key))]
+    near = quoted or [setting for setting, key in keys.items() if words & set(re.split(r"[./]", key))]
     shown = groups if "a group was given" in line else near or list(keys)
     return f"{line} (set here: {cut(' '.join(shown), 300)})" if shown else line
 

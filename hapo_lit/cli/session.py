@@ -26,7 +26,7 @@ from hapo_lit.cli.pretrain import cached_base_policy
 from hapo_lit.cli.run_folder import folder_to_resume, lock_folder
 from hapo_lit.cli.run_record import environment, hardware, record_start
 from hapo_lit.cli.settings import lasting_settings
-from hapo_lit.errors import MachineError, NotFiniteError, SetupError
+from hapo_lit.errors import MachineError, NotFiniteError, ResumeError, SetupError
 from hapo_lit.planning.phase_plan import phase_plans
 from hapo_lit.policy.sharding import full_state_dict
 from hapo_lit.protocols import HasOpenProbability
@@ -96,7 +96,8 @@ class RunSession:
         elif self.config.resume is not None:
             checkpoint = link_target(Path(self.config.resume).absolute())
             if self.is_rank_0 or dist.is_initialized():  # if rank 0 leaves, so do the others
-                check(checkpoint)
+                with named("resume", self.config.resume):
+                    check(checkpoint)
         if self.is_rank_0:
             choice = [os.getpid(), str(self.run), checkpoint and str(checkpoint)]
             os.environ[RUN_CHOICE_VARIABLE] = json.dumps(choice)
@@ -287,6 +288,15 @@ class RunSession:
         print(f"curves: {analysis.plot_anneal(self.run)}")
         print(f"run folder: {self.run} (tensorboard --logdir {self.run})")
         return summary.get("sampled_after", float("nan"))
+
+
+@contextmanager
+def named(key: str, value: object) -> Iterator[None]:
+    """Inside, what is wrong with a checkpoint begins with the setting that chose it."""
+    try:
+        yield
+    except ResumeError as error:
+        raise ResumeError(f"{key}={value}: {error}") from error
 
 
 def close_engines(module: HapoModule) -> None:

@@ -25,7 +25,7 @@ from hapo_lit.training.determinism import make_deterministic, without_determinis
 PRESET_GROUPS = ("experiment", "debug", "sweep")
 """Groups whose options set other keys, and which are no key themselves."""
 RANGES = {
-    "threads": (1, 1024),
+    "threads": (1, max(64, os.cpu_count() or 1)),
     "seed": (0, LARGEST),
     "steps": (1, LARGEST),
     "eval_every": (1, LARGEST),

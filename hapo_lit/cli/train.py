@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from hapo_lit.cli.checks import (
@@ -17,7 +21,7 @@ from hapo_lit.cli.checks import (
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.datamodule import MathDataModule
-from hapo_lit.errors import SetupError
+from hapo_lit.errors import SetupError, one_line
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.module import HapoModule
@@ -37,7 +41,7 @@ def run(config: DictConfig) -> float:
         facts = session.begin(module, data, trainer.strategy.root_device.type)
         open_loggers(trainer.loggers)
     done, steps = module.step, config.steps
-    with session.training("train", module, checkpointer):
+    with session.training("train", module, checkpointer), refusals_of_the_trainer():
         if not done:
             trainer.validate(module, datamodule=data, verbose=False)
         if done < steps:
@@ -47,6 +51,15 @@ def run(config: DictConfig) -> float:
         if steps % config.eval_every:
             trainer.validate(module, datamodule=data, verbose=False)  # the last step was not due, and it is what counts
         return session.finish(module, data, facts)
+
+
+@contextmanager
+def refusals_of_the_trainer() -> Iterator[None]:
+    """Inside, what Lightning finds wrong with its settings, some only once a loop begins, is a ``SetupError``."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise SetupError(f"trainer: {one_line(str(error))}") from error
 
 
 def set_up(config: DictConfig) -> tuple[RunSession, HapoModule, MathDataModule, Trainer, Checkpointer | None]:

@@ -42,7 +42,8 @@ def compiled_copy(policy: PreTrainedModel) -> PreTrainedModel:
 
 def as_written(policy: PreTrainedModel) -> AbstractContextManager:
     """Inside, a policy's layers run as they are written: every token of a response would be another shape."""
-    if all(layer._compiled_call_impl is None for layer in policy.get_decoder().layers):
+    is_compiled = getattr(policy, COMPILED, False) is not False
+    if not is_compiled or all(layer._compiled_call_impl is None for layer in policy.get_decoder().layers):
         return nullcontext()  # as what follows takes seconds to import
     stance: AbstractContextManager = torch.compiler.set_stance("force_eager")
     return stance

@@ -27,7 +27,7 @@ from transformers.initialization import no_init_weights
 from transformers.models.auto.tokenization_auto import get_tokenizer_config
 from transformers.utils import GENERATION_CONFIG_NAME
 
-from hapo_lit.errors import cut
+from hapo_lit.errors import cut, nearest
 from hapo_lit.numerics.ranges import SettingError, check_seed
 from hapo_lit.policy.adapters import adapter_settings, with_adapter
 from hapo_lit.policy.attention import MASKED, check_installed, check_known, masked_attention
@@ -244,6 +244,10 @@ def new_policy(
             **sizes,
         )
         check_heads(config)
+        usual = AutoConfig.for_model("qwen2").to_dict()  # which others may do without
+        known = {*type(config)().to_dict(), *config.attribute_map, *usual, "head_dim"}
+        if unknown := sorted(sizes.keys() - known):
+            raise ValueError(f"it has no size {unknown[0]}{nearest(unknown[0], known)}")
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(check_seed(seed))
             model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
@@ -252,7 +256,8 @@ def new_policy(
     except Exception as error:  # whatever transformers stumbles over
         reason = cut(" ".join(str(error).split()), 300)
         raise ValueError(f"model.policy.sizes make no {architecture} model: {reason}") from error
-    logits = model(torch.arange(4, device=model.device)[None] % len(tokenizer)).logits
+    length = min(32, getattr(config, "max_position_embeddings", None) or 32)  # attention may pass over NaN in a few
+    logits = model(torch.arange(length, device=model.device)[None] % len(tokenizer)).logits
     if logits.device.type != "meta" and not bool(logits.isfinite().all()):
         raise ValueError(f"model.policy.sizes make a {architecture} model whose logits are not finite: correct them")
     return _without_dropout(model)

@@ -47,6 +47,9 @@ def _gradient(algorithm: Hapo | Supervised, loss: PolicyLoss, step: int) -> bool
     parts: dict[str, Any] = {"loss": loss, "weighting": algorithm.weighting, "loss.teacher": loss.teacher}
     if isinstance(algorithm, Hapo):
         parts |= {"injector": algorithm.injector, "advantage": algorithm.advantage}
+        needed = parts | {"gate": algorithm.gate, "rollout": algorithm.engine, "verifier": algorithm.verifier}
+        if absent := [key for key, part in needed.items() if part is None]:
+            raise PartError(f"{absent[0]}: there is none, or its _target_ gives nothing")
     try:
         own = copy.deepcopy(parts)  # which may remember what they were called for
     except Exception:

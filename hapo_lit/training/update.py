@@ -17,6 +17,9 @@ from hapo_lit.training.dealing import dealt
 from hapo_lit.types import Experience
 from hapo_lit.weighting import weights_of
 
+NO_STEP = 1e-12
+"""A gradient of this norm moves no weight: Adam's epsilon is 1e-8."""
+
 
 def check_settings(
     temperature: float, max_grad_norm: float, max_skipped: int, counts: Mapping[str, int | None]
@@ -24,7 +27,7 @@ def check_settings(
     """Raise ``ValueError`` at settings of updates that make no sense; each of ``counts`` is null or at least 1."""
     if not 0 < temperature < math.inf:
         raise ValueError(f"rollout.temperature={temperature}: training needs samples; set it above 0 (1 is usual)")
-    if not max_grad_norm > 0:
+    if not max_grad_norm > NO_STEP:
         raise ValueError(f"module.max_grad_norm={max_grad_norm} would stop all learning; inf means no clipping")
     for name, value in counts.items():
         check_optional_count(name, value, most=MOST if name in ("updates_per_batch", "minibatches") else None)

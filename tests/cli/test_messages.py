@@ -51,6 +51,8 @@ def test_a_key_is_the_one_that_interpolations_point_to(place, key):
         ),
         ("something else", ["seed=1", "threads=2"], "seed=1 threads=2"),
         ("something else", ["experiment=smoke"], None),
+        ("a group was given a NoneType", ["steps=4", "experiment=null"], "experiment=null"),
+        ("/some/folder is no checkpoint", ["steps=4", "resume=/some/folder"], "resume=/some/folder"),
     ],
 )
 def test_a_message_that_names_no_key_gets_the_settings_that_it_may_be_about(line, settings, added):

@@ -8,6 +8,8 @@ import pytest
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("weighting._target_=builtins.print", "weighting: there is none"),
+        ("-steps=4", "there is no option '-steps=4': settings are key=value"),
         ("gat.threshold=0.3", "there is no key 'gat'; did you mean 'gate'?"),
         ("fabric.strategy=fsdp", "there is no key 'fabric': it belongs to `hapo fabric`"),
         ("gate.treshold=0.3", "there is no key 'gate.treshold'; did you mean 'threshold'?"),
@@ -81,6 +83,8 @@ import pytest
         ("module.padding_free=1", "module.padding_free must be true or false or null, got 1"),
         ("module.updates_per_batch=0", "module.updates_per_batch must be a whole number from 1 to 4,096, got 0"),
         ("module.max_grad_norm=0", "would stop all learning"),
+        ("module.max_grad_norm=1e-30", "would stop all learning"),
+        ("optim._target_=os.system", "(in optim)"),
         ("prompts_per_step=0", "prompts_per_step must be a whole number of at least 1, got 0"),
         ("prompts_per_step=500", "there are only 384 training problems"),
         ("eval_every=0", "eval_every must be a whole number of at least 1, got 0"),
@@ -109,6 +113,19 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("+model.lora={rank:0}", "nothing reads model.lora with this model: leave it out, or set model=hf"),
+        ("model.path=elsewhere", "nothing reads model.path with this model"),
+        ("+model.policy.sizes.hidden_sise=3", "it has no size hidden_sise; did you mean 'hidden_size'?"),
+        ("model.policy.sizes.rope_parameters.rope_theta=0", "logits are not finite"),
+    ],
+)
+def test_mistakes_in_a_new_model(says, override, message):
+    assert message in says("train", "experiment=smoke", override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
         ("trainer.devices=2", "there is no key 'trainer'"),
         ("fabric.precision=16-mixed", "fabric.precision=16-mixed is not supported: set 32-true or bf16-mixed"),
         ("fabric.sharded_checkpoints=true", "needs fabric.strategy=fsdp"),
@@ -119,6 +136,7 @@ def test_a_mistake_is_one_line_that_names_it_and_the_fix(says, base, override, m
         ("fabric.strategy=deepspeed", "is not supported: set auto, ddp or fsdp"),
         ("fabric.strategy=tpp", "fabric.strategy=tpp is not supported: set auto, ddp or fsdp"),
         ("resume=gone.ckpt", "checkpoint 'gone.ckpt' does not exist"),
+        ("resume=/", "resume=/: / is a folder and no checkpoint"),
     ],
 )
 def test_mistakes_in_settings_of_fabric(says, base, override, message):

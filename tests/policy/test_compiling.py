@@ -8,8 +8,9 @@ from support.builders import make_group
 from support.engines import engine, prompt_batch
 from torch._dynamo.utils import counters
 
-from hapo_lit.policy.compiling import compiled_copy
-from hapo_lit.policy.loading import load_policy
+from hapo_lit.data.arithmetic import arithmetic_tokenizer
+from hapo_lit.policy.compiling import as_written, compiled_copy
+from hapo_lit.policy.loading import load_policy, new_policy
 from hapo_lit.policy.scoring import token_logprobs
 
 
@@ -33,6 +34,12 @@ def test_compiled_layers_have_the_same_losses_gradients_and_names_and_sampling_d
     assert copied is not None
     assert copied is not compiled.get_decoder().layers[0]._compiled_call_impl
     assert compiled_copy(plain).get_decoder().layers[0]._compiled_call_impl is None
+
+
+def test_a_decoder_without_layers_runs_as_it_is_written():
+    sizes = {"n_layer": 1, "n_head": 2, "n_embd": 16}
+    with as_written(new_policy("gpt2", sizes, arithmetic_tokenizer(), seed=0)) as stance:
+        assert stance is None
 
 
 def test_a_backend_that_is_not_there_is_named(tmp_path):
