@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from hapo_lit.analysis.logs import read_metrics
 from hapo_lit.analysis.runs import Run
 from hapo_lit.analysis.tables import Sweep, outcome, steps_of
+from hapo_lit.storage.atomic import appearing
 
 BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, GREY = "#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #888888".split()
 COLOURS = [BLUE, ORANGE, GREEN, PURPLE, AMBER, SKY, "#000000"]
@@ -284,5 +285,6 @@ def anneal_figure(table: pd.DataFrame, window: int = 15) -> Figure:
 def plot_anneal(run: Path | str, window: int = 15) -> Path:
     """``anneal.png`` in the run's folder; see :func:`anneal_figure`."""
     path = Path(run) / "anneal.png"
-    anneal_figure(read_metrics(run), window).savefig(path, dpi=160)
+    with appearing(path) as draft:
+        anneal_figure(read_metrics(run), window).savefig(draft, dpi=160, format="png")
     return path

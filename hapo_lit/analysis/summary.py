@@ -11,6 +11,7 @@ import pandas as pd
 from scipy import stats
 
 from hapo_lit.analysis.logs import read_metrics
+from hapo_lit.storage.atomic import appearing
 
 
 def wilson(share: float, count: float, level: float = 0.95) -> tuple[float, float]:
@@ -65,7 +66,8 @@ def summarise(run: Path | str, data: Mapping[str, float]) -> dict[str, float]:
         summary["tokens_per_second_of_run"] = summary["generated_tokens"] / summary["seconds_run"]
     summary["steps"] = len(steps)
     plain = {name: float(value) for name, value in summary.items()}
-    (Path(run) / "summary.json").write_text(json.dumps(plain, indent=2) + "\n")
+    with appearing(Path(run) / "summary.json") as draft:
+        draft.write_text(json.dumps(plain, indent=2) + "\n")
     return plain
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import os
 from pathlib import Path
 from typing import IO
 
@@ -28,7 +29,13 @@ def folder_to_resume(run: Path) -> Path:
 def lock_folder(run: Path) -> IO[bytes]:
     """A lock on a run's folder, to be kept: released when the process exits."""
     run.mkdir(parents=True, exist_ok=True)
-    file = (run / LOCK).open("wb")
+    try:  # never what a link leads to, and no pipe that waits for a reader
+        number = os.open(run / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+    except OSError as error:
+        raise SetupError(
+            f"{run / LOCK} cannot be opened ({error.strerror}): remove it, or choose another folder"
+        ) from error
+    file = os.fdopen(number, "rb+", buffering=0)
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

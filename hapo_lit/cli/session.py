@@ -199,7 +199,8 @@ class RunSession:
                 print(notice)
             if warning := rate_warning(module):
                 print(warning, file=sys.stderr)
-            OmegaConf.save(self.config, self.run / "config.yaml")
+            with appearing(self.run / "config.yaml") as draft:
+                OmegaConf.save(self.config, draft)
             self._record_start(module, data, device)
             module.policy.config.save_pretrained(self.run / "model")
             if module.policy.generation_config is not None:
