@@ -14,6 +14,16 @@ from hapo_lit.training.callbacks.stop_signals import CAUGHT, Stopped, StopSignal
 TERM, INT, HUP, USR1 = CAUGHT
 
 
+@pytest.fixture(autouse=True)
+def not_ignored():
+    """As in a process that was started by hand: under nohup SIGHUP would be ignored, under `&` in a script SIGINT."""
+    defaults = {signum: signal.SIG_DFL for signum in CAUGHT} | {INT: signal.default_int_handler}
+    before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 @pytest.fixture
 def signals():
     caught = StopSignals()
