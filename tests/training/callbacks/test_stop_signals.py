@@ -17,7 +17,7 @@ TERM, INT, HUP, USR1 = CAUGHT
 @pytest.fixture(autouse=True)
 def not_ignored():
     """As in a process that was started by hand: under nohup SIGHUP would be ignored, under `&` in a script SIGINT."""
-    defaults = {signum: signal.SIG_DFL for signum in CAUGHT} | {INT: signal.default_int_handler}
+    defaults = dict.fromkeys(CAUGHT, signal.SIG_DFL) | {INT: signal.default_int_handler}
     before = {signum: signal.signal(signum, handler) for signum, handler in defaults.items()}
     yield
     for signum, handler in before.items():
