@@ -30,9 +30,13 @@ MODULES = (
     *("hydra._internal.hydra", "hydra.experimental.callback", "hydra._internal.logging_config", "scipy.stats"),
     *("torch.utils.tensorboard", "matplotlib.backends.backend_agg", "pandas.io.formats.csvs", "pyarrow.pandas_compat"),
     *("PIL.PngImagePlugin", "PIL.JpegImagePlugin", "PIL.GifImagePlugin", "PIL.BmpImagePlugin", "PIL.PpmImagePlugin"),
-    *("tabulate", "transformers.models.qwen2.modeling_qwen2", "rich._emoji_codes", "torch.profiler", "peft"),
+    *("transformers.models.qwen2.modeling_qwen2", "rich._emoji_codes", "torch.profiler", "peft"),
 )
 """What a run imports on its way, besides this package."""
+IF_INSTALLED = ("tabulate",)
+"""Likewise, and nothing that the tests need brings it."""
+LIMIT = 120.0
+"""Seconds in which the process must listen."""
 ELSEWHERE = (
     *("hapo_lit.__main__", "hapo_lit.cli.serve"),
     *("hapo_lit.rollout.vllm", "hapo_lit.rollout.transfer", "hapo_lit.rollout.nccl_sender"),
@@ -55,9 +59,11 @@ class Forks:
     """What this test process has started."""
 
     def __init__(self, service: str, *modules: str) -> None:
+        began = time.monotonic()
         while (connection := _connected()) is None:
             if Forks.started is None:
                 Forks.started = _start()
+            assert time.monotonic() < began + LIMIT, "no process that forks listens; what it printed says why"
             time.sleep(0.05)
         with connection:
             self._in, self._out = connection.makefile("r"), connection.makefile("w")
@@ -142,7 +148,8 @@ def import_everything() -> None:
         compose("train")
     get_checkpoint_conversion_mapping("qwen2")
     ours = (module.name for module in pkgutil.walk_packages([found], "hapo_lit."))
-    _import(*MODULES, *(name for name in ours if not name.startswith(ELSEWHERE)))
+    besides = (*MODULES, *filter(importlib.util.find_spec, IF_INSTALLED))
+    _import(*besides, *(name for name in ours if not name.startswith(ELSEWHERE)))
 
 
 def _import(*modules: str) -> None:
