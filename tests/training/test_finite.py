@@ -112,5 +112,5 @@ def test_no_policy_is_exported_that_is_not_finite(base, tmp_path):
     done = hapo(tmp_path, "train", *settings, check=False)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("hapo: error: after step 4 weights are not finite (policy.")
+    assert line.startswith(("hapo: error: after step 4 weights are not finite", "hapo: error: optim: a step of"))
     assert not (tmp_path / "run/policy").exists()
