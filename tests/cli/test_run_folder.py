@@ -24,12 +24,14 @@ def test_a_lock_that_links_elsewhere_empties_nothing(tmp_path):
 
 def test_a_pipe_in_the_place_of_the_lock_does_not_wait(tmp_path):
     os.mkfifo(tmp_path / LOCK)
-    lock_folder(tmp_path).close()
+    with lock_folder(tmp_path) as lock:
+        assert not lock.closed
 
 
 def test_a_folder_is_locked_again_once_it_is_free(tmp_path):
-    lock_folder(tmp_path / "run").close()
-    lock_folder(tmp_path / "run").close()
+    for _ in range(2):
+        lock_folder(tmp_path / "run").close()
+        assert (tmp_path / "run" / LOCK).is_file()
 
 
 def test_a_summary_that_links_elsewhere_takes_the_links_place(tmp_path):

@@ -6,8 +6,10 @@ from support.engines import engine, prompt_batch, responses, take
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hapo_lit.device_memory import PLENTY, RolloutBatch
+from hapo_lit.policy.output_head import head_of
 from hapo_lit.policy.scoring import token_logprobs
 from hapo_lit.protocols import RolloutEngine
+from hapo_lit.rollout import hf
 from hapo_lit.rollout.grouped_attention import decoding_attention
 from hapo_lit.rollout.hf import HFEngine
 
@@ -189,3 +191,11 @@ def test_on_a_gpu_a_number_is_chosen_by_what_is_free_and_on_a_cpu_it_is_all(make
     assert made._at_once(policy, 32, 4, 101) == 32  # and again for longer prompts
     assert engine(policy, max_num_seqs=5)._at_once(policy, 32, 4, 6) == 5
     assert engine(make_policy())._at_once(make_policy(), 32, 4, 6) == 32
+
+
+def test_a_head_that_is_not_float32_is_converted_once(policy, monkeypatch):
+    """A float32 copy of it has gigabytes where the vocabulary is large."""
+    made, heads = engine(policy.bfloat16()), []
+    monkeypatch.setattr(hf, "head_of", lambda policy: heads.append(head_of(policy)) or heads[-1])
+    made.generate(prompt_batch(2), 2, 0)
+    assert len(heads) == 1
