@@ -179,8 +179,10 @@ def write_model(folder: Path, setting: Setting) -> None:
 
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, Qwen2Config
+    from transformers import PreTrainedTokenizerFast
     from transformers.utils import logging
+
+    from benchmarks.random_qwen2 import random_qwen2
 
     logging.disable_progress_bar()
     words = [str(number) for number in range(setting.vocabulary - 3)]
@@ -191,20 +193,8 @@ def write_model(folder: Path, setting: Setting) -> None:
         tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>", model_max_length=512
     ).save_pretrained(folder)
     torch.manual_seed(0)
-    config = Qwen2Config(
-        vocab_size=setting.vocabulary,
-        hidden_size=setting.hidden,
-        num_hidden_layers=setting.layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=3 * setting.hidden,
-        max_position_embeddings=512,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=ids["</s>"],
-        pad_token_id=0,
-    )
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    special = {"bos_token_id": None, "eos_token_id": ids["</s>"], "pad_token_id": 0}
+    model = random_qwen2(setting.vocabulary, setting.hidden, setting.layers, positions=512, **special)
     with torch.no_grad():
         first = model.get_input_embeddings().weight[:, 0]
         first.fill_(1)

@@ -10,10 +10,10 @@ from statistics import median
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Qwen2Config
 
 from benchmarks.measuring import seconds
 from benchmarks.processes_apart import Numbers
+from benchmarks.random_qwen2 import random_qwen2
 from hapo_lit.advantages import GroupNormalised
 from hapo_lit.algorithm import Hapo
 from hapo_lit.gates import BetaGate, Memory
@@ -97,7 +97,8 @@ class Step:
         algorithm = Hapo(sizes.G, engine, Ranked(), gate, injector, GroupNormalised(), TokenMean())
         phase = Phase(algorithm, Surrogate(UnitRatio()), Constant(1e-6))
         optimizer = partial(torch.optim.AdamW, lr=1e-6)
-        self.module = HapoModule(policy(sizes), None, Phases(1000, {"one": phase}), optimizer, {})  # type: ignore[arg-type]
+        policy = random_qwen2(sizes.V, sizes.hidden, sizes.layers, positions=1024).train()
+        self.module = HapoModule(policy, None, Phases(1000, {"one": phase}), optimizer, {})  # type: ignore[arg-type]
         self.fabric = open_fabric("cpu", 1, 1, "auto", "32-true")
         self.wrapped = set_up(self.fabric, self.module, None)
         self.prompts = prompts(sizes)
@@ -121,21 +122,6 @@ class Step:
     def whole(self) -> None:
         """Both."""
         assert self.optimise(self.collect()) == 1
-
-
-def policy(sizes: Sizes) -> Any:
-    """A random Qwen2."""
-    config = Qwen2Config(
-        vocab_size=sizes.V,
-        hidden_size=sizes.hidden,
-        num_hidden_layers=sizes.layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        intermediate_size=3 * sizes.hidden,
-        max_position_embeddings=1024,
-        tie_word_embeddings=True,
-    )
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).train()
 
 
 def prompts(sizes: Sizes) -> PromptBatch:

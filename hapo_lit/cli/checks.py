@@ -18,36 +18,9 @@ from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.callbacks.log_metrics import LogMetrics
 from hapo_lit.training.interfaces import RunData
 from hapo_lit.training.module import HapoModule
+from hapo_lit.training.precision import check_precision
 from hapo_lit.training.stops import stop_ids
 from hapo_lit.training.trial import try_out
-
-
-def checkpointer_in(callbacks: Sequence[object]) -> Checkpointer | None:
-    """The callback that saves checkpoints, if there is one."""
-    return next((callback for callback in callbacks if isinstance(callback, Checkpointer)), None)
-
-
-def require_records(
-    config: DictConfig, world_size: int, loggers: Sequence[object], callbacks: Sequence[object]
-) -> None:
-    """Refuse settings under which a run would end without its summary, or measure something else than they say."""
-    if not any(isinstance(logger, CSVLogger) for logger in loggers):
-        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
-    if not any(isinstance(callback, LogMetrics) for callback in callbacks):
-        raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
-    checkpointer = checkpointer_in(callbacks)
-    measured = sorted(f"heldout/{name}" for name in config.evaluators)
-    if checkpointer is not None and checkpointer.best not in (None, *measured):
-        raise SetupError(
-            f"callbacks.checkpointer.best={checkpointer.best} is not measured; there are: {', '.join(measured)} "
-            f"and null"
-        )
-    stop = OmegaConf.select(config, "callbacks.health.stop")
-    if stop and checkpointer is None:
-        raise SetupError("callbacks.health.stop saves a checkpoint: keep callbacks.checkpointer, or set it to []")
-    if config.consistency_every is not None and world_size > 1:
-        raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
-
 
 MOST_PROCESSES = 64
 """Of a machine, where it has no more cores."""
@@ -87,10 +60,49 @@ SAME = {
     "phases.steps": "steps",
 }
 """Settings that say the same thing as another one, which a run goes by."""
-
-
 READ_OTHERWISE = ("model.policy", "model.tokenizer", "model.shape")
 """Nothing points to the last: `hapo plan` reads it."""
+
+
+def checkpointer_in(callbacks: Sequence[object]) -> Checkpointer | None:
+    """The callback that saves checkpoints, if there is one."""
+    return next((callback for callback in callbacks if isinstance(callback, Checkpointer)), None)
+
+
+def require_records(
+    config: DictConfig, world_size: int, loggers: Sequence[object], callbacks: Sequence[object]
+) -> None:
+    """Refuse settings under which a run would end without its summary, or measure something else than they say."""
+    if not any(isinstance(logger, CSVLogger) for logger in loggers):
+        raise SetupError("the summary is made from metrics.csv: keep a CSVLogger in logger (logger=default)")
+    if not any(isinstance(callback, LogMetrics) for callback in callbacks):
+        raise SetupError("the summary is made from metrics.csv: keep callbacks.metrics (callbacks=default)")
+    checkpointer = checkpointer_in(callbacks)
+    measured = sorted(f"heldout/{name}" for name in config.evaluators)
+    if checkpointer is not None and checkpointer.best not in (None, *measured):
+        raise SetupError(
+            f"callbacks.checkpointer.best={checkpointer.best} is not measured; there are: {', '.join(measured)} "
+            f"and null"
+        )
+    stop = OmegaConf.select(config, "callbacks.health.stop")
+    if stop and checkpointer is None:
+        raise SetupError("callbacks.health.stop saves a checkpoint: keep callbacks.checkpointer, or set it to []")
+    if config.consistency_every is not None and world_size > 1:
+        raise SetupError("consistency_every measures the gradient of one process: leave it null with several")
+
+
+def check_config(config: DictConfig, launcher: str, strategy: str) -> None:
+    """Refuse settings of a run before anything is built.
+
+    Args:
+        config: of the run.
+        launcher: ``trainer`` or ``fabric``.
+        strategy: of several processes.
+    """
+    check_precision(f"{launcher}.precision", config[launcher].precision)
+    check_settings_agree(config)
+    check_devices(config[launcher])
+    _check_weights_come(config, strategy)
 
 
 def check_settings_agree(config: DictConfig) -> None:
@@ -145,7 +157,7 @@ def check_devices(launcher: DictConfig) -> None:
         raise SetupError(f"devices={devices} would start so many processes: a machine may have {most}")
 
 
-def check_weights_come(config: DictConfig, strategy: str) -> None:
+def _check_weights_come(config: DictConfig, strategy: str) -> None:
     """Refuse a policy that leaves its weights to shards where none are made."""
     if config.model.policy.get("strategy") == "fsdp" and strategy != "fsdp":
         raise SetupError(

@@ -11,15 +11,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import (
-    check_devices,
-    check_model,
-    check_settings_agree,
-    check_weights_come,
-    checkpointer_in,
-    open_loggers,
-    require_records,
-)
+from hapo_lit.cli.checks import check_config, check_model, checkpointer_in, open_loggers, require_records
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.datamodule import MathDataModule
@@ -28,7 +20,6 @@ from hapo_lit.training.fabric_setup import keeps_shards, set_up
 from hapo_lit.training.interfaces import RunCallback
 from hapo_lit.training.module import HapoModule
 from hapo_lit.training.optimizer import trained_parameters, unwrapped
-from hapo_lit.training.precision import check_precision
 from hapo_lit.training.shards import ShardWriter, load_shards
 
 
@@ -67,10 +58,7 @@ def set_up_parts(
     config: DictConfig,
 ) -> tuple[Fabric, RunSession, HapoModule, MathDataModule, list[Logger], list[RunCallback]]:
     """What runs, checked, and put where the run resumes; other processes are started on the way."""
-    check_precision("fabric.precision", config.fabric.precision)
-    check_settings_agree(config)
-    check_devices(config.fabric)
-    check_weights_come(config, config.fabric.strategy)
+    check_config(config, "fabric", config.fabric.strategy)
     fabric: Fabric = instantiate(config.fabric)
     session = RunSession(config, is_rank_0())  # what is wrong is said before other processes are started
     fabric.launch()

@@ -9,15 +9,7 @@ from lightning import Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from hapo_lit.cli.checks import (
-    check_devices,
-    check_model,
-    check_settings_agree,
-    check_weights_come,
-    checkpointer_in,
-    open_loggers,
-    require_records,
-)
+from hapo_lit.cli.checks import check_config, check_model, checkpointer_in, open_loggers, require_records
 from hapo_lit.cli.session import RunSession, is_rank_0, isolated_job
 from hapo_lit.cli.setup import build, setting_up
 from hapo_lit.data.datamodule import MathDataModule
@@ -25,7 +17,6 @@ from hapo_lit.errors import SetupError, one_line
 from hapo_lit.training.callbacks.checkpointer import Checkpointer
 from hapo_lit.training.device import chosen_accelerator
 from hapo_lit.training.module import HapoModule
-from hapo_lit.training.precision import check_precision
 
 
 def main(config: DictConfig) -> float:
@@ -68,10 +59,7 @@ def set_up(config: DictConfig) -> tuple[RunSession, HapoModule, MathDataModule, 
         raise SetupError(
             f"trainer.strategy={config.trainer.strategy} is not supported: set auto or ddp, or use `hapo fabric`"
         )
-    check_precision("trainer.precision", config.trainer.precision)
-    check_settings_agree(config)
-    check_devices(config.trainer)
-    check_weights_come(config, "auto")
+    check_config(config, "trainer", "auto")
     session = RunSession(config, is_rank_0())
     session.choose_checkpoint()
     config.trainer.accelerator = chosen_accelerator(config.trainer.get("accelerator", "auto"))

@@ -26,7 +26,7 @@ from hapo_lit.numerics.categorical import draw
 from hapo_lit.policy.compiling import as_written
 from hapo_lit.policy.fakes import fake_copy, fake_mode, over_layers
 from hapo_lit.policy.memory_tracker import MemoryTracker, storage_bytes
-from hapo_lit.policy.output_head import head_of
+from hapo_lit.policy.output_head import Head, head_of
 from hapo_lit.policy.scoring import positions
 from hapo_lit.policy.vocabulary import unreadable_ids, without_unreadable
 from hapo_lit.rollout.free_memory import memory_of
@@ -163,7 +163,7 @@ class HFEngine(Sampling):
         with MemoryTracker(
             policy.parameters(), [*policy.buffers(), *cache_tensors(full)], _vocabulary(policy)
         ) as tracker:
-            next_logits = _decoder(policy, batch.tokens, on_cpu)
+            next_logits = _decoder(policy, head_of(policy), batch.tokens, on_cpu)
             seen = bias[..., : batch.tokens]  # by the slice the bias is counted too
             logits = next_logits(token[:, 0], token[:, 0], seen, full)
             self._draw(logits, torch.zeros(sequences, dtype=torch.float64, device=device), unreadable_ids(policy))
@@ -220,7 +220,7 @@ class HFEngine(Sampling):
 
         cache, decoder, head = growing_cache(policy), policy.get_decoder(), head_of(policy)
         width = prompts.tokens.shape[1]
-        next_logits = _decoder(policy, width + limit, device.type == "cpu")
+        next_logits = _decoder(policy, head, width + limit, device.type == "cpu")
         first, last = int(prompt_of[0]), int(prompt_of[-1]) + 1
         mask, repeated = prompts.mask[first:last], prompt_of - first
         hidden = decoder(
@@ -293,11 +293,13 @@ def _ended(tokens: Tensor, logprobs: Tensor, stops: Tensor) -> tuple[Tensor, Ten
     return tokens.masked_fill(beyond, 0), logprobs.masked_fill(beyond, 0), lengths, finished
 
 
-def _decoder(policy: PreTrainedModel, length: int, on_cpu: bool) -> Callable[[Tensor, Tensor, Tensor, Cache], Tensor]:
+def _decoder(
+    policy: PreTrainedModel, head: Head, length: int, on_cpu: bool
+) -> Callable[[Tensor, Tensor, Tensor, Cache], Tensor]:
     """What :class:`PackedDecoder` is, by itself where it can be or by transformers."""
-    head, decoder = head_of(policy), policy.get_decoder()
     if on_cpu and can_be_packed(policy):
         return PackedDecoder(policy, head, length)
+    decoder = policy.get_decoder()
 
     def next_logits(tokens: Tensor, places: Tensor, bias: Tensor, cache: Cache) -> Tensor:
         output = decoder(

@@ -129,9 +129,8 @@ class PackedDecoder:
         hidden = embedding(tokens, self._embeddings)
         for index, layer in enumerate(self._layers):
             heads = layer.qkv(hidden).unflatten(1, (-1, self._size))
-            turned = heads[
-                :, : queries + keys
-            ]  # by rotary embedding: the halves (a, b) to (a cos - b sin, b cos + a sin)
+            # rotary embedding turns the halves (a, b) into (a cos - b sin, b cos + a sin)
+            turned = heads[:, : queries + keys]
             turned = turned * cosine + turned.roll(self._size // 2, -1) * sine
             past = cache.update(turned[:, queries:, None], heads[:, queries + keys :, None], index)
             asked = turned[:, :queries].unflatten(1, (keys, -1))  # those that share a key, in place of a query's length

@@ -123,9 +123,8 @@ class Checkpointer(RunCallback):
             self.wait()  # for nothing: whether it went well is said on all ranks, in the same step
         step, last = module.step, module.step == module.phases.steps
         overdue = self.minutes is not None and time.monotonic() - self._saved_at > 60 * self.minutes
-        asked = module.ranks.max(
-            BY_CALLBACK if module.stop_reason else self.signals.received
-        )  # one rank speaks for all
+        # one rank speaks for all
+        asked = module.ranks.max(BY_CALLBACK if module.stop_reason else self.signals.received)
         due = step % self.every == 0 or last or better or asked
         if (due or module.ranks.max(int(overdue))) and step != self._saved_step:
             self.wait()
